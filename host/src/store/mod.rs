@@ -1,0 +1,247 @@
+//! What is durable: journals, snapshots, long values and records.
+//!
+//! This file is the contract; the engines keep it. Everything here blocks, so
+//! async code calls it on blocking threads, except [`Store::commit`], which only
+//! queues. Nothing asks for more than one journal at a time and no commit spans
+//! two journals, so that a replicated log can stand behind the same trait.
+//!
+//! Invariant: a commit is applied whole or not at all, in the order queued, and
+//! its `done` is called only after it is on disk (see `durability`) or failed. After the
+//! first failed sync the store is latched: every later commit fails, reads go on.
+
+use bytes::Bytes;
+
+use crate::id::{Digest, Seq, SessionId, TenantId};
+use crate::journal::codec::Frame;
+use crate::journal::entry::Kind;
+
+/// Names a journal. Held by whoever was given a scope on it; no function here
+/// takes tenant and session apart.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct JournalId {
+    pub tenant: TenantId,
+    pub session: SessionId,
+}
+
+/// Who may append: each opening of a journal gets a higher one, and appends of
+/// older ones are fenced. Not durable: a process has the store to itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Generation(pub u64);
+
+/// The end of a journal, opaque to callers: what the next append expects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Tail(pub(in crate::store) Seq);
+
+/// The key of a record inside a tenant: a namespace and a name, e.g. `agent` and
+/// `echo`. A record of the host itself has no tenant.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RecordKey {
+    pub tenant: Option<TenantId>,
+    pub space: RecordSpace,
+    /// No NUL; otherwise any bytes in the order they are to be listed.
+    pub name: String,
+}
+
+/// What records are for. One word each, part of the stored key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum RecordSpace {
+    /// Host: the tenants.
+    Tenant,
+    /// Tenant keys by digest.
+    Key,
+    /// Deployments by agent name.
+    Agent,
+    /// Session tokens by digest.
+    Token,
+    /// Sessions that must be woken, by session; the value says when.
+    Wake,
+    /// Ids of sessions that are gone; the value says until when to remember.
+    Tombstone,
+}
+
+impl RecordSpace {
+    pub const ALL: [Self; 6] = [
+        Self::Tenant,
+        Self::Key,
+        Self::Agent,
+        Self::Token,
+        Self::Wake,
+        Self::Tombstone,
+    ];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Tenant => "tenant",
+            Self::Key => "key",
+            Self::Agent => "agent",
+            Self::Token => "token",
+            Self::Wake => "wake",
+            Self::Tombstone => "tombstone",
+        }
+    }
+}
+
+/// One thing to write.
+#[derive(Debug, Clone)]
+pub enum Write {
+    /// Add a frame at the end of an open journal. A crash leaves all of the frame or nothing.
+    Append {
+        journal: JournalId,
+        generation: Generation,
+        expected: Tail,
+        frame: Frame,
+    },
+    /// Replace the journal's snapshot: a fold of all entries up to `seq`, which must be durable already.
+    Snapshot {
+        journal: JournalId,
+        generation: Generation,
+        seq: Seq,
+        bytes: Bytes,
+    },
+    /// Keep a long value for entries that name it. Writing the same again is harmless.
+    Value {
+        journal: JournalId,
+        digest: Digest,
+        bytes: Bytes,
+    },
+    /// Create or replace a record.
+    Record { key: RecordKey, bytes: Bytes },
+    /// Remove a record; fine if it is not there.
+    Unrecord { key: RecordKey },
+}
+
+/// Writes that become durable together, and who is told.
+pub struct Commit {
+    pub writes: Vec<Write>,
+    /// Called once, on the commit thread: it must only wake somebody.
+    pub done: Box<dyn FnOnce(Result<(), Latched>) + Send>,
+}
+
+/// The store stopped taking writes: a sync failed, so nothing after the last
+/// good sync can be trusted to be on disk. Only a restart helps.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the store no longer takes writes: {reason}")]
+pub struct Latched {
+    pub reason: String,
+}
+
+/// Why a commit was not queued. Nothing of it was or will be written.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CommitError {
+    #[error(transparent)]
+    Latched(#[from] Latched),
+    /// The journal was opened again by somebody else.
+    #[error("the journal has a newer owner")]
+    Fenced,
+    /// The append does not continue the journal.
+    #[error("the append expects another end of the journal")]
+    TailMismatch,
+}
+
+/// Why a read failed. The data may be damaged; nothing was changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ReadError {
+    #[error("the disk or the store's files failed: {0}")]
+    Io(String),
+    #[error("stored bytes are damaged: {0}")]
+    Damaged(String),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum OpenError {
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    #[error(transparent)]
+    Latched(#[from] Latched),
+}
+
+/// A journal just opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Opened {
+    pub generation: Generation,
+    pub tail: Tail,
+    /// The last durable entry; 0 if the journal is empty.
+    pub last: Seq,
+}
+
+/// One page of journals.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JournalPage {
+    pub sessions: Vec<SessionId>,
+    /// Whether there are more after the last one.
+    pub more: bool,
+}
+
+pub trait Store: Send + Sync + 'static {
+    /// Take a journal over: bump its generation, so that older owners are fenced, and wait
+    /// until everything accepted from them is durable or failed. Writes nothing; a
+    /// crash leaves no trace of it.
+    fn open(&self, journal: &JournalId) -> Result<Opened, OpenError>;
+
+    /// Queue a commit; never waits for the disk. Generations and tails are checked
+    /// here, against everything queued before, so an accepted commit can fail only
+    /// by latching. Answers the journal's new tail if there was an append. A crash before `done` may
+    /// leave all of the commit or nothing.
+    fn commit(&self, commit: Commit) -> Result<Option<Tail>, CommitError>;
+
+    /// Durable frames that hold entries after `after`, in order, starting with the frame that
+    /// holds the first of them, until `bytes_max` is passed (at least one frame, if there is one).
+    fn frames(
+        &self,
+        journal: &JournalId,
+        after: Seq,
+        bytes_max: usize,
+    ) -> Result<Vec<Frame>, ReadError>;
+
+    /// Like `frames`, newest first, of entries before `before`, and only frames that
+    /// contain one of `kinds`.
+    fn frames_before(
+        &self,
+        journal: &JournalId,
+        before: Seq,
+        kinds: &[Kind],
+        bytes_max: usize,
+    ) -> Result<Vec<Frame>, ReadError>;
+
+    /// The newest durable snapshot.
+    fn snapshot(&self, journal: &JournalId) -> Result<Option<(Seq, Bytes)>, ReadError>;
+
+    /// A value that an entry of this journal names, checked against its digest.
+    fn value(&self, journal: &JournalId, digest: &Digest) -> Result<Option<Bytes>, ReadError>;
+
+    /// Whether there is a durable journal.
+    fn exists(&self, journal: &JournalId) -> Result<bool, ReadError>;
+
+    /// Journals of a tenant in order of session id, after a given one.
+    fn journals(
+        &self,
+        tenant: &TenantId,
+        after: Option<&SessionId>,
+        count_max: usize,
+    ) -> Result<JournalPage, ReadError>;
+
+    /// Remove up to `rows_max` rows of a closed journal and wait until that is durable. True when nothing is left. A
+    /// crash in between leaves a journal without its beginning, so whoever clears one
+    /// first makes sure that it will be cleared again (a record in `Wake`).
+    fn clear(&self, journal: &JournalId, rows_max: usize) -> Result<bool, OpenError>;
+
+    fn record(&self, key: &RecordKey) -> Result<Option<Bytes>, ReadError>;
+
+    /// Records of a space in order of name, after a given name.
+    fn records(
+        &self,
+        tenant: Option<&TenantId>,
+        space: RecordSpace,
+        after: Option<&str>,
+        count_max: usize,
+    ) -> Result<Vec<(String, Bytes)>, ReadError>;
+
+    /// Why the store takes no more writes, if so.
+    fn latched(&self) -> Option<Latched>;
+
+    /// Bytes on disk, as far as the engine can say.
+    fn size_on_disk(&self) -> Result<u64, ReadError>;
+
+    /// Write out what is queued and stop the commit thread. Later commits fail.
+    fn close(&self);
+}
