@@ -178,6 +178,9 @@ pub trait Store: Send + Sync + 'static {
     /// crash leaves no trace of it.
     fn open(&self, journal: &JournalId) -> Result<Opened, OpenError>;
 
+    /// Give a journal back: the store need not remember who may append. Harmless if somebody newer has it.
+    fn release(&self, journal: &JournalId, generation: Generation);
+
     /// Queue a commit; never waits for the disk. Generations and tails are checked
     /// here, against everything queued before, so an accepted commit can fail only
     /// by latching. Answers the journal's new tail if there was an append. A crash before `done` may

@@ -1,0 +1,381 @@
+//! The open journal of one session: the one place where entries are numbered.
+//!
+//! ```text
+//! http, driver, instances --append--> [ lock: decide, fold, number, buffer ]
+//!                                                   | flush
+//!                                                   v
+//!                          store's commit thread --done--> durable mark --> followers, waiters
+//! ```
+//!
+//! Invariants: there is one live ledger per journal; entries are folded, numbered
+//! and buffered under one short lock that never touches the disk. The
+//! answer to anybody outside waits for the durable mark; a guest's own reads do
+//! not. What a turn said but was not yet appended is never shown.
+//!
+//! It does not decide what runs (session/) nor what a guest may do (runtime/).
+
+mod live;
+mod read;
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use bytes::Bytes;
+use tokio::sync::{Notify, watch};
+
+use crate::clock::Clock;
+use crate::id::{Digest, Seq, SlotName, TurnId};
+use crate::journal::entry::Content;
+use crate::journal::state::{IllegalEntry, State};
+use crate::store::{CommitError, JournalId, Latched, OpenError, RecordKey, RecordSpace, Store};
+
+pub use live::Batch;
+use live::Live;
+pub use read::{Back, Follower};
+
+/// Bytes of a session that may wait for the flush before `say` pushes back:
+/// several times what one sync writes, and small beside an instance's memory.
+pub const WAITING_BYTES_MAX: usize = 1024 * 1024;
+
+/// Long enough to join the tokens of a fast model, short enough not to be seen.
+pub const WINDOW_MS: u64 = 2;
+
+/// Values longer than this are stored beside the journal (design: 64 KiB).
+pub const INLINE_BYTES_MAX: usize = 64 * 1024;
+
+/// Why a ledger takes no more entries.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Dead {
+    #[error(transparent)]
+    Latched(#[from] Latched),
+    /// A newer ledger of the same journal took over.
+    #[error("the session was taken over")]
+    Fenced,
+    /// Closed on purpose: the session hibernates or the host stops.
+    #[error("the session is closed")]
+    Closed,
+    /// A defect of this host: the entry it wanted to write is illegal.
+    #[error(transparent)]
+    Illegal(#[from] IllegalEntry),
+}
+
+/// Why an append did not happen.
+#[derive(Debug)]
+pub enum AppendError<E> {
+    Dead(Dead),
+    /// The decision was no.
+    Refused(E),
+}
+
+impl<E> From<Dead> for AppendError<E> {
+    fn from(dead: Dead) -> Self {
+        Self::Dead(dead)
+    }
+}
+
+/// The open journal. Cheap to share.
+pub struct Ledger {
+    journal: JournalId,
+    store: Arc<dyn Store>,
+    clock: Clock,
+    live: Mutex<Live>,
+    /// The last durable entry, or why there will be no more.
+    mark: watch::Sender<Mark>,
+    /// Something was appended: whoever drives the session looks at its state.
+    changed: Notify,
+    dirty: AtomicBool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mark {
+    pub durable: Seq,
+    pub dead: Option<Dead>,
+}
+
+impl Ledger {
+    /// Take the journal over and fold it. Blocks: call it on a blocking thread.
+    pub fn open(store: Arc<dyn Store>, journal: JournalId, clock: Clock) -> Result<Arc<Self>, OpenError> {
+        let opened = store.open(&journal)?;
+        let live = Live::fold(&*store, &journal, opened)?;
+        let mark = Mark { durable: opened.last, dead: None };
+        Ok(Arc::new(Self {
+            journal,
+            store,
+            clock,
+            live: Mutex::new(live),
+            mark: watch::Sender::new(mark),
+            changed: Notify::new(),
+            dirty: AtomicBool::new(false),
+        }))
+    }
+
+    pub fn journal(&self) -> &JournalId {
+        &self.journal
+    }
+
+    pub fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    /// Decide and append in one step: `decide` sees the newest state and pushes what
+    /// follows from it. It must check before it pushes: a refusal after a push leaves the push.
+    /// What a turn said is appended before its next entry, if `turn` is given.
+    pub fn append<T, E>(
+        &self,
+        turn: Option<&TurnId>,
+        decide: impl FnOnce(&mut Batch<'_>) -> Result<T, E>,
+    ) -> Result<T, AppendError<E>> {
+        let mut live = self.lock();
+        if let Some(dead) = &live.dead {
+            return Err(AppendError::Dead(dead.clone()));
+        }
+        let now = self.clock.now();
+        let before = live.state.last;
+        let mut batch = Batch::new(&mut live, &self.journal, now);
+        if let Some(turn) = turn {
+            batch.close_chunk(turn);
+        }
+        let decided = decide(&mut batch);
+        let illegal = batch.into_illegal();
+        let appended = live.state.last != before;
+        if let Some(illegal) = illegal {
+            // The state no longer says what the caller believes: nothing may be built on it.
+            tracing::error!(journal = ?self.journal, %illegal, "refused to write an illegal entry");
+            return Err(AppendError::Dead(self.die(live, Dead::Illegal(illegal))));
+        }
+        drop(live);
+        if appended {
+            self.touch();
+        }
+        decided.map_err(AppendError::Refused)
+    }
+
+    /// Say something as part of a turn's reply. It becomes an entry with the window,
+    /// the next flush, or the turn's next entry. `decide` may refuse by what was said before.
+    pub fn say<E>(
+        &self,
+        turn: &TurnId,
+        text: &str,
+        decide: impl FnOnce(u64) -> Result<(), E>,
+    ) -> Result<(), AppendError<E>> {
+        let mut live = self.lock();
+        if let Some(dead) = &live.dead {
+            return Err(AppendError::Dead(dead.clone()));
+        }
+        decide(live.said(turn)).map_err(AppendError::Refused)?;
+        live.say(turn, text);
+        drop(live);
+        self.touch();
+        Ok(())
+    }
+
+    /// Look at the newest state, durable or not. Short: it holds the lock.
+    pub fn look<T>(&self, look: impl FnOnce(&State) -> T) -> T {
+        look(&self.lock().state)
+    }
+
+    /// The text of a slot's document, which is always in memory.
+    pub fn slot_text(&self, slot: &SlotName) -> Option<Bytes> {
+        let live = self.lock();
+        let document = live.state.slots.get(slot)?.document.as_ref()?;
+        Some(live.text(&document.content))
+    }
+
+    /// Hand everything appended so far to the store. Does not wait.
+    pub fn flush(&self) {
+        let mut live = self.lock();
+        if live.dead.is_some() {
+            return;
+        }
+        live.close_chunks(&self.journal, self.clock.now());
+        self.submit(live);
+    }
+
+    /// Flush, and wait until `seq` is durable.
+    pub async fn durable(&self, seq: Seq) -> Result<(), Dead> {
+        if self.mark.borrow().durable < seq {
+            self.flush();
+        }
+        self.reached(seq).await
+    }
+
+    /// Wait until `seq` is durable, whoever flushes it.
+    pub async fn reached(&self, seq: Seq) -> Result<(), Dead> {
+        let mut mark = self.mark.subscribe();
+        let mark = mark
+            .wait_for(|mark| mark.durable >= seq || mark.dead.is_some())
+            .await
+            .expect("the sender lives as long as the ledger");
+        match &mark.dead {
+            _ if mark.durable >= seq => Ok(()),
+            Some(dead) => Err(dead.clone()),
+            None => unreachable!("the wait ends for one of the two"),
+        }
+    }
+
+    /// Everything appended so far, made durable.
+    pub async fn settle(&self) -> Result<Seq, Dead> {
+        self.flush();
+        let last = self.look(|state| state.last);
+        self.reached(last).await?;
+        Ok(last)
+    }
+
+    pub fn mark(&self) -> Mark {
+        self.mark.borrow().clone()
+    }
+
+    /// Wait until few enough bytes wait for the flush.
+    pub async fn room(&self) -> Result<(), Dead> {
+        if self.lock().waiting_bytes() <= WAITING_BYTES_MAX {
+            return Ok(());
+        }
+        self.settle().await.map(|_| ())
+    }
+
+    /// Wait for something to look at: an append since the last call.
+    pub async fn changed(&self) {
+        while !self.dirty.swap(false, Ordering::AcqRel) {
+            self.changed.notified().await;
+        }
+    }
+
+    /// Whether something was appended or said and not yet handed to the store.
+    pub fn has_unflushed(&self) -> bool {
+        self.lock().has_unflushed()
+    }
+
+    /// Write a snapshot once enough entries came since the last one (or any, if `all`).
+    pub fn snapshot(&self, all: bool) {
+        let mut live = self.lock();
+        let durable = self.mark.borrow().durable;
+        if let Some(write) = live.snapshot(&self.journal, durable, all) {
+            // A snapshot can always be rebuilt, so nobody waits for it.
+            if let Err(error) = self.store.commit(commit(vec![write], |_| {})) {
+                tracing::debug!(journal = ?self.journal, %error, "no snapshot written");
+            }
+        }
+    }
+
+    /// Take no more entries, and say when to be woken: the last act of an owner.
+    /// Refused (false) if something was appended that is not durable yet.
+    pub fn close(&self) -> bool {
+        let mut live = self.lock();
+        if live.dead.is_some() {
+            return true;
+        }
+        if live.has_unflushed() || self.mark.borrow().durable != live.state.last {
+            return false;
+        }
+        self.record_wake(&mut live);
+        let generation = live.generation;
+        self.die(live, Dead::Closed);
+        self.store.release(&self.journal, generation);
+        true
+    }
+
+    /// Stop at once, whatever is unflushed: nobody was told of it.
+    pub fn abandon(&self) {
+        let live = self.lock();
+        if live.dead.is_none() {
+            self.die(live, Dead::Closed);
+        }
+    }
+
+    /// Keep a long text beside the journal, or inline if it is short.
+    pub(crate) fn content(text: &str) -> (Content, Option<(Digest, Bytes)>) {
+        if text.len() <= INLINE_BYTES_MAX {
+            return (Content::Inline { text: text.to_owned() }, None);
+        }
+        let digest = Digest::of(text.as_bytes());
+        let content = Content::Stored { digest, bytes: text.len() as u64 };
+        (content, Some((digest, Bytes::copy_from_slice(text.as_bytes()))))
+    }
+
+    fn touch(&self) {
+        if !self.dirty.swap(true, Ordering::AcqRel) {
+            self.changed.notify_one();
+        }
+    }
+
+    /// A panic under the lock leaves a state that nobody may trust: the ledger is dead then, and a
+    /// new one folds the journal again.
+    fn lock(&self) -> MutexGuard<'_, Live> {
+        self.live.lock().unwrap_or_else(|poisoned| {
+            let mut live = poisoned.into_inner();
+            live.dead.get_or_insert(Dead::Fenced);
+            live
+        })
+    }
+
+    fn submit(&self, mut live: MutexGuard<'_, Live>) {
+        let Some((mut writes, last)) = live.take_frame(&self.journal) else { return };
+        if let Some(write) = live.wake_write(&self.wake_key()) {
+            // Before the frame, in the same commit: a session never becomes due unseen.
+            writes.insert(0, write);
+        }
+        let mark = self.mark.clone();
+        let done = move |result: Result<(), Latched>| {
+            mark.send_modify(|mark| match result {
+                Ok(()) => mark.durable = mark.durable.max(last),
+                Err(latched) => {
+                    mark.dead.get_or_insert(Dead::Latched(latched));
+                }
+            });
+        };
+        match self.store.commit(commit(writes, done)) {
+            Ok(Some(tail)) => live.tail = tail,
+            Ok(None) => {}
+            Err(CommitError::Latched(latched)) => {
+                self.die(live, Dead::Latched(latched));
+            }
+            Err(CommitError::Fenced | CommitError::TailMismatch) => {
+                self.die(live, Dead::Fenced);
+            }
+        }
+    }
+
+    fn record_wake(&self, live: &mut Live) {
+        if let Some(write) = live.rest_write(&self.wake_key()) {
+            // Stale records are harmless, so a failure here is one useless wake-up.
+            let _ = self.store.commit(commit(vec![write], |_| {}));
+        }
+    }
+
+    fn wake_key(&self) -> RecordKey {
+        wake_key(&self.journal)
+    }
+
+    fn die(&self, mut live: MutexGuard<'_, Live>, dead: Dead) -> Dead {
+        let dead = live.dead.get_or_insert(dead).clone();
+        drop(live);
+        self.mark.send_modify(|mark| {
+            mark.dead.get_or_insert(dead.clone());
+        });
+        self.touch();
+        dead
+    }
+}
+
+/// The record that has the session woken after a restart.
+pub fn wake_key(journal: &JournalId) -> RecordKey {
+    RecordKey {
+        tenant: Some(journal.tenant.clone()),
+        space: RecordSpace::Wake,
+        name: journal.session.as_str().to_owned(),
+    }
+}
+
+fn commit(
+    writes: Vec<crate::store::Write>,
+    done: impl FnOnce(Result<(), Latched>) + Send + 'static,
+) -> crate::store::Commit {
+    crate::store::Commit { writes, done: Box::new(done) }
+}
+
+impl fmt::Debug for Ledger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ledger").field("journal", &self.journal).finish_non_exhaustive()
+    }
+}

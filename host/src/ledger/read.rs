@@ -1,0 +1,182 @@
+//! Reading entries: from memory where they are recent, else from the store.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use crate::id::Seq;
+use crate::journal::codec::Encoded;
+use crate::journal::entry::Kind;
+use crate::store::ReadError;
+
+use super::{Dead, Ledger, Mark};
+
+/// Journal read from the store at a time.
+const READ_BYTES: usize = 256 * 1024;
+
+impl Ledger {
+    /// Entries after `after` up to `until`, as many as are at hand: none only if there are none.
+    /// Entries that are not durable yet are read too, so whoever answers outside bounds `until`.
+    pub async fn entries(&self, after: Seq, until: Seq) -> Result<Vec<Encoded>, ReadError> {
+        if after >= until {
+            return Ok(Vec::new());
+        }
+        {
+            let mut live = self.lock();
+            live.trim(self.mark.borrow().durable);
+            if let Some(recent) = live.recent_after(after) {
+                return Ok(recent.take_while(|entry| entry.seq <= until).cloned().collect());
+            }
+        }
+        let (store, journal) = (self.store.clone(), self.journal.clone());
+        let frames =
+            blocking(move || store.frames(&journal, after, READ_BYTES)).await?;
+        let mut entries = Vec::new();
+        for frame in frames {
+            let decoded = frame.entries().map_err(|error| ReadError::Damaged(error.to_string()))?;
+            entries.extend(decoded.into_iter().filter(|entry| entry.seq > after && entry.seq <= until));
+        }
+        Ok(entries)
+    }
+
+    pub async fn entry(&self, seq: Seq) -> Result<Option<Encoded>, ReadError> {
+        if seq.0 == 0 {
+            return Ok(None);
+        }
+        let entries = self.entries(Seq(seq.0 - 1), seq).await?;
+        Ok(entries.into_iter().find(|entry| entry.seq == seq))
+    }
+
+    /// Durable entries after `after`, for ever.
+    pub fn follow(self: &Arc<Self>, after: Seq) -> Follower {
+        Follower { ledger: self.clone(), mark: self.mark.subscribe(), at: after }
+    }
+
+    /// Entries of some kinds before `before`, newest first.
+    pub fn back(self: &Arc<Self>, before: Seq, kinds: &'static [Kind]) -> Back {
+        Back { ledger: self.clone(), before, kinds, page: VecDeque::new() }
+    }
+}
+
+/// Follows the journal: backlog, then live, no gap and no overlap.
+pub struct Follower {
+    ledger: Arc<Ledger>,
+    mark: watch::Receiver<Mark>,
+    at: Seq,
+}
+
+/// Why following ended.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FollowError {
+    #[error(transparent)]
+    Dead(#[from] Dead),
+    #[error(transparent)]
+    Read(#[from] ReadError),
+}
+
+impl Follower {
+    /// Everything up to here was given.
+    pub fn at(&self) -> Seq {
+        self.at
+    }
+
+    /// The next durable entries, at least one. Cancel-safe.
+    pub async fn next(&mut self) -> Result<Vec<Encoded>, FollowError> {
+        loop {
+            let until = {
+                let at = self.at;
+                let mark = self
+                    .mark
+                    .wait_for(|mark| mark.durable > at || mark.dead.is_some())
+                    .await
+                    .expect("the ledger holds the sender");
+                match &mark.dead {
+                    _ if mark.durable > at => mark.durable,
+                    Some(dead) => return Err(dead.clone().into()),
+                    None => unreachable!("the wait ends for one of the two"),
+                }
+            };
+            let entries = self.ledger.entries(self.at, until).await?;
+            if let Some(last) = entries.last() {
+                self.at = last.seq;
+                return Ok(entries);
+            }
+        }
+    }
+
+    /// The durable entries that are there already, without waiting for more.
+    pub async fn backlog(&mut self) -> Result<Vec<Encoded>, FollowError> {
+        let until = self.mark.borrow_and_update().durable;
+        let entries = self.ledger.entries(self.at, until).await?;
+        if let Some(last) = entries.last() {
+            self.at = last.seq;
+        }
+        Ok(entries)
+    }
+}
+
+/// Walks the journal backwards.
+pub struct Back {
+    ledger: Arc<Ledger>,
+    before: Seq,
+    kinds: &'static [Kind],
+    page: VecDeque<Encoded>,
+}
+
+impl Back {
+    /// The next older entry of the kinds asked for.
+    pub async fn next(&mut self) -> Result<Option<Encoded>, ReadError> {
+        if self.page.is_empty() {
+            self.fill().await?;
+        }
+        Ok(self.page.pop_front())
+    }
+
+    async fn fill(&mut self) -> Result<(), ReadError> {
+        let recent_first = {
+            let live = self.ledger.lock();
+            let first = live.recent_first();
+            if first < self.before {
+                let after = Seq(first.0.saturating_sub(1));
+                if let Some(recent) = live.recent_after(after) {
+                    self.page = recent
+                        .filter(|entry| entry.seq < self.before && self.kinds.contains(&entry.kind))
+                        .cloned()
+                        .collect();
+                    self.page.make_contiguous().reverse();
+                }
+                self.before = first;
+            }
+            first
+        };
+        while self.page.is_empty() && self.before.0 > 1 && self.before <= recent_first {
+            let (store, journal) = (self.ledger.store.clone(), self.ledger.journal.clone());
+            let (before, kinds) = (self.before, self.kinds);
+            let frames =
+                blocking(move || store.frames_before(&journal, before, kinds, READ_BYTES)).await?;
+            let Some(oldest) = frames.last() else {
+                self.before = Seq(1);
+                break;
+            };
+            self.before = oldest.first();
+            for frame in &frames {
+                let entries = frame.entries().map_err(|error| ReadError::Damaged(error.to_string()))?;
+                let wanted =
+                    |entry: &Encoded| entry.seq < before && self.kinds.contains(&entry.kind);
+                self.page.extend(entries.into_iter().rev().filter(wanted));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Run something that touches the disk where it may block.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ReadError> + Send + 'static,
+) -> Result<T, ReadError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(_) => Err(ReadError::Io("the reading thread ended early".into())),
+    }
+}
