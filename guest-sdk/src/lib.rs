@@ -73,6 +73,7 @@ pub use {schemars, serde};
 #[macro_export]
 macro_rules! export {
     ($agent:ident) => {
+        #[cfg(target_arch = "wasm32")]
         #[allow(
             unsafe_code,
             reason = "wit-bindgen's export expands to unsafe: it names the functions that \
@@ -81,5 +82,10 @@ macro_rules! export {
         const _: () = {
     $crate::bindings::export!($agent with_types_in $crate::bindings);
         };
+        // Other linkers refuse the names of a component's exports, so off wasm it is only
+        // seen to that the type is an agent.
+        #[cfg(not(target_arch = "wasm32"))]
+        const _: fn($crate::TurnInput) -> Result<$crate::TurnOutput, $crate::AgentError> =
+            <$agent as $crate::Agent>::handle;
     };
 }
