@@ -55,15 +55,15 @@ pub(crate) mod kernel {
     use crate::kernel::{CommitError, LockError, SlotState, Snapshot};
 
     pub(crate) fn read(name: &str) -> Option<Snapshot> {
-        with(|session| session.read_slot(name))
+        with(|session| session.slots.read(name))
     }
 
     pub(crate) fn state(name: &str) -> SlotState {
-        with(|session| session.slot_state(name))
+        with(|session| session.slots.state(name))
     }
 
     pub(crate) fn names() -> Vec<String> {
-        with(|session| session.slot_names())
+        with(|session| session.slots.names())
     }
 
     pub(crate) fn lock(name: &str) -> Result<SlotLock, LockError> {
@@ -98,7 +98,7 @@ pub(crate) mod kernel {
 
     impl Drop for SlotLock {
         fn drop(&mut self) {
-            self.host.0.borrow_mut().unlock_slot(&self.name, self.seq);
+            self.host.0.borrow_mut().slots.unlock(&self.name, self.seq);
         }
     }
 }

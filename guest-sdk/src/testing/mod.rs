@@ -27,6 +27,7 @@ mod answer;
 mod context;
 pub(crate) mod imports;
 mod session;
+mod slots;
 mod turn;
 
 use std::cell::RefCell;
@@ -178,14 +179,15 @@ impl Host {
     /// # Panics
     /// If the lock is held.
     pub fn lock(&self, slot: &str, turn: &str) -> &Self {
-        self.0.borrow_mut().lock_by_other(slot, turn);
+        let locked = self.0.borrow_mut().lock_slot(slot, turn.to_owned());
+        locked.unwrap_or_else(|error| panic!("{turn} cannot lock {slot:?}: {error}"));
         self
     }
 
     /// Whoever holds the slot's lock loses it, as happens when the host restarts and
     /// somebody else wrote first: the holder's commit answers `lost`.
     pub fn lose_lock(&self, slot: &str) -> &Self {
-        self.0.borrow_mut().lose_lock(slot);
+        self.0.borrow_mut().slots.lose_lock(slot);
         self
     }
 
@@ -243,7 +245,7 @@ impl Host {
 
     /// A slot as anybody would read it now.
     pub fn slot(&self, name: &str) -> Option<Snapshot> {
-        self.0.borrow().read_slot(name)
+        self.0.borrow().slots.read(name)
     }
 
     /// A slot's document.
@@ -253,7 +255,7 @@ impl Host {
 
     /// Who holds a slot's lock.
     pub fn slot_state(&self, name: &str) -> SlotState {
-        self.0.borrow().slot_state(name)
+        self.0.borrow().slots.state(name)
     }
 
     /// Messages that wait to be pulled.

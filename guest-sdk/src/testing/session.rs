@@ -3,13 +3,14 @@
 //! Invariant: everything in the session's one order has a `seq`, taken from one counter.
 //! A running turn sees of messages and transcript what has a seq below its start.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
 use super::answer::Answer;
 use super::context::Context;
+use super::slots::Slots;
 use super::{Limits, Logged, Sent, Turn};
 use crate::agent::{AgentError, Cause, TurnInput, TurnOutput};
-use crate::kernel::{CommitError, LockError, SlotState, Snapshot};
+use crate::kernel::{CommitError, LockError, SlotState};
 use crate::mailbox::{Body, Header, Message, Sender};
 use crate::model::Request;
 use crate::transcript::{Author, Ending, Item};
@@ -31,7 +32,7 @@ pub(super) struct Session {
     pub(super) running: Option<Running>,
     seq: u64,
     turns: u64,
-    slots: BTreeMap<String, Slot>,
+    pub(super) slots: Slots,
     letters: Vec<Letter>,
     words: Vec<Words>,
     wake_at: Option<u64>,
@@ -51,21 +52,6 @@ pub(super) struct Running {
     requests_before: usize,
     /// When the first word was said: the place of this turn's words in the transcript.
     spoke: Option<u64>,
-}
-
-#[derive(Default)]
-struct Slot {
-    document: Option<Document>,
-    /// The holder's turn, and the seq of its lock: what tells two locks apart.
-    holder: Option<(String, u64)>,
-    /// Committed by somebody else since the agent's last turn.
-    news: bool,
-}
-
-struct Document {
-    content: String,
-    version: u64,
-    written_at: u64,
 }
 
 /// A message to the agent.
@@ -106,7 +92,7 @@ impl Session {
             running: None,
             seq: 0,
             turns: 0,
-            slots: BTreeMap::new(),
+            slots: Slots::default(),
             letters: Vec::new(),
             words: Vec::new(),
             wake_at: None,
@@ -137,8 +123,8 @@ impl Session {
         if self.letters.iter().any(|letter| !letter.offered) {
             causes.push(Cause::Messages);
         }
-        let news = |name: &&String| self.slots.get(*name).is_some_and(|slot| slot.news);
-        causes.extend(self.watches.iter().filter(news).cloned().map(Cause::Slot));
+        let watched = self.watches.iter().filter(|name| self.slots.has_news(name));
+        causes.extend(watched.cloned().map(Cause::Slot));
         if self.wake_at.is_some_and(|time| time <= self.now) {
             causes.push(Cause::Wake);
         }
@@ -153,9 +139,7 @@ impl Session {
             letter.offered = true;
             headers.push(letter.message.header.clone());
         }
-        for slot in self.slots.values_mut() {
-            slot.news = false;
-        }
+        self.slots.clear_news();
         self.wake_at = None;
         let start = self.next_seq();
         self.running = Some(Running {
@@ -178,9 +162,7 @@ impl Session {
 
     pub(super) fn end_turn(&mut self, result: Result<TurnOutput, AgentError>) -> Turn {
         let running = self.running.take().expect("the turn that ends was started");
-        for slot in self.slots.values_mut() {
-            slot.holder.take_if(|(turn, _)| *turn == running.id);
-        }
+        self.slots.unlock_all(&running.id);
         let completed = result.is_ok();
         if let Ok(output) = &result {
             self.context = running.context;
@@ -226,7 +208,7 @@ impl Session {
         }
         if !consumes {
             for slot in running.causes.iter().filter_map(Cause::as_slot) {
-                self.slots.entry(slot.to_owned()).or_default().news = true;
+                self.slots.set_news(slot);
             }
         }
         Turn {
@@ -244,54 +226,10 @@ impl Session {
 
 /// Slots.
 impl Session {
-    pub(super) fn read_slot(&self, name: &str) -> Option<Snapshot> {
-        let document = self.slots.get(name)?.document.as_ref()?;
-        Some(Snapshot {
-            content: document.content.clone(),
-            version: document.version,
-            state: self.slot_state(name),
-            written_at: document.written_at,
-        })
-    }
-
-    pub(super) fn slot_state(&self, name: &str) -> SlotState {
-        match self.slots.get(name).and_then(|slot| slot.holder.as_ref()) {
-            Some((turn, _)) => SlotState::Locked(turn.clone()),
-            None => SlotState::Idle,
-        }
-    }
-
-    pub(super) fn slot_names(&self) -> Vec<String> {
-        let visible = |slot: &Slot| slot.document.is_some() || slot.holder.is_some();
-        self.slots
-            .iter()
-            .filter(|(_, slot)| visible(slot))
-            .map(|(name, _)| name.clone())
-            .collect()
-    }
-
     /// Answers the seq of the lock.
     pub(super) fn lock_slot(&mut self, name: &str, turn: String) -> Result<u64, LockError> {
-        let valid = |byte: u8| byte.is_ascii_alphanumeric() || b"._@-".contains(&byte);
-        if name.is_empty() || name.len() > 128 || !name.bytes().all(valid) {
-            return Err(LockError::InvalidName);
-        }
-        if let SlotState::Locked(turn) = self.slot_state(name) {
-            return Err(LockError::Held(turn));
-        }
-        let names = self.slot_names();
-        if names.len() >= self.limits.slots_max && !names.iter().any(|other| other == name) {
-            return Err(LockError::TooMany);
-        }
         let seq = self.next_seq();
-        self.slots.entry(name.to_owned()).or_default().holder = Some((turn, seq));
-        Ok(seq)
-    }
-
-    /// Free the lock with this seq; does nothing if it is not the slot's lock any more.
-    pub(super) fn unlock_slot(&mut self, name: &str, lock: u64) -> bool {
-        let slot = self.slots.get_mut(name);
-        slot.is_some_and(|slot| slot.holder.take_if(|(_, seq)| *seq == lock).is_some())
+        self.slots.lock(name, turn, seq, self.limits.slots_max)
     }
 
     pub(super) fn commit_slot(
@@ -300,47 +238,25 @@ impl Session {
         lock: u64,
         content: &str,
     ) -> Result<u64, CommitError> {
-        if !self.unlock_slot(name, lock) {
+        if !self.slots.unlock(name, lock) {
             return Err(CommitError::Lost);
         }
         if content.len() > self.limits.slot_bytes_max {
             return Err(CommitError::TooLarge);
         }
-        Ok(self.write_slot(name, content))
-    }
-
-    fn write_slot(&mut self, name: &str, content: &str) -> u64 {
-        let (version, written_at) = (self.next_seq(), self.now);
-        let slot = self.slots.entry(name.to_owned()).or_default();
-        slot.document = Some(Document {
-            content: content.to_owned(),
-            version,
-            written_at,
-        });
-        version
+        let (seq, now) = (self.next_seq(), self.now);
+        Ok(self.slots.write(name, content, seq, now))
     }
 
     pub(super) fn commit_by_other(&mut self, name: &str, content: &str) {
-        let running = self.running.as_ref().map(|running| &running.id);
-        let holder = self.slots.get(name).and_then(|slot| slot.holder.as_ref());
-        if let (Some(running), Some((holder, _))) = (running, holder) {
-            assert!(running != holder, "the agent holds the lock of {name:?}");
+        if let (Some(running), SlotState::Locked(holder)) = (&self.running, self.slots.state(name))
+        {
+            assert!(running.id != holder, "the agent holds the lock of {name:?}");
         }
-        self.lose_lock(name);
-        self.write_slot(name, content);
-        self.slots.entry(name.to_owned()).or_default().news = true;
-    }
-
-    pub(super) fn lock_by_other(&mut self, name: &str, turn: &str) {
-        if let Err(error) = self.lock_slot(name, turn.to_owned()) {
-            panic!("{turn} cannot lock {name:?}: {error}");
-        }
-    }
-
-    pub(super) fn lose_lock(&mut self, name: &str) {
-        if let Some(slot) = self.slots.get_mut(name) {
-            slot.holder = None;
-        }
+        let (seq, now) = (self.next_seq(), self.now);
+        self.slots.lose_lock(name);
+        self.slots.write(name, content, seq, now);
+        self.slots.set_news(name);
     }
 }
 
