@@ -1,0 +1,65 @@
+//! What was sent to this agent in this session, and sending to its other agents.
+//!
+//! A message waits until it is pulled. Pulled messages are taken by this turn unless
+//! left; what becomes of them is decided with the turn's outcome.
+
+pub use crate::bindings::antiphon::agent::mailbox::{
+    Body, Header, Message, Page, SendError, Sender,
+};
+use crate::host;
+
+/// Messages that wait to be pulled, oldest first: this turn's, and those left by
+/// earlier turns.
+pub fn pending() -> Vec<Header> {
+    host::mailbox::pending()
+}
+
+/// Take up to `max` waiting messages, oldest first.
+pub fn pull(max: u32) -> Vec<Message> {
+    host::mailbox::pull(max)
+}
+
+/// Take all waiting messages, oldest first.
+pub fn pull_all() -> Vec<Message> {
+    pull(u32::MAX)
+}
+
+/// Put a message pulled in this turn back. False if this turn did not pull it.
+pub fn leave(id: &str) -> bool {
+    host::mailbox::leave(id)
+}
+
+/// Any message ever sent to this agent here, pulled or not; takes nothing.
+pub fn read(id: &str) -> Option<Message> {
+    host::mailbox::read(id)
+}
+
+/// Messages to this agent whose body contains `query` (case-insensitive; empty finds
+/// all), newest first, at most 20 a page.
+pub fn search(query: &str, cursor: Option<&str>) -> Page {
+    host::mailbox::search(query, cursor)
+}
+
+/// Send to another agent of the session. Delivered exactly once per call, and stands even
+/// if this turn fails later. Answers the message's id.
+pub fn send(to: &str, body: &Body) -> Result<String, SendError> {
+    host::mailbox::send(to, body)
+}
+
+impl Sender {
+    /// The name, whoever it is.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Person(name) | Self::Agent(name) => name,
+        }
+    }
+}
+
+impl Body {
+    /// The body as it was written; of JSON, the text of the document.
+    pub fn as_text(&self) -> &str {
+        match self {
+            Self::Text(text) | Self::Json(text) => text,
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! Composes what a model is given, from what the session holds.
+//!
+//! Whatever the order of the calls, a request is laid out from what changes least to what
+//! is newest: system text, pinned context, slots, transcript, the rest of the context,
+//! pulled messages, and the task if there is one.
+//! Invariant: blocks only follow from what they show, never from the turn, so two turns
+//! whose sessions differ only at the end have requests that differ only at the end, and a
+//! provider's prompt cache serves the rest. For the same reason a pulled message looks
+//! here as it will look in the transcript of later turns.
+//! Invariant: documents, notes and letters stand in envelopes that their content cannot
+//! close; see [`envelope`].
+
+pub mod envelope;
+mod view;
+
+use std::collections::BTreeSet;
+
+use crate::mailbox::{self, Sender};
+use crate::model::{Message, Parameters, Request, UserMessage};
+use crate::transcript::{self, Author};
+use crate::{context, kernel, turn};
+
+/// A model request in the making.
+///
+/// ```
+/// # use antiphon_sdk::{mailbox, prompt::Prompt, testing::{Answer, Host}};
+/// # let host = Host::new("guide");
+/// # host.receive("ana", "Where is the museum?");
+/// # host.turn_with(|_| {
+/// let request = Prompt::new()
+///     .system("You guide visitors through Lisbon.")
+///     .slot("itinerary")
+///     .transcript(50)
+///     .messages(&mailbox::pull_all())
+///     .request();
+/// assert_eq!(request.messages.len(), 3);
+/// # Ok(Default::default())
+/// # }).output();
+/// ```
+#[derive(Clone, Debug, Default)]
+#[must_use]
+pub struct Prompt {
+    model: Option<String>,
+    parameters: Parameters,
+    system: Vec<String>,
+    pinned: Vec<String>,
+    slots: Vec<String>,
+    transcript: Vec<Line>,
+    in_view: Vec<String>,
+    pulled: Vec<Line>,
+    task: Option<String>,
+}
+
+/// Something said: by somebody, or by this agent if there is no speaker.
+#[derive(Clone, Debug)]
+struct Line {
+    speaker: Option<String>,
+    text: String,
+}
+
+impl Prompt {
+    /// Nothing, to the agent's first model.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Ask this one of the agent's configured models.
+    pub fn model(mut self, name: impl Into<String>) -> Self {
+        self.model = Some(name.into());
+        self
+    }
+
+    /// Temperature and the like.
+    pub fn parameters(mut self, parameters: Parameters) -> Self {
+        self.parameters = parameters;
+        self
+    }
+
+    /// Text of the agent's author, before everything else.
+    pub fn system(mut self, text: impl Into<String>) -> Self {
+        self.system.push(text.into());
+        self
+    }
+
+    /// The system text that came with the request, if any.
+    pub fn instructions(mut self) -> Self {
+        self.system.extend(turn::current().instructions);
+        self
+    }
+
+    /// All items of the context: pinned ones near the front, the others near the end.
+    /// Each carries the id by which a model can keep or drop it.
+    pub fn context(mut self) -> Self {
+        for (pinned, text) in view::render(&context::items()) {
+            if pinned {
+                self.pinned.push(text)
+            } else {
+                self.in_view.push(text)
+            }
+        }
+        self
+    }
+
+    /// A slot's document and state in an envelope; also of a slot without a document, so
+    /// that the model sees whether one is on its way.
+    pub fn slot(mut self, name: &str) -> Self {
+        self.slots.push(match kernel::read(name) {
+            Some(snapshot) => envelope::slot(name, &snapshot),
+            None => envelope::empty_slot(name, &kernel::state(name)),
+        });
+        self
+    }
+
+    /// The newest words of the session, at most `items_max` items.
+    ///
+    /// Of a longer transcript between half of that and all of it is shown. Where it starts
+    /// depends on the items and not on their number, and moves only now and then: if it
+    /// moved with every turn, no two turns would share a prefix.
+    pub fn transcript(mut self, items_max: u32) -> Self {
+        let agent = turn::current().agent;
+        let items = newest(items_max);
+        self.transcript = items
+            .into_iter()
+            .filter(|item| !item.text.is_empty())
+            .map(|item| match item.author {
+                Author::Agent(name) if name == agent => Line {
+                    speaker: None,
+                    text: item.text,
+                },
+                Author::Person(name) | Author::Agent(name) => Line {
+                    speaker: Some(name),
+                    text: item.text,
+                },
+            })
+            .collect();
+        self
+    }
+
+    /// Messages that this turn pulled, after everything that was known before.
+    pub fn messages(mut self, messages: &[mailbox::Message]) -> Self {
+        self.pulled.extend(messages.iter().map(|message| {
+            let (Sender::Person(name) | Sender::Agent(name)) = &message.header.sender;
+            Line {
+                speaker: Some(name.clone()),
+                text: message.body.as_text().to_owned(),
+            }
+        }));
+        self
+    }
+
+    /// What the model is to do now, as the very last message: for turns that no message
+    /// started. Where messages were pulled they are the task.
+    pub fn task(mut self, text: impl Into<String>) -> Self {
+        self.task = Some(text.into());
+        self
+    }
+
+    /// The request, without tools.
+    pub fn request(self) -> Request {
+        // Names help only where there are several; with one speaker they are noise.
+        let speakers: BTreeSet<_> = self
+            .transcript
+            .iter()
+            .chain(&self.pulled)
+            .filter_map(|l| l.speaker.as_ref())
+            .collect();
+        let named = speakers.len() > 1;
+        let say = |line: &Line| match &line.speaker {
+            None => Message::assistant(&line.text),
+            Some(speaker) => Message::User(UserMessage {
+                name: named.then(|| speaker.clone()),
+                text: line.text.clone(),
+            }),
+        };
+
+        let mut messages: Vec<Message> = Vec::new();
+        messages.extend(self.system.iter().cloned().map(Message::System));
+        messages.extend(self.pinned.iter().chain(&self.slots).map(Message::user));
+        messages.extend(self.transcript.iter().map(say));
+        messages.extend(self.in_view.iter().map(Message::user));
+        messages.extend(self.pulled.iter().map(say));
+        messages.extend(self.task.map(Message::user));
+        Request {
+            model: self.model,
+            parameters: self.parameters,
+            ..Request::new(messages)
+        }
+    }
+}
+
+fn newest(items_max: u32) -> Vec<transcript::Item> {
+    let items_max = usize::try_from(items_max).unwrap_or(usize::MAX);
+    let mut items: Vec<transcript::Item> = Vec::new();
+    let mut cursor = None;
+    loop {
+        let wanted = u32::try_from(items_max - items.len()).unwrap_or(u32::MAX);
+        if wanted == 0 {
+            break;
+        }
+        let page = transcript::window(wanted, cursor.as_deref());
+        let empty = page.items.is_empty();
+        items.splice(0..0, page.items);
+        cursor = page.before;
+        if cursor.is_none() || empty {
+            break;
+        }
+    }
+    if cursor.is_some() {
+        // The item with the smallest hash stays the smallest until the window has moved
+        // past it or a still smaller one comes in.
+        let start = (0..=items.len() / 2)
+            .filter(|index| *index < items.len())
+            .min_by_key(|index| fnv(&items[*index].offset));
+        items.drain(..start.unwrap_or(0));
+    }
+    items
+}
+
+/// FNV-1a: the same on every machine and in every version, which the hashes of `std` are not.
+fn fnv(text: &str) -> u64 {
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
