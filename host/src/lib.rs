@@ -1,5 +1,37 @@
+//! Antiphon: durable sessions for sandboxed AI agents, in one binary.
+//!
+//! # Layout, in reading order
+//!
+//! - [`id`], [`clock`]: names, digests, offsets; time handed in at the top.
+//! - [`journal`]: what a session's journal says. Pure.
+//! - [`store`]: what is durable, and how.
+//! - [`ledger`]: the open journal: where entries are numbered.
+//! - [`model`]: calls of language models.
+//! - [`runtime`]: wasmtime: a component and a turn in, an exit out.
+//! - [`agents`], [`tenants`], [`logs`]: deployments; keys; what agents print.
+//! - [`session`]: who runs, when, and what happens after a crash.
+//! - [`http`]: the only place that knows status codes.
+//! - [`config`], [`shutdown`], [`telemetry`], [`guest`]: leaves.
+//!
+//! Data flows one way: http -> session -> runtime -> ledger, model -> store; the
+//! tidy test holds it. docs/architecture.md says what is absent on purpose.
+
+pub mod agents;
 pub mod clock;
+pub mod config;
+pub mod guest;
+pub mod http;
 pub mod id;
 pub mod journal;
 pub mod ledger;
+pub mod logs;
+pub mod model;
+pub mod runtime;
+mod serve;
+pub mod session;
+pub mod shutdown;
 pub mod store;
+pub mod telemetry;
+pub mod tenants;
+
+pub use serve::{ServeError, serve};

@@ -272,6 +272,16 @@ impl<'a> Batch<'a> {
         self.live.state.last
     }
 
+    /// The text behind a content that the state names.
+    pub fn text(&self, content: &Content) -> String {
+        String::from_utf8_lossy(&self.live.text(content)).into_owned()
+    }
+
+    /// Bytes a turn has said, shown or not.
+    pub fn said(&self, turn: &TurnId) -> u64 {
+        self.live.said(turn)
+    }
+
     /// A document for an entry that is pushed next; long ones are stored beside the journal.
     pub fn content(&mut self, text: &str) -> Content {
         let (content, value) = super::Ledger::content(text);
@@ -349,6 +359,7 @@ fn wake_bytes(due: Time) -> Bytes {
     Bytes::copy_from_slice(&due.0.to_be_bytes())
 }
 
+/// When the session of a wake record is due.
 pub fn parse_wake(bytes: &[u8]) -> Option<Time> {
     Some(Time(u64::from_be_bytes(bytes.try_into().ok()?)))
 }

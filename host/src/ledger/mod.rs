@@ -16,6 +16,7 @@
 
 mod live;
 mod read;
+pub mod transcript;
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,12 +28,12 @@ use tokio::sync::{Notify, watch};
 use crate::clock::Clock;
 use crate::id::{Digest, Seq, SlotName, TurnId};
 use crate::journal::entry::Content;
-use crate::journal::state::{IllegalEntry, State};
+use crate::journal::state::{IllegalEntry, Slot, State};
 use crate::store::{CommitError, JournalId, Latched, OpenError, RecordKey, RecordSpace, Store};
 
-pub use live::Batch;
 use live::Live;
-pub use read::{Back, Follower};
+pub use live::{Batch, parse_wake};
+pub use read::{Back, FollowError, Follower};
 
 /// Bytes of a session that may wait for the flush before `say` pushes back:
 /// several times what one sync writes, and small beside an instance's memory.
@@ -175,11 +176,19 @@ impl Ledger {
         look(&self.lock().state)
     }
 
-    /// The text of a slot's document, which is always in memory.
-    pub fn slot_text(&self, slot: &SlotName) -> Option<Bytes> {
+    /// Look at a slot together with its text, which is always in memory. Answers also the
+    /// newest entry that the answer was made from.
+    pub fn look_at_slot<T>(
+        &self,
+        name: &SlotName,
+        look: impl FnOnce(&Slot) -> T,
+    ) -> (Seq, Option<(T, Option<String>)>) {
         let live = self.lock();
-        let document = live.state.slots.get(slot)?.document.as_ref()?;
-        Some(live.text(&document.content))
+        let found = live.state.slots.get(name).map(|slot| {
+            let text = slot.document.as_ref().map(|document| live.text(&document.content));
+            (look(slot), text.map(|text| String::from_utf8_lossy(&text).into_owned()))
+        });
+        (live.state.last, found)
     }
 
     /// Hand everything appended so far to the store. Does not wait.
@@ -224,6 +233,16 @@ impl Ledger {
 
     pub fn mark(&self) -> Mark {
         self.mark.borrow().clone()
+    }
+
+    /// Wait until it takes no more entries.
+    pub async fn died(&self) -> Dead {
+        let mut mark = self.mark.subscribe();
+        let mark = mark
+            .wait_for(|mark| mark.dead.is_some())
+            .await
+            .expect("the sender lives as long as the ledger");
+        mark.dead.clone().expect("the wait ended for it")
     }
 
     /// Wait until few enough bytes wait for the flush.

@@ -9,6 +9,8 @@
 //! its `done` is called only after it is on disk (see `durability`) or failed. After the
 //! first failed sync the store is latched: every later commit fails, reads go on.
 
+
+
 use bytes::Bytes;
 
 use crate::id::{Digest, Seq, SessionId, TenantId};
@@ -247,4 +249,18 @@ pub trait Store: Send + Sync + 'static {
 
     /// Write out what is queued and stop the commit thread. Later commits fail.
     fn close(&self);
+}
+
+/// Commit and wait until it is durable.
+pub async fn write(store: &dyn Store, writes: Vec<Write>) -> Result<(), CommitError> {
+    let (sender, receiver) = tokio::sync::oneshot::channel();
+    let done = Box::new(move |result| {
+        // Whoever waited may be gone; the write stands all the same.
+        let _ = sender.send(result);
+    });
+    store.commit(Commit { writes, done })?;
+    match receiver.await {
+        Ok(result) => Ok(result?),
+        Err(_) => Err(Latched { reason: "the store was closed".into() }.into()),
+    }
 }

@@ -1,0 +1,257 @@
+//! Agents: named deployments in a tenant, with their versions.
+//!
+//! A version is a pair of component and configuration; putting either makes the next. Turns pin
+//! the version they start with. Invariants: a version in use has its
+//! component on disk before its record says so; what is active was checked
+//! against its own grants. It starts nothing: session/ asks it what to run.
+
+mod config;
+mod deployment;
+
+use std::collections::HashMap;
+use std::sync::{Arc, RwLock};
+
+use tokio::sync::watch;
+
+pub use config::{AgentConfig, Batching, ConfigError};
+pub use deployment::{Deployment, Version};
+
+use crate::clock::Clock;
+use crate::id::{AgentName, Digest, SlotName, TenantId};
+use crate::runtime::engine::{ComponentError, Loaded, Runtime};
+use crate::store::components::{ComponentError as FileError, Components};
+use crate::store::{CommitError, ReadError, RecordKey, RecordSpace, Store, Write};
+
+/// Versions kept for rolling back.
+const VERSIONS_MAX: usize = 50;
+
+#[derive(Debug, thiserror::Error)]
+pub enum DeployError {
+    #[error(transparent)]
+    Component(#[from] ComponentError),
+    #[error("there is no such agent")]
+    NotFound,
+    #[error("there is no such version")]
+    NoSuchVersion,
+    #[error(transparent)]
+    Commit(#[from] CommitError),
+    #[error(transparent)]
+    Files(#[from] FileError),
+    #[error("the component {0} is no longer stored")]
+    Missing(Digest),
+}
+
+/// What a deployment changed.
+#[derive(Debug, Clone)]
+pub struct Deployed {
+    pub deployment: Arc<Deployment>,
+    /// False if it was like that already.
+    pub changed: bool,
+}
+
+type Map = HashMap<(TenantId, AgentName), Arc<Deployment>>;
+
+pub struct Agents {
+    store: Arc<dyn Store>,
+    components: Components,
+    runtime: Arc<Runtime>,
+    clock: Clock,
+    map: RwLock<Map>,
+    /// Deployments are changed one at a time: each change builds on the one before.
+    changing: tokio::sync::Mutex<()>,
+    /// Counts changes, for whoever waits for an agent to become ready.
+    changes: watch::Sender<u64>,
+}
+
+impl Agents {
+    /// Read every tenant's deployments. Blocks.
+    pub fn open(
+        store: Arc<dyn Store>,
+        components: Components,
+        runtime: Arc<Runtime>,
+        clock: Clock,
+        tenants: &[TenantId],
+    ) -> Result<Self, ReadError> {
+        let mut map = Map::new();
+        for tenant in tenants {
+            for (name, bytes) in store.records(Some(tenant), RecordSpace::Agent, None, usize::MAX)? {
+                let damaged = |error: String| ReadError::Damaged(format!("agent {name}: {error}"));
+                let agent = AgentName::new(&name).map_err(|error| damaged(error.to_string()))?;
+                let deployment = Deployment::parse(&bytes).map_err(damaged)?;
+                map.insert((tenant.clone(), agent), Arc::new(deployment));
+            }
+        }
+        Ok(Self {
+            store,
+            components,
+            runtime,
+            clock,
+            map: RwLock::new(map),
+            changing: tokio::sync::Mutex::new(()),
+            changes: watch::Sender::new(0),
+        })
+    }
+
+    pub fn get(&self, tenant: &TenantId, agent: &AgentName) -> Option<Arc<Deployment>> {
+        self.read().get(&(tenant.clone(), agent.clone())).cloned()
+    }
+
+    /// What a turn of this agent would run now.
+    pub fn active(&self, tenant: &TenantId, agent: &AgentName) -> Option<Arc<Version>> {
+        self.get(tenant, agent)?.active()
+    }
+
+    pub fn watches(&self, tenant: &TenantId, agent: &AgentName, slot: &SlotName) -> bool {
+        self.active(tenant, agent).is_some_and(|version| version.config.watches.contains(slot))
+    }
+
+    /// A tenant's agents, in order of name.
+    pub fn list(&self, tenant: &TenantId) -> Vec<(AgentName, Arc<Deployment>)> {
+        let map = self.read();
+        let mut list: Vec<_> = map
+            .iter()
+            .filter(|((owner, _), _)| owner == tenant)
+            .map(|((_, agent), deployment)| (agent.clone(), deployment.clone()))
+            .collect();
+        list.sort_by(|(a, _), (b, _)| a.cmp(b));
+        list
+    }
+
+    /// Counts changes of any deployment.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    /// Store a component and make it active: durable when it returns.
+    pub async fn put_component(
+        self: &Arc<Self>,
+        tenant: &TenantId,
+        agent: &AgentName,
+        bytes: bytes::Bytes,
+    ) -> Result<Deployed, DeployError> {
+        let _one = self.changing.lock().await;
+        let current = self.get(tenant, agent);
+        let config = current.as_ref().map_or_else(Default::default, |current| current.config.clone());
+        let (agents, grants) = (self.clone(), config.grants());
+        // Checked before it is stored: what cannot run is not kept.
+        let digest = blocking(move || {
+            let digest = Digest::of(&bytes);
+            agents.runtime.load(digest, &bytes, &grants)?;
+            agents.components.put(&bytes)?;
+            Ok::<_, DeployError>(digest)
+        })
+        .await?;
+        let mut next = current.as_deref().cloned().unwrap_or_default();
+        if !next.put_component(digest, self.clock.now(), VERSIONS_MAX) {
+            return Ok(Deployed { deployment: current.unwrap_or_default(), changed: false });
+        }
+        self.write(tenant, agent, next).await
+    }
+
+    /// Replace the configuration: durable when it returns. With a component there, it is
+    /// checked against the new grants first.
+    pub async fn put_config(
+        self: &Arc<Self>,
+        tenant: &TenantId,
+        agent: &AgentName,
+        config: AgentConfig,
+    ) -> Result<Deployed, DeployError> {
+        let _one = self.changing.lock().await;
+        let current = self.get(tenant, agent);
+        if let Some(digest) = current.as_ref().and_then(|current| current.component) {
+            self.load(digest, &config).await?;
+        }
+        let mut next = current.as_deref().cloned().unwrap_or_default();
+        if current.is_some() && !next.put_config(Arc::new(config.clone()), self.clock.now(), VERSIONS_MAX) {
+            return Ok(Deployed { deployment: current.unwrap_or_default(), changed: false });
+        }
+        next.config = Arc::new(config);
+        self.write(tenant, agent, next).await
+    }
+
+    /// Make an older version active again, as a new version.
+    pub async fn roll_back(
+        self: &Arc<Self>,
+        tenant: &TenantId,
+        agent: &AgentName,
+        number: u64,
+    ) -> Result<Deployed, DeployError> {
+        let _one = self.changing.lock().await;
+        let current = self.get(tenant, agent).ok_or(DeployError::NotFound)?;
+        let version = current.version(number).ok_or(DeployError::NoSuchVersion)?;
+        self.load(version.component, &version.config).await?;
+        let mut next = (*current).clone();
+        if !next.activate(&version, self.clock.now(), VERSIONS_MAX) {
+            return Ok(Deployed { deployment: current, changed: false });
+        }
+        self.write(tenant, agent, next).await
+    }
+
+    /// Remove the deployment: durable when it returns. Components stay for open turns; sessions
+    /// keep their messages.
+    pub async fn delete(&self, tenant: &TenantId, agent: &AgentName) -> Result<(), DeployError> {
+        let _one = self.changing.lock().await;
+        self.get(tenant, agent).ok_or(DeployError::NotFound)?;
+        let key = record_key(tenant, agent);
+        crate::store::write(&*self.store, vec![Write::Unrecord { key }]).await?;
+        self.map
+            .write()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+            .remove(&(tenant.clone(), agent.clone()));
+        self.changes.send_modify(|changes| *changes += 1);
+        Ok(())
+    }
+
+    /// The component of a version, ready to run. Compiles it if no cache has it.
+    pub async fn load(self: &Arc<Self>, digest: Digest, config: &AgentConfig) -> Result<Loaded, DeployError> {
+        let grants = config.grants();
+        if let Some(loaded) = self.runtime.loaded(digest, &grants) {
+            return Ok(loaded);
+        }
+        let agents = self.clone();
+        blocking(move || {
+            let bytes = agents.components.get(&digest)?.ok_or(DeployError::Missing(digest))?;
+            Ok(agents.runtime.load(digest, &bytes, &grants)?)
+        })
+        .await
+    }
+
+    async fn write(
+        &self,
+        tenant: &TenantId,
+        agent: &AgentName,
+        deployment: Deployment,
+    ) -> Result<Deployed, DeployError> {
+        let write = Write::Record { key: record_key(tenant, agent), bytes: deployment.bytes() };
+        crate::store::write(&*self.store, vec![write]).await?;
+        let deployment = Arc::new(deployment);
+        self.map
+            .write()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+            .insert((tenant.clone(), agent.clone()), deployment.clone());
+        self.changes.send_modify(|changes| *changes += 1);
+        Ok(Deployed { deployment, changed: true })
+    }
+
+    fn read(&self) -> std::sync::RwLockReadGuard<'_, Map> {
+        self.map.read().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+fn record_key(tenant: &TenantId, agent: &AgentName) -> RecordKey {
+    RecordKey {
+        tenant: Some(tenant.clone()),
+        space: RecordSpace::Agent,
+        name: agent.as_str().to_owned(),
+    }
+}
+
+/// Run something that takes long or touches the disk where it may block.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, DeployError> + Send + 'static,
+) -> Result<T, DeployError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(_) => Err(ComponentError::NotAComponent("the compiler gave up on it".into()).into()),
+    }
+}

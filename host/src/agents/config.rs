@@ -1,0 +1,195 @@
+//! An agent's configuration, as its owner writes it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::SlotName;
+use crate::runtime::engine::{Grants, INTERFACES};
+use crate::runtime::limits::TurnLimits;
+
+/// Messages that one turn takes at most.
+const MESSAGES_MAX: usize = 100;
+/// Variables, and bytes of all of them: they are pinned with every turn.
+const ENVIRONMENT_MAX: usize = 64;
+const ENVIRONMENT_BYTES_MAX: usize = 16 * 1024;
+
+/// The stored and the public form. Every field has a default; unknown ones are refused.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AgentConfig {
+    /// The model used when a request names none.
+    pub model: String,
+    /// Further models it may name.
+    pub models: Vec<String>,
+    /// Interfaces of `antiphon:agent` it may import.
+    pub grants: Vec<String>,
+    /// Slots whose commits by others wake it.
+    pub watches: BTreeSet<SlotName>,
+    pub batching: Batching,
+    pub limits: AgentLimits,
+    /// Environment variables, the only ones it sees.
+    pub environment: BTreeMap<String, String>,
+    pub card: Card,
+}
+
+impl Default for AgentConfig {
+    fn default() -> Self {
+        Self {
+            model: "default".into(),
+            models: Vec::new(),
+            grants: INTERFACES.iter().map(|name| (*name).to_owned()).collect(),
+            watches: BTreeSet::new(),
+            batching: Batching::default(),
+            limits: AgentLimits::default(),
+            environment: BTreeMap::new(),
+            card: Card::default(),
+        }
+    }
+}
+
+/// How messages that arrive while the agent works become inputs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Policy {
+    /// An idle agent starts at once; what arrives while it works is its next turn's one input.
+    #[default]
+    Collect,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Batching {
+    pub policy: Policy,
+    pub messages_max: usize,
+}
+
+impl Default for Batching {
+    fn default() -> Self {
+        Self { policy: Policy::Collect, messages_max: MESSAGES_MAX }
+    }
+}
+
+/// Lower bounds than the host's; higher ones have no effect.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AgentLimits {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_bytes_max: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu_ms_max: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub turn_ms_max: Option<u64>,
+}
+
+/// What people are told about the agent.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Card {
+    pub description: String,
+}
+
+/// What is wrong with a configuration, in words for its writer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    #[error("{0}")]
+    UnknownField(String),
+    #[error("{0}")]
+    Invalid(String),
+}
+
+impl AgentConfig {
+    pub fn parse(json: &[u8]) -> Result<Self, ConfigError> {
+        let config: Self = serde_json::from_slice(json).map_err(|error| {
+            let text = error.to_string();
+            if text.starts_with("unknown field") {
+                ConfigError::UnknownField(text)
+            } else {
+                ConfigError::Invalid(text)
+            }
+        })?;
+        config.check()?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let invalid = |text: String| Err(ConfigError::Invalid(text));
+        if let Err(name) = Grants::new(self.grants.iter().cloned()) {
+            return invalid(format!(
+                "`{name}` cannot be granted; there are {}",
+                INTERFACES.join(", ")
+            ));
+        }
+        if self.batching.messages_max == 0 || self.batching.messages_max > MESSAGES_MAX {
+            return invalid(format!("`batching.messages_max` must be 1 to {MESSAGES_MAX}"));
+        }
+        let bytes: usize = self.environment.iter().map(|(name, value)| name.len() + value.len()).sum();
+        if self.environment.len() > ENVIRONMENT_MAX || bytes > ENVIRONMENT_BYTES_MAX {
+            return invalid(format!(
+                "`environment` may hold {ENVIRONMENT_MAX} variables and {ENVIRONMENT_BYTES_MAX} bytes"
+            ));
+        }
+        let bad = |(name, value): (&String, &String)| {
+            name.is_empty() || name.contains(['=', '\0']) || value.contains('\0')
+        };
+        if self.environment.iter().any(bad) {
+            return invalid("names in `environment` must not be empty nor contain `=` or NUL".into());
+        }
+        if self.model.is_empty() || self.models.iter().any(String::is_empty) {
+            return invalid("a model's name must not be empty".into());
+        }
+        Ok(())
+    }
+
+    pub fn grants(&self) -> Grants {
+        Grants::new(self.grants.iter().cloned()).unwrap_or_else(|_| Grants::all())
+    }
+
+    /// Models it may name, its default first.
+    pub fn model_names(&self) -> Vec<String> {
+        let mut names = vec![self.model.clone()];
+        names.extend(self.models.iter().filter(|name| **name != self.model).cloned());
+        names
+    }
+
+    /// The host's limits, lowered by its own.
+    pub fn limits(&self, host: &TurnLimits) -> TurnLimits {
+        let lower = |own: Option<u64>, host: u64| own.map_or(host, |own| own.min(host));
+        TurnLimits {
+            memory_bytes_max: lower(self.limits.memory_bytes_max, host.memory_bytes_max),
+            cpu_ms_max: lower(self.limits.cpu_ms_max, host.cpu_ms_max),
+            turn_ms_max: lower(self.limits.turn_ms_max, host.turn_ms_max),
+            ..host.clone()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_object_is_the_default() {
+        assert_eq!(AgentConfig::parse(b"{}"), Ok(AgentConfig::default()));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let error = |json: &str| AgentConfig::parse(json.as_bytes()).unwrap_err().to_string();
+        assert!(error(r#"{"modle":"x"}"#).contains("`modle`"));
+        assert!(error(r#"{"batching":{"quiet":1}}"#).contains("`quiet`"));
+        assert!(error(r#"{"grants":["kernel","files"]}"#).contains("`files`"));
+        assert!(error(r#"{"watches":["a/b"]}"#).contains("a slot"));
+        assert!(error(r#"{"batching":{"messages_max":0}}"#).contains("messages_max"));
+        assert!(error(r#"{"environment":{"A=B":"x"}}"#).contains("environment"));
+        assert!(error("{").contains("EOF"));
+    }
+
+    #[test]
+    fn limits_only_go_down() {
+        let host = TurnLimits::default();
+        let config = AgentConfig::parse(br#"{"limits":{"cpu_ms_max":5,"turn_ms_max":999999999}}"#).unwrap();
+        let limits = config.limits(&host);
+        assert_eq!((limits.cpu_ms_max, limits.turn_ms_max), (5, host.turn_ms_max));
+    }
+}

@@ -1,0 +1,113 @@
+//! One agent's deployment: its configuration, component and versions. Pure.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::clock::Time;
+use crate::id::Digest;
+
+use super::AgentConfig;
+
+/// A component with a configuration, under a number that only grows.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Version {
+    pub number: u64,
+    pub component: Digest,
+    pub config: Arc<AgentConfig>,
+    pub created_at: Time,
+}
+
+/// The stored form. Without a component the agent is not ready and has no version.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Deployment {
+    pub config: Arc<AgentConfig>,
+    pub component: Option<Digest>,
+    /// Oldest first; the last one is active.
+    pub versions: Vec<Arc<Version>>,
+}
+
+impl Deployment {
+    pub fn parse(bytes: &[u8]) -> Result<Self, String> {
+        serde_json::from_slice(bytes).map_err(|error| error.to_string())
+    }
+
+    pub fn bytes(&self) -> Bytes {
+        serde_json::to_vec(self).expect("a deployment has string keys").into()
+    }
+
+    pub fn active(&self) -> Option<Arc<Version>> {
+        self.versions.last().cloned()
+    }
+
+    pub fn version(&self, number: u64) -> Option<Arc<Version>> {
+        self.versions.iter().find(|version| version.number == number).cloned()
+    }
+
+    /// False if it is the component already.
+    pub fn put_component(&mut self, component: Digest, now: Time, versions_max: usize) -> bool {
+        if self.component == Some(component) {
+            return false;
+        }
+        self.component = Some(component);
+        self.next_version(now, versions_max);
+        true
+    }
+
+    /// False if it is the configuration already.
+    pub fn put_config(&mut self, config: Arc<AgentConfig>, now: Time, versions_max: usize) -> bool {
+        if self.config == config {
+            return false;
+        }
+        self.config = config;
+        self.next_version(now, versions_max);
+        true
+    }
+
+    /// False if it is active already.
+    pub fn activate(&mut self, version: &Version, now: Time, versions_max: usize) -> bool {
+        if self.component == Some(version.component) && self.config == version.config {
+            return false;
+        }
+        self.component = Some(version.component);
+        self.config = version.config.clone();
+        self.next_version(now, versions_max);
+        true
+    }
+
+    fn next_version(&mut self, now: Time, versions_max: usize) {
+        let Some(component) = self.component else { return };
+        let number = self.versions.last().map_or(1, |version| version.number + 1);
+        let config = self.config.clone();
+        self.versions.push(Arc::new(Version { number, component, config, created_at: now }));
+        let surplus = self.versions.len().saturating_sub(versions_max);
+        self.versions.drain(..surplus);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn either_half_makes_the_next_version() {
+        let mut deployment = Deployment::default();
+        let config = Arc::new(AgentConfig { model: "fast".into(), ..AgentConfig::default() });
+        let (a, b) = (Digest::of(b"a"), Digest::of(b"b"));
+        assert!(deployment.put_config(config.clone(), Time(1), 3));
+        assert_eq!(deployment.active(), None);
+        assert!(deployment.put_component(a, Time(2), 3));
+        assert!(!deployment.put_component(a, Time(3), 3));
+        assert_eq!(deployment.active().unwrap().number, 1);
+        assert!(deployment.put_component(b, Time(4), 3));
+        let first = deployment.version(1).unwrap();
+        assert!(deployment.activate(&first, Time(5), 3));
+        assert!(!deployment.activate(&first, Time(6), 3));
+        let active = deployment.active().unwrap();
+        assert_eq!((active.number, active.component, active.config.clone()), (3, a, config));
+        assert!(deployment.put_component(b, Time(7), 3));
+        assert_eq!(deployment.versions.iter().map(|version| version.number).collect::<Vec<_>>(), [2, 3, 4]);
+        assert_eq!(Deployment::parse(&deployment.bytes()), Ok(deployment));
+    }
+}

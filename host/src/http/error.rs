@@ -1,0 +1,256 @@
+//! Errors as clients see them: one table from the errors of the layers below to
+//! status, code and words.
+//!
+//! Three texts are kept apart: the code, which a client may act on; the message, for
+//! whoever reads it; and what went wrong inside, which goes to the log alone.
+
+use axum::Json;
+use axum::response::{IntoResponse, Response};
+use http::{HeaderValue, StatusCode};
+use serde_json::{Value, json};
+
+use crate::agents::{ConfigError, DeployError};
+use crate::id::{InvalidName, MalformedOffset};
+use crate::ledger::{Dead, FollowError};
+use crate::runtime::engine::ComponentError;
+use crate::session::SessionError;
+use crate::session::commands::CommandError;
+use crate::store::{CommitError, ReadError};
+use crate::tenants::TenantError;
+
+/// Marks an answer whose cause is in the log; never leaves the host.
+pub(super) const INTERNAL: &str = "x-antiphon-internal";
+
+#[derive(Debug)]
+pub(super) struct ApiError {
+    status: StatusCode,
+    code: &'static str,
+    message: String,
+    /// For the log.
+    internal: Option<String>,
+    /// Beside `error` in the body.
+    fields: Option<Value>,
+    retry_after_s: Option<u32>,
+    /// Clients that retry on 409 must not: asking again changes nothing.
+    is_final: bool,
+}
+
+pub(super) type ApiResult<T> = Result<T, ApiError>;
+
+impl ApiError {
+    pub(super) fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
+        let (message, is_final) = (message.into(), status == StatusCode::CONFLICT);
+        Self { status, code, message, internal: None, fields: None, retry_after_s: None, is_final }
+    }
+
+    pub(super) fn bad(code: &'static str, message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, code, message)
+    }
+
+    pub(super) fn not_found(code: &'static str, message: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, code, message)
+    }
+
+    pub(super) fn conflict(code: &'static str, message: impl Into<String>) -> Self {
+        Self::new(StatusCode::CONFLICT, code, message)
+    }
+
+    pub(super) fn too_large(limit: usize) -> Self {
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", format!("{limit} bytes is the most"))
+    }
+
+    pub(super) fn overloaded(message: impl Into<String>) -> Self {
+        Self { retry_after_s: Some(1), ..Self::new(StatusCode::TOO_MANY_REQUESTS, "overloaded", message) }
+    }
+
+    pub(super) fn draining() -> Self {
+        let error = Self::new(StatusCode::SERVICE_UNAVAILABLE, "draining", "the server is stopping");
+        Self { retry_after_s: Some(1), ..error }
+    }
+
+    pub(super) fn internal(internal: impl ToString) -> Self {
+        let error = Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "something went wrong inside the server");
+        Self { internal: Some(internal.to_string()), ..error }
+    }
+
+    pub(super) fn with(self, fields: Value) -> Self {
+        Self { fields: Some(fields), ..self }
+    }
+
+    fn latched(internal: impl ToString) -> Self {
+        let message = "the server's disk failed: it takes no more writes until it is restarted";
+        let error = Self::new(StatusCode::SERVICE_UNAVAILABLE, "store_latched", message);
+        Self { internal: Some(internal.to_string()), ..error }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let kind = if self.status.is_server_error() { "server_error" } else { "invalid_request_error" };
+        let mut body = json!({"error": {"code": self.code, "message": self.message, "type": kind}});
+        if let (Value::Object(body), Some(Value::Object(fields))) = (&mut body, self.fields) {
+            body.extend(fields);
+        }
+        let mut response = (self.status, Json(body)).into_response();
+        let headers = response.headers_mut();
+        if let Some(seconds) = self.retry_after_s {
+            headers.insert("retry-after", HeaderValue::from(seconds));
+        }
+        if self.is_final {
+            headers.insert("x-should-retry", HeaderValue::from_static("false"));
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            headers.insert("www-authenticate", HeaderValue::from_static("Bearer"));
+        }
+        if let Some(internal) = self.internal {
+            tracing::error!(code = self.code, error = %internal, "answered with an error");
+            headers.insert(INTERNAL, HeaderValue::from_static("1"));
+        }
+        response
+    }
+}
+
+pub(super) async fn no_route() -> ApiError {
+    ApiError::not_found("route_not_found", "there is nothing at this path")
+}
+
+pub(super) async fn no_method() -> ApiError {
+    ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this path does not know the method")
+}
+
+impl From<InvalidName> for ApiError {
+    fn from(error: InvalidName) -> Self {
+        Self::bad("invalid_name", error.to_string())
+    }
+}
+
+impl From<MalformedOffset> for ApiError {
+    fn from(error: MalformedOffset) -> Self {
+        Self::bad("offset_malformed", error.to_string())
+    }
+}
+
+impl From<ReadError> for ApiError {
+    fn from(error: ReadError) -> Self {
+        Self::internal(error)
+    }
+}
+
+impl From<CommitError> for ApiError {
+    fn from(error: CommitError) -> Self {
+        match error {
+            CommitError::Latched(latched) => Self::latched(latched),
+            CommitError::Fenced | CommitError::TailMismatch => Self::internal(error),
+        }
+    }
+}
+
+impl From<TenantError> for ApiError {
+    fn from(error: TenantError) -> Self {
+        match error {
+            TenantError::Read(error) => error.into(),
+            TenantError::Commit(error) => error.into(),
+            TenantError::KeyFile(error) => Self::internal(error),
+        }
+    }
+}
+
+impl From<Dead> for ApiError {
+    fn from(dead: Dead) -> Self {
+        match dead {
+            Dead::Latched(latched) => Self::latched(latched),
+            Dead::Closed => Self::draining(),
+            Dead::Fenced | Dead::Illegal(_) => Self::internal(dead),
+        }
+    }
+}
+
+impl From<FollowError> for ApiError {
+    fn from(error: FollowError) -> Self {
+        match error {
+            FollowError::Dead(dead) => dead.into(),
+            FollowError::Read(error) => error.into(),
+        }
+    }
+}
+
+impl From<SessionError> for ApiError {
+    fn from(error: SessionError) -> Self {
+        match error {
+            SessionError::NotFound => Self::not_found("session_not_found", "there is no such session"),
+            SessionError::Gone => gone(),
+            SessionError::Draining => Self::draining(),
+            SessionError::Latched(latched) => Self::latched(latched),
+            SessionError::Read(_) | SessionError::Broken(_) => Self::internal(error),
+        }
+    }
+}
+
+fn gone() -> ApiError {
+    ApiError::new(StatusCode::GONE, "session_gone", "the session was deleted or has expired")
+}
+
+impl From<CommandError> for ApiError {
+    fn from(error: CommandError) -> Self {
+        let text = error.to_string();
+        match error {
+            CommandError::Exists => Self::conflict("session_exists", text),
+            CommandError::Gone => gone(),
+            CommandError::NotFound => Self::not_found("session_not_found", text),
+            CommandError::AgentNotInSession => Self::conflict("agent_not_in_session", text),
+            CommandError::EntryAgent => Self::conflict("entry_agent", text),
+            CommandError::Idle => Self::conflict("idle", text),
+            CommandError::KeyReused => {
+                Self::new(StatusCode::UNPROCESSABLE_ENTITY, "idempotency_key_reused", text)
+            }
+            CommandError::Full { .. } => Self::overloaded(text),
+            CommandError::TooLarge(limit) => Self::too_large(limit),
+            CommandError::SlotLocked(_) => Self::conflict("slot_locked", text),
+            CommandError::VersionMismatch(newest) => {
+                let newest = newest.map_or(Value::Null, |newest| json!(newest.0));
+                let message = "the slot has another version";
+                Self::new(StatusCode::PRECONDITION_FAILED, "version_mismatch", message)
+                    .with(json!({"version": newest}))
+            }
+            CommandError::VersionRequired(newest) => {
+                let message = "the slot exists: send If-Match with the version you replace";
+                Self::new(StatusCode::PRECONDITION_REQUIRED, "version_required", message)
+                    .with(json!({"version": newest.0}))
+            }
+            CommandError::NoSuchMessage => Self::not_found("operation_not_found", text),
+            CommandError::Dead(dead) => dead.into(),
+        }
+    }
+}
+
+impl From<ConfigError> for ApiError {
+    fn from(error: ConfigError) -> Self {
+        match error {
+            ConfigError::UnknownField(text) => Self::bad("unknown_field", text),
+            ConfigError::Invalid(text) => Self::bad("invalid_json", text),
+        }
+    }
+}
+
+impl From<DeployError> for ApiError {
+    fn from(error: DeployError) -> Self {
+        let unprocessable = |code, text| Self::new(StatusCode::UNPROCESSABLE_ENTITY, code, text);
+        let text = error.to_string();
+        match error {
+            DeployError::Component(ComponentError::NotAComponent(_)) => unprocessable("not_a_component", text),
+            DeployError::Component(ComponentError::Precompiled) => unprocessable("precompiled_refused", text),
+            DeployError::Component(ComponentError::WorldMismatch(_)) => unprocessable("world_mismatch", text),
+            DeployError::Component(ComponentError::ImportNotGranted(_)) => {
+                unprocessable("import_not_granted", text)
+            }
+            DeployError::NotFound => agent_not_found(),
+            DeployError::NoSuchVersion => Self::not_found("version_not_found", text),
+            DeployError::Commit(error) => error.into(),
+            DeployError::Files(_) | DeployError::Missing(_) => Self::internal(text),
+        }
+    }
+}
+
+pub(super) fn agent_not_found() -> ApiError {
+    ApiError::not_found("agent_not_found", "there is no such agent")
+}

@@ -1,0 +1,60 @@
+//! `/v1/operations`: a message as a long-running operation.
+
+use axum::Json;
+use axum::extract::State;
+use serde_json::Value;
+
+use crate::id::MessageId;
+use crate::session::commands;
+use crate::session::outcome::{self, Standing};
+use crate::session::{Session, SessionError};
+use crate::tenants::Right;
+
+use super::Api;
+use super::auth::Caller;
+use super::body::Names;
+use super::error::{ApiError, ApiResult};
+use super::wire;
+
+fn not_found() -> ApiError {
+    ApiError::not_found("operation_not_found", "there is no such operation")
+}
+
+async fn find(
+    api: &Api,
+    caller: &Caller,
+    message: &MessageId,
+    right: Right,
+) -> ApiResult<(std::sync::Arc<Session>, Standing)> {
+    let id = message.session();
+    caller.enter(&id, right)?;
+    let session = match api.sessions.get(caller.tenant(), &id).await {
+        Ok(session) => session,
+        Err(SessionError::NotFound) => return Err(not_found()),
+        Err(error) => return Err(error.into()),
+    };
+    let standing = outcome::look(&session, message).await?.ok_or_else(not_found)?;
+    Ok((session, standing))
+}
+
+pub(super) async fn show(
+    State(api): State<Api>,
+    caller: Caller,
+    Names(message): Names<MessageId>,
+) -> ApiResult<Json<Value>> {
+    let (_, standing) = find(&api, &caller, &message, Right::Read).await?;
+    Ok(Json(wire::operation(&message, &standing)))
+}
+
+/// Cancelling what is done already changes nothing and is no error.
+pub(super) async fn cancel(
+    State(api): State<Api>,
+    caller: Caller,
+    Names(message): Names<MessageId>,
+) -> ApiResult<Json<Value>> {
+    let (session, _) = find(&api, &caller, &message, Right::Interrupt).await?;
+    commands::cancel(&session.ledger, &message)?;
+    session.ledger.settle().await?;
+    let standing = outcome::look(&session, &message).await?.ok_or_else(not_found)?;
+    Ok(Json(wire::operation(&message, &standing)))
+}

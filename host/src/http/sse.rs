@@ -1,0 +1,82 @@
+//! The one writer of event streams.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::response::{IntoResponse, Response};
+use bytes::{BufMut, Bytes, BytesMut};
+use futures_util::{Stream, StreamExt};
+use http::header;
+
+/// Proxies close connections that are silent for a minute; a quarter of that survives loss.
+const HEARTBEAT: Duration = Duration::from_secs(15);
+
+/// One event. `data` is one line of JSON; line breaks in it, of any kind, become lines of their
+/// own, so that nothing inside can end the event.
+pub(super) fn event(id: &str, kind: &str, data: &[u8]) -> Bytes {
+    let mut bytes = BytesMut::with_capacity(data.len() + id.len() + kind.len() + 32);
+    for (name, value) in [("id: ", id), ("event: ", kind)] {
+        bytes.put_slice(name.as_bytes());
+        bytes.put_slice(value.as_bytes());
+        bytes.put_u8(b'\n');
+    }
+    let mut rest = data;
+    loop {
+        let end = rest.iter().position(|byte| matches!(byte, b'\n' | b'\r')).unwrap_or(rest.len());
+        bytes.put_slice(b"data: ");
+        bytes.put_slice(&rest[..end]);
+        bytes.put_u8(b'\n');
+        if end == rest.len() {
+            break;
+        }
+        let both = rest[end..].starts_with(b"\r\n");
+        rest = &rest[end + 1 + usize::from(both)..];
+    }
+    bytes.put_u8(b'\n');
+    bytes.freeze()
+}
+
+/// A response that streams events, with a comment when nothing happens for a while.
+pub(super) fn response(events: impl Stream<Item = Bytes> + Send + 'static) -> Response {
+    let mut heartbeat = tokio::time::interval(HEARTBEAT);
+    heartbeat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let state = (Box::pin(events), heartbeat, true);
+    let chunks = futures_util::stream::unfold(state, |(mut events, mut heartbeat, first)| async move {
+        if first {
+            heartbeat.tick().await;
+            // The head goes out at once: the client knows that it is connected.
+            return Some((Bytes::from_static(b": connected\n\n"), (events, heartbeat, false)));
+        }
+        tokio::select! {
+            biased;
+            event = events.next() => {
+                heartbeat.reset();
+                event.map(|event| (event, (events, heartbeat, false)))
+            }
+            _ = heartbeat.tick() => {
+                Some((Bytes::from_static(b": alive\n\n"), (events, heartbeat, false)))
+            }
+        }
+    });
+    let headers = [
+        (header::CONTENT_TYPE, "text/event-stream"),
+        (header::CACHE_CONTROL, "no-cache"),
+        // Buffering proxies would hold words back.
+        (header::HeaderName::from_static("x-accel-buffering"), "no"),
+    ];
+    (headers, Body::from_stream(chunks.map(Ok::<_, Infallible>))).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn data_cannot_leave_its_event() {
+        let bytes = event("1", "spoke", b"a\nb\r\nc\rd");
+        let text = std::str::from_utf8(&bytes).unwrap();
+        assert_eq!(text, "id: 1\nevent: spoke\ndata: a\ndata: b\ndata: c\ndata: d\n\n");
+        assert_eq!(&event("1", "x", b"")[..], b"id: 1\nevent: x\ndata: \n\n");
+    }
+}

@@ -1,0 +1,181 @@
+//! The JSON of answers: twins of inner types, so that those can change without the API.
+
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::agents::{Deployment, Version};
+use crate::id::{AgentName, Offset, Seq, SessionId, SlotName};
+use crate::journal::codec::Encoded;
+use crate::journal::entry::{Usage, Writer};
+use crate::journal::state::{Slot, State};
+use crate::ledger::transcript::{Ending, Item, Speaker};
+use crate::session::outcome::{Standing, Taken};
+
+pub(super) fn agent(name: &AgentName, deployment: &Deployment) -> Value {
+    let active = deployment.active();
+    json!({
+        "agent": name,
+        "ready": active.is_some(),
+        "version": active.as_ref().map(|version| version.number),
+        "component": active.as_ref().map(|version| version.component.to_string()),
+        "created_at": active.as_ref().map(|version| version.created_at.to_rfc3339()),
+        "description": deployment.config.card.description,
+    })
+}
+
+pub(super) fn version(version: &Version) -> Value {
+    json!({
+        "version": version.number,
+        "component": version.component.to_string(),
+        "config": *version.config,
+        "created_at": version.created_at.to_rfc3339(),
+    })
+}
+
+pub(super) fn session(id: &SessionId, state: &State) -> Value {
+    let agents: Vec<Value> = state
+        .participants
+        .iter()
+        .map(|(agent, participant)| {
+            json!({"agent": agent, "turn": participant.turn, "pending": participant.pending.len()})
+        })
+        .collect();
+    json!({
+        "session": id,
+        "entry": state.entry_agent(),
+        "agents": agents,
+        "slots": state.slots.len(),
+        "offset": Offset(state.last).to_string(),
+        "last_event_at": state.time.to_rfc3339(),
+        "expires_at": state.expires_at().map(|at| at.to_rfc3339()),
+    })
+}
+
+pub(super) fn slot(name: &SlotName, slot: &Slot) -> Value {
+    let document = slot.document.as_ref();
+    json!({
+        "slot": name,
+        "version": document.map(|document| document.version),
+        "state": if slot.lock.is_some() { "locked" } else { "idle" },
+        "locked_by": slot.lock,
+        "written_at": document.map(|document| document.written_at.to_rfc3339()),
+        "by": document.map(|document| match &document.by {
+            Writer::Agent(agent) => json!({"agent": agent}),
+            Writer::Author(author) => json!({"author": author}),
+        }),
+        "bytes": document.map(|document| document.bytes),
+    })
+}
+
+pub(super) fn item(item: &Item) -> Value {
+    let mut value = json!({
+        "offset": Offset(item.at).to_string(),
+        "time": item.time.to_rfc3339(),
+        "text": item.text,
+    });
+    match &item.speaker {
+        Speaker::Person(author) => value["author"] = json!(author),
+        Speaker::Agent(agent) => value["agent"] = json!(agent),
+    }
+    if let Some(turn) = &item.turn {
+        value["turn"] = json!(turn);
+        value["end"] = json!(match item.end {
+            Some(Ending::Complete) => Some("complete"),
+            Some(Ending::Interrupted) => Some("interrupted"),
+            Some(Ending::Failed) => Some("failed"),
+            None => None,
+        });
+    }
+    if let Some(message) = &item.message {
+        value["message"] = json!(message);
+    }
+    value
+}
+
+/// A page of events or entries.
+#[derive(Serialize)]
+pub(super) struct Page<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) events: Option<Vec<&'a serde_json::value::RawValue>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) entries: Option<Vec<Value>>,
+    /// Everything up to here was looked at.
+    pub(super) offset: String,
+    pub(super) up_to_date: bool,
+}
+
+/// An entry with its private part.
+pub(super) fn entry(encoded: &Encoded) -> Result<Value, serde_json::Error> {
+    let mut value: Value = serde_json::from_slice(&encoded.public())?;
+    let private = encoded.private();
+    if !private.is_empty() {
+        let mut private: Value = serde_json::from_slice(&private)?;
+        // The source of randomness stays in the host, whoever looks.
+        if let Value::Object(fields) = &mut private {
+            fields.remove("secret");
+        }
+        if private.as_object().is_none_or(|fields| !fields.is_empty()) {
+            value["private"] = private;
+        }
+    }
+    Ok(value)
+}
+
+fn usage(usage: Usage) -> Value {
+    json!({
+        "model_calls": usage.model_calls,
+        "input_tokens": usage.input_tokens,
+        "output_tokens": usage.output_tokens,
+    })
+}
+
+/// What `invoke` answers when the turn is over.
+pub(super) fn answer(session: &SessionId, taken: &Taken) -> Value {
+    let ended = taken.ended.as_ref();
+    json!({
+        "session": session,
+        "run": taken.run,
+        "turn": taken.turn,
+        "offset": Offset(ended.map_or(Seq(0), |ended| ended.seq)).to_string(),
+        "outcome": ended.map(|ended| ended.outcome.name()),
+        "reply": taken.reply,
+        "usage": usage(ended.map(|ended| ended.usage).unwrap_or_default()),
+    })
+}
+
+/// A long-running operation: the message and what became of it.
+pub(super) fn operation(message: &crate::id::MessageId, standing: &Standing) -> Value {
+    let session = message.session();
+    let metadata = |taken: Option<&Taken>| {
+        json!({
+            "session": session,
+            "turn": taken.map(|taken| &taken.turn),
+            "run": taken.map(|taken| &taken.run),
+            "reply": taken.map(|taken| &taken.reply),
+        })
+    };
+    let mut value = json!({"name": message, "done": false, "metadata": metadata(None)});
+    match standing {
+        Standing::Open(taken) => value["metadata"] = metadata(taken.as_ref()),
+        Standing::SetAside(reason) => {
+            value["done"] = json!(true);
+            value["error"] = json!({"code": "set_aside", "message": reason});
+        }
+        Standing::Done(taken) => {
+            value["done"] = json!(true);
+            value["metadata"] = metadata(Some(taken));
+            let error = taken.ended.as_ref().and_then(|ended| ended.error.as_ref());
+            let cancelled = taken.ended.as_ref().is_some_and(|ended| ended.outcome.name() == "cancelled");
+            match error {
+                Some(error) => {
+                    value["error"] = json!({"code": error.code.name(), "message": error.message});
+                }
+                None if cancelled => {
+                    value["error"] = json!({"code": "cancelled", "message": "the operation was cancelled"});
+                }
+                None => value["response"] = answer(&session, taken),
+            }
+        }
+    }
+    value
+}

@@ -1,0 +1,167 @@
+//! One turn: a fresh store and instance, `handle` called once, and how it ended.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use wasmtime::{Store, Trap, UpdateDeadline, WasmBacktrace};
+
+use crate::clock::Time;
+use crate::journal::context::{Change, Context};
+use crate::journal::entry::{Cause, Failure, TurnError};
+use crate::journal::state::Pending;
+use crate::ledger::Dead;
+
+use super::bindings::exports::antiphon::agent::agent as export;
+use super::engine::{Loaded, Runtime};
+use super::guest::Guest;
+use super::host::mailbox;
+use super::scope::{Scope, Stop};
+
+/// Functions named in a backtrace.
+const BACKTRACE_FRAMES_MAX: usize = 32;
+
+/// What the turn is given.
+#[derive(Debug, Clone)]
+pub struct Input {
+    pub causes: Vec<Cause>,
+    pub messages: Vec<Pending>,
+    pub context: Context,
+    /// The session's secret.
+    pub secret: String,
+}
+
+/// How the instance ended.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Exit {
+    Completed { wake_at: Option<Time>, context: Vec<Change> },
+    Failed { error: TurnError, backtrace: Option<String>, stderr: Option<String> },
+    /// The turn was ended by somebody else while the instance ran.
+    Over,
+    /// The session's ledger takes no more entries.
+    Dead(Dead),
+}
+
+/// Run one turn. Dropping the future ends the instance where it is.
+pub async fn start(runtime: &Runtime, loaded: &Loaded, scope: Arc<Scope>, input: Input) -> Exit {
+    let wall = Duration::from_millis(scope.limits.turn_ms_max);
+    let exit = match tokio::time::timeout(wall, run(runtime, loaded, &scope, input)).await {
+        Ok(exit) => exit,
+        Err(_) => failed(
+            &scope,
+            Failure::Deadline,
+            format!("the turn took longer than {} ms", scope.limits.turn_ms_max),
+            None,
+        ),
+    };
+    scope.print_rest();
+    exit
+}
+
+async fn run(runtime: &Runtime, loaded: &Loaded, scope: &Arc<Scope>, input: Input) -> Exit {
+    let guest = Guest::new(scope.clone(), &input.secret, input.context);
+    let mut store = Store::new(runtime.engine(), guest);
+    store.limiter(|guest| &mut guest.limiter);
+    store.set_hostcall_fuel(scope.limits.host_call_bytes_max);
+    store.set_max_component_handles(scope.limits.handles_max);
+    let cpu_max = Duration::from_millis(scope.limits.cpu_ms_max);
+    scope.cpu.resume();
+    store.epoch_deadline_callback(move |mut store| {
+        let guest = store.data_mut();
+        if guest.scope.cpu.pause() > cpu_max {
+            guest.cpu_exceeded = true;
+            return Ok(UpdateDeadline::Interrupt);
+        }
+        let cpu = guest.scope.cpu.clone();
+        // Others get a turn at every tick; their time is not this guest's.
+        Ok(UpdateDeadline::YieldCustom(
+            1,
+            Box::pin(async move { cpu.waiting(tokio::task::yield_now()).await }),
+        ))
+    });
+    // Armed before instantiation: start functions are guest code too.
+    store.set_epoch_deadline(1);
+
+    let causes = input.causes.iter().map(cause).collect();
+    let headers = input.messages.iter().map(mailbox::header).collect();
+    let turn_input = export::TurnInput { causes, headers };
+    let called = async {
+        let component = loaded.pre.instantiate_async(&mut store).await?;
+        component.antiphon_agent_agent().call_handle(&mut store, &turn_input).await
+    };
+    match called.await {
+        Ok(Ok(output)) => Exit::Completed {
+            wake_at: output.wake_at.map(Time),
+            context: std::mem::take(&mut store.data_mut().changes),
+        },
+        Ok(Err(error)) => failed(scope, Failure::Agent, agent_error(error), None),
+        Err(error) => trapped(scope, store.data(), &error),
+    }
+}
+
+fn cause(cause: &Cause) -> export::Cause {
+    match cause {
+        Cause::Messages => export::Cause::Messages,
+        Cause::Slot(slot) => export::Cause::Slot(slot.as_str().to_owned()),
+        Cause::Wake => export::Cause::Wake,
+    }
+}
+
+fn agent_error(error: export::AgentError) -> String {
+    match error {
+        export::AgentError::InvalidInput(text) => format!("invalid input: {text}"),
+        export::AgentError::Unavailable(text) => format!("unavailable: {text}"),
+        export::AgentError::Other(text) => text,
+    }
+}
+
+fn trapped(scope: &Scope, guest: &Guest, error: &wasmtime::Error) -> Exit {
+    let backtrace = error.downcast_ref::<WasmBacktrace>().map(backtrace);
+    if guest.cpu_exceeded {
+        let text = format!("the agent computed longer than {} ms", scope.limits.cpu_ms_max);
+        return failed(scope, Failure::Cpu, text, backtrace);
+    }
+    match error.downcast_ref::<Stop>() {
+        Some(Stop::Over) => return Exit::Over,
+        Some(Stop::Dead(dead)) => return Exit::Dead(dead.clone()),
+        Some(stop @ Stop::Limit(_)) => return failed(scope, Failure::Limit, stop.to_string(), backtrace),
+        Some(stop @ Stop::Read(_)) => return failed(scope, Failure::Component, stop.to_string(), backtrace),
+        None => {}
+    }
+    if guest.limiter.refused() {
+        let text = format!("the agent needs more memory than {} bytes", scope.limits.memory_bytes_max);
+        return failed(scope, Failure::Limit, text, backtrace);
+    }
+    match error.downcast_ref::<Trap>() {
+        Some(trap) => failed(scope, Failure::Trap, trap.to_string(), backtrace),
+        // Limits of wasmtime itself (bytes per call, handles, instances) have no type of their own.
+        None => failed(scope, Failure::Limit, format!("{}", error.root_cause()), backtrace),
+    }
+}
+
+fn failed(scope: &Scope, code: Failure, message: String, backtrace: Option<String>) -> Exit {
+    // The guest chose part of these words.
+    let message: String = message.chars().take(500).collect();
+    let stderr = scope.output.stderr_end();
+    Exit::Failed { error: TurnError { code, message }, backtrace, stderr }
+}
+
+fn backtrace(backtrace: &WasmBacktrace) -> String {
+    let frames = backtrace.frames().iter().take(BACKTRACE_FRAMES_MAX);
+    let lines: Vec<String> = frames
+        .map(|frame| match frame.func_name() {
+            Some(name) => rustc_name(name),
+            None => format!("function {}", frame.func_index()),
+        })
+        .collect();
+    lines.join("\n")
+}
+
+/// The name without the hash that the compiler adds.
+fn rustc_name(name: &str) -> String {
+    wasmtime_demangle(name).unwrap_or_else(|| name.to_owned())
+}
+
+fn wasmtime_demangle(name: &str) -> Option<String> {
+    let (path, hash) = name.rsplit_once("::h")?;
+    (hash.len() == 16 && hash.bytes().all(|byte| byte.is_ascii_hexdigit())).then(|| path.to_owned())
+}

@@ -1,0 +1,186 @@
+//! What one turn may use, and the counting of it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use wasmtime::ResourceLimiter;
+
+/// Time between two looks at a running guest: a hundredth of the CPU a turn may use by default,
+/// so the limit is met within 1 %, and far above the cost of a look.
+pub const TICK: Duration = Duration::from_millis(10);
+
+/// Core instances, memories and tables of one component: componentize-js and
+/// componentize-py make under ten of each.
+pub const INSTANCES_MAX: u32 = 32;
+pub const MEMORIES_MAX: u32 = 4;
+pub const TABLES_MAX: u32 = 16;
+/// A JavaScript or Python engine needs 100,000 (measured; design/performance).
+pub const TABLE_ELEMENTS_MAX: usize = 100_000;
+
+/// Bounds of one turn. Numbers are the design's table of limits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TurnLimits {
+    pub memory_bytes_max: u64,
+    pub cpu_ms_max: u64,
+    pub turn_ms_max: u64,
+    pub host_calls_max: u64,
+    pub host_call_bytes_max: usize,
+    pub handles_max: usize,
+    pub reply_bytes_max: u64,
+    pub message_bytes_max: usize,
+    pub slot_bytes_max: usize,
+    pub slots_max: usize,
+    pub mailbox_messages_max: usize,
+}
+
+impl Default for TurnLimits {
+    fn default() -> Self {
+        Self {
+            memory_bytes_max: 128 * 1024 * 1024,
+            cpu_ms_max: 2_000,
+            turn_ms_max: 600_000,
+            host_calls_max: 100_000,
+            host_call_bytes_max: 4 * 1024 * 1024,
+            handles_max: 1_000,
+            reply_bytes_max: 1024 * 1024,
+            message_bytes_max: 1024 * 1024,
+            slot_bytes_max: 4 * 1024 * 1024,
+            slots_max: 256,
+            mailbox_messages_max: 10_000,
+        }
+    }
+}
+
+/// Sums linear memory over the whole instance; wasmtime's own limits count each memory alone.
+#[derive(Debug)]
+pub struct Limiter {
+    bytes: u64,
+    bytes_max: u64,
+    refused: bool,
+}
+
+impl Limiter {
+    pub fn new(limits: &TurnLimits) -> Self {
+        Self { bytes: 0, bytes_max: limits.memory_bytes_max, refused: false }
+    }
+
+    /// Whether the guest asked for more than it may have.
+    pub fn refused(&self) -> bool {
+        self.refused
+    }
+}
+
+impl ResourceLimiter for Limiter {
+    /// Answering no makes the guest's own allocation fail, the same way in every run.
+    fn memory_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        _maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        let more = desired.saturating_sub(current) as u64;
+        let sum = self.bytes.saturating_add(more);
+        let fits = sum <= self.bytes_max;
+        if fits {
+            self.bytes = sum;
+        } else {
+            self.refused = true;
+        }
+        Ok(fits)
+    }
+
+    /// The host has no memory although the guest may have it: the run is not repeatable, so it ends.
+    fn memory_grow_failed(&mut self, error: wasmtime::Error) -> wasmtime::Result<()> {
+        Err(error)
+    }
+
+    fn table_growing(
+        &mut self,
+        _current: usize,
+        desired: usize,
+        _maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        Ok(desired <= TABLE_ELEMENTS_MAX)
+    }
+
+    fn table_grow_failed(&mut self, error: wasmtime::Error) -> wasmtime::Result<()> {
+        Err(error)
+    }
+
+    fn instances(&self) -> usize {
+        INSTANCES_MAX as usize
+    }
+
+    fn tables(&self) -> usize {
+        TABLES_MAX as usize
+    }
+
+    fn memories(&self) -> usize {
+        MEMORIES_MAX as usize
+    }
+}
+
+/// Time spent inside the guest. Waiting for anything stops the watch.
+#[derive(Debug, Clone)]
+pub struct Cpu(Arc<CpuInner>);
+
+#[derive(Debug)]
+struct CpuInner {
+    start: Instant,
+    /// Nanoseconds after `start` since which the guest runs.
+    since: AtomicU64,
+    used: AtomicU64,
+}
+
+impl Cpu {
+    pub fn start() -> Self {
+        Self(Arc::new(CpuInner {
+            start: Instant::now(),
+            since: AtomicU64::new(0),
+            used: AtomicU64::new(0),
+        }))
+    }
+
+    /// The guest starts or goes on.
+    pub fn resume(&self) {
+        self.0.since.store(self.elapsed_ns(), Ordering::Relaxed);
+    }
+
+    /// The guest waits or was looked at: count what it ran. A look comes each tick while it runs, so
+    /// what is longer than two ticks was not spent in the guest.
+    pub fn pause(&self) -> Duration {
+        let now = self.elapsed_ns();
+        let ran = now.saturating_sub(self.0.since.swap(now, Ordering::Relaxed));
+        let counted = ran.min(2 * TICK.as_nanos() as u64);
+        Duration::from_nanos(self.0.used.fetch_add(counted, Ordering::Relaxed) + counted)
+    }
+
+    /// Wait for something outside with the watch stopped.
+    pub async fn waiting<T>(&self, wait: impl Future<Output = T>) -> T {
+        self.pause();
+        let answer = wait.await;
+        self.resume();
+        answer
+    }
+
+    fn elapsed_ns(&self) -> u64 {
+        u64::try_from(self.0.start.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memories_are_summed_and_a_refusal_costs_nothing() {
+        let mut limiter =
+            Limiter::new(&TurnLimits { memory_bytes_max: 100, ..TurnLimits::default() });
+        assert!(limiter.memory_growing(0, 60, None).unwrap());
+        assert!(!limiter.memory_growing(0, 60, None).unwrap());
+        assert!(limiter.memory_growing(0, 40, None).unwrap());
+        assert!(!limiter.memory_growing(60, 61, None).unwrap());
+        assert!(!limiter.memory_growing(0, usize::MAX, None).unwrap());
+    }
+}

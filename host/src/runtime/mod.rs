@@ -1,0 +1,21 @@
+//! wasmtime: a component and a turn in, an exit out.
+//!
+//! - [`engine`]: the one engine, compiled components, checks of what is uploaded.
+//! - [`instance`]: one turn: a fresh store and instance, and how it ended.
+//! - [`scope`]: what an instance may reach, and the one point at which its calls
+//!   are numbered and written down.
+//! - [`host`]: one WIT interface per file, over the scope.
+//! - [`limits`], [`wasi`]: what a guest may use, and how little is behind WASI.
+//!
+//! Invariants: one wasmtime store per turn, never used again after the turn; an
+//! instance reaches one session, the one of its scope. Traps, limits and
+//! time-outs are exits, not errors. It decides nothing about what runs when: session/ does.
+
+mod bindings;
+pub mod engine;
+mod guest;
+mod host;
+pub mod instance;
+pub mod limits;
+pub mod scope;
+mod wasi;

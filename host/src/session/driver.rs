@@ -1,0 +1,249 @@
+//! The only loop of a session: look, decide, act, wait.
+//!
+//! Owns the tasks of the session's turns: they end with it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::{AbortHandle, Id, JoinSet};
+use tokio::time::Instant;
+
+use crate::clock::Time;
+use crate::id::{AgentName, TurnId};
+use crate::journal::entry::{
+    Failure, MessageSetAside, Outcome, Payload, SessionChange, SessionChanged, TurnEndedPrivate, TurnError,
+};
+use crate::ledger::{Dead, WINDOW_MS};
+
+use super::machine::{Action, Situation, decide};
+use super::recovery::end_turn;
+use super::{IDLE_MS, Session, Sessions, turn, wake};
+
+struct Driver {
+    sessions: Sessions,
+    session: Arc<Session>,
+    tasks: JoinSet<()>,
+    running: BTreeMap<TurnId, (Id, AbortHandle)>,
+    /// Agents that cannot start before something is deployed.
+    unready: BTreeSet<AgentName>,
+    idle_since: Time,
+    flush_at: Option<Instant>,
+    look_at: Option<Time>,
+}
+
+/// What ends a wait.
+enum Woken {
+    Changed,
+    TurnDone,
+    Deployed,
+    Timer,
+    Draining,
+    Stopping,
+}
+
+pub(super) async fn drive(sessions: Sessions, session: Arc<Session>) {
+    let idle_since = sessions.now();
+    let mut driver = Driver {
+        sessions,
+        session,
+        tasks: JoinSet::new(),
+        running: BTreeMap::new(),
+        unready: BTreeSet::new(),
+        idle_since,
+        flush_at: None,
+        look_at: None,
+    };
+    driver.run().await;
+}
+
+impl Driver {
+    async fn run(&mut self) {
+        let mut deployed = self.sessions.0.parts.agents.changes();
+        loop {
+            let mark = self.session.ledger.mark();
+            if let Some(dead) = mark.dead {
+                // Instances end with the driver; the session is folded again by whoever asks next.
+                if !matches!(dead, Dead::Latched(_) | Dead::Closed) {
+                    let at = self.sessions.now().plus_ms(wake::AGAIN_MS);
+                    self.sessions.0.agenda.put(&self.session.journal, at);
+                }
+                return;
+            }
+            if !self.act().await {
+                return;
+            }
+            let timer = self.timer();
+            let woken = tokio::select! {
+                biased;
+                () = self.sessions.0.stopping.cancelled() => Woken::Stopping,
+                () = self.session.ledger.changed() => Woken::Changed,
+                _ = self.session.ledger.died() => Woken::Changed,
+                Some(done) = self.tasks.join_next_with_id() => {
+                    self.turn_done(done);
+                    Woken::TurnDone
+                }
+                Ok(()) = deployed.changed() => Woken::Deployed,
+                () = tokio::time::sleep_until(timer.unwrap_or_else(Instant::now)), if timer.is_some() => Woken::Timer,
+                () = self.sessions.0.draining.cancelled(), if !self.draining() || self.is_done() => Woken::Draining,
+            };
+            match woken {
+                Woken::Changed | Woken::TurnDone => self.idle_since = self.sessions.now(),
+                Woken::Deployed => self.unready.clear(),
+                Woken::Timer => self.flush_if_due(),
+                Woken::Draining => {}
+                Woken::Stopping => break,
+            }
+            if self.draining() && self.is_done() {
+                break;
+            }
+        }
+        self.stop().await;
+    }
+
+    fn draining(&self) -> bool {
+        self.sessions.0.draining.is_cancelled()
+    }
+
+    fn is_done(&self) -> bool {
+        self.running.is_empty()
+    }
+
+    /// Leave what runs as it stands in the journal, and make that durable.
+    async fn stop(&mut self) {
+        self.tasks.shutdown().await;
+        if self.session.ledger.settle().await.is_ok() {
+            self.session.ledger.snapshot(true);
+            let _ = self.session.ledger.close();
+        }
+    }
+
+    /// Decide and act until nothing follows any more; false when the session is over for this driver.
+    async fn act(&mut self) -> bool {
+        self.look_at = None;
+        let situation = Situation {
+            running: self.running.keys().cloned().collect(),
+            busy: self.unready.clone(),
+            unflushed: self.session.ledger.has_unflushed(),
+            idle_since: self.idle_since,
+            // The map's and this driver's do not count.
+            held: Arc::strong_count(&self.session) > 2,
+            draining: self.draining(),
+        };
+        let now = self.sessions.now();
+        let actions = self.session.ledger.look(|state| decide(now, state, &situation, IDLE_MS));
+        for action in actions {
+            match action {
+                Action::Start(agent) => self.start(&agent),
+                Action::Abort(turn) => {
+                    if let Some((_, task)) = self.running.remove(&turn) {
+                        task.abort();
+                    }
+                }
+                Action::SetAside { agent, message, deliveries } => {
+                    let reason = "every turn that took it failed".to_owned();
+                    self.append(Payload::MessageSetAside(MessageSetAside { message, agent, reason, deliveries }));
+                    self.session.ledger.flush();
+                }
+                Action::FlushSoon => {
+                    let window = Instant::now() + Duration::from_millis(WINDOW_MS);
+                    self.flush_at.get_or_insert(window);
+                }
+                Action::Expire => {
+                    self.append(Payload::SessionChanged(SessionChanged { change: SessionChange::Expired }));
+                    self.session.ledger.flush();
+                }
+                Action::Bury => {
+                    wake::bury(&self.sessions, &self.session).await;
+                    return false;
+                }
+                Action::Hibernate => {
+                    self.session.ledger.snapshot(true);
+                    if self.sessions.rest(&self.session) {
+                        return false;
+                    }
+                    self.idle_since = now;
+                    self.look_at = Some(now.plus_ms(IDLE_MS));
+                }
+                Action::WakeAt(at) => self.look_at = Some(at),
+            }
+        }
+        if !situation.unflushed {
+            self.flush_at = None;
+        }
+        true
+    }
+
+    fn start(&mut self, agent: &AgentName) {
+        let tenant = &self.session.journal.tenant;
+        let Some(version) = self.sessions.0.parts.agents.active(tenant, agent) else {
+            self.unready.insert(agent.clone());
+            return;
+        };
+        let Some(started) = turn::begin(&self.session, agent, version) else { return };
+        let name = started.turn.clone();
+        let task = self.tasks.spawn(turn::run(self.sessions.clone(), self.session.clone(), started));
+        self.running.insert(name, (task.id(), task));
+    }
+
+    fn turn_done(&mut self, done: Result<(Id, ()), tokio::task::JoinError>) {
+        let id = match &done {
+            Ok((id, ())) => *id,
+            Err(error) => error.id(),
+        };
+        let turn = self.running.iter().find(|(_, (task, _))| *task == id).map(|(turn, _)| turn.clone());
+        let Some(turn) = turn else { return };
+        self.running.remove(&turn);
+        if let Err(error) = done
+            && error.is_panic()
+        {
+            tracing::error!(%turn, %error, "running a turn panicked");
+            let message = "the host failed while it ran the turn".to_owned();
+            let error = TurnError { code: Failure::HostLost, message };
+            let ended = self.session.ledger.append(None, |batch| {
+                let private = TurnEndedPrivate::default();
+                end_turn(batch, &turn, Outcome::Failed, Some(error), private, None);
+                Ok::<_, Dead>(())
+            });
+            if ended.is_ok() {
+                self.session.ledger.flush();
+            }
+        }
+        self.session.ledger.snapshot(false);
+    }
+
+    fn append(&self, payload: Payload) {
+        // A ledger that is dead ends this driver at its next look.
+        let _ = self.session.ledger.append(None, |batch| {
+            batch.push(payload);
+            Ok::<_, Dead>(())
+        });
+    }
+
+    fn flush_if_due(&mut self) {
+        if self.flush_at.is_some_and(|at| at <= Instant::now()) {
+            self.flush_at = None;
+            self.session.ledger.flush();
+        }
+    }
+
+    fn timer(&self) -> Option<Instant> {
+        let now = self.sessions.now();
+        // Wall time may step; an hour at most is slept on it.
+        let look = self
+            .look_at
+            .map(|at| Instant::now() + Duration::from_millis(at.ms_since(now).min(3_600_000)));
+        self.flush_at.into_iter().chain(look).min()
+    }
+}
+
+impl Drop for Driver {
+    /// A driver that panicked leaves a session that nobody drives: it is dead, and folded again.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.session.ledger.abandon();
+            let at = self.sessions.now().plus_ms(wake::AGAIN_MS);
+            self.sessions.0.agenda.put(&self.session.journal, at);
+        }
+    }
+}

@@ -1,0 +1,303 @@
+//! Sessions: who runs, when, and what happens after a crash.
+//!
+//! ```text
+//! http --get/create--> Sessions --wake--> Session { ledger } <--append-- turns (runtime/)
+//!                         ^                    | changed
+//!                         | rest, bury         v
+//!                       driver: look at the state -> machine::decide -> actions -> wait
+//! ```
+//!
+//! - [`machine`](self): pure, what follows from a state.
+//! - `driver`: the only loop; one task per open session, which owns the tasks of its turns.
+//! - `turn`: one turn from `turn-started` to `turn-ended`.
+//! - [`commands`]: what people do to a session. [`outcome`]: what became of a message.
+//! - `wake`: sessions that are due without anybody asking.
+//!
+//! Invariants: at most one open [`Session`] per journal; a session that nobody holds and that has
+//! nothing to do is in the store alone; what an old process left open is
+//! ended before anything new is admitted.
+
+pub mod commands;
+mod driver;
+mod machine;
+pub mod outcome;
+mod recovery;
+mod turn;
+mod wake;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use tokio::sync::{OnceCell, Semaphore};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::agents::Agents;
+use crate::clock::{Clock, Time};
+use crate::id::{SessionId, TenantId};
+use crate::journal::state::Phase;
+use crate::ledger::{Dead, Ledger};
+use crate::logs::Logs;
+use crate::model::Models;
+use crate::runtime::engine::Runtime;
+use crate::runtime::limits::TurnLimits;
+use crate::store::{JournalId, Latched, OpenError, ReadError, RecordKey, RecordSpace, Store};
+
+use wake::Agenda;
+
+/// How long a session stays in memory with nothing to do: longer than people pause between
+/// lines, short enough that idle sessions cost nothing.
+const IDLE_MS: u64 = 30_000;
+
+/// A deleted or expired id is remembered this long (design: a day).
+const TOMBSTONE_MS: u64 = 24 * 60 * 60 * 1000;
+
+/// Why a session cannot be had.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SessionError {
+    #[error("there is no such session")]
+    NotFound,
+    #[error("the session is gone: it was deleted or has expired")]
+    Gone,
+    #[error("the host is stopping")]
+    Draining,
+    #[error(transparent)]
+    Latched(#[from] Latched),
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// A defect, or a race lost too often.
+    #[error("the session cannot be opened: {0}")]
+    Broken(String),
+}
+
+impl From<OpenError> for SessionError {
+    fn from(error: OpenError) -> Self {
+        match error {
+            OpenError::Read(error) => Self::Read(error),
+            OpenError::Latched(latched) => Self::Latched(latched),
+        }
+    }
+}
+
+impl From<Dead> for SessionError {
+    fn from(dead: Dead) -> Self {
+        match dead {
+            Dead::Latched(latched) => Self::Latched(latched),
+            Dead::Closed | Dead::Fenced | Dead::Illegal(_) => Self::Broken(dead.to_string()),
+        }
+    }
+}
+
+/// What sessions run with.
+pub struct Parts {
+    pub store: Arc<dyn Store>,
+    pub clock: Clock,
+    pub runtime: Arc<Runtime>,
+    pub agents: Arc<Agents>,
+    pub models: Models,
+    pub logs: Logs,
+    pub limits: TurnLimits,
+    /// Turns that run at once on this host.
+    pub turns_max: usize,
+    /// The last process did not stop cleanly: every turn is written down before it runs.
+    pub unclean: bool,
+}
+
+/// All sessions of this host. Cheap to clone.
+#[derive(Clone)]
+pub struct Sessions(Arc<Inner>);
+
+struct Inner {
+    parts: Parts,
+    open: Mutex<HashMap<JournalId, Arc<OnceCell<Arc<Session>>>>>,
+    agenda: Agenda,
+    turns: Semaphore,
+    drivers: TaskTracker,
+    /// Nothing new is started.
+    draining: CancellationToken,
+    /// What still runs is dropped.
+    stopping: CancellationToken,
+}
+
+/// An open session. Whoever holds one keeps it in memory.
+pub struct Session {
+    pub journal: JournalId,
+    pub ledger: Arc<Ledger>,
+}
+
+impl Sessions {
+    pub fn new(parts: Parts) -> Self {
+        let turns = Semaphore::new(parts.turns_max);
+        Self(Arc::new(Inner {
+            parts,
+            open: Mutex::new(HashMap::new()),
+            agenda: Agenda::default(),
+            turns,
+            drivers: TaskTracker::new(),
+            draining: CancellationToken::new(),
+            stopping: CancellationToken::new(),
+        }))
+    }
+
+    /// The session, woken if it rests.
+    pub async fn get(&self, tenant: &TenantId, session: &SessionId) -> Result<Arc<Session>, SessionError> {
+        let open = self.open(tenant, session, false).await?;
+        match open.ledger.look(|state| state.phase) {
+            Phase::Open => Ok(open),
+            Phase::Ended => Err(SessionError::Gone),
+            Phase::Absent => Err(SessionError::NotFound),
+        }
+    }
+
+    /// The session, or an empty journal under its name for whoever opens it next. An id that
+    /// is gone stays gone for a day.
+    pub async fn get_or_absent(
+        &self,
+        tenant: &TenantId,
+        session: &SessionId,
+    ) -> Result<Arc<Session>, SessionError> {
+        let open = self.open(tenant, session, true).await?;
+        match open.ledger.look(|state| state.phase) {
+            Phase::Open | Phase::Absent => Ok(open),
+            Phase::Ended => Err(SessionError::Gone),
+        }
+    }
+
+    async fn open(
+        &self,
+        tenant: &TenantId,
+        session: &SessionId,
+        absent: bool,
+    ) -> Result<Arc<Session>, SessionError> {
+        let journal = JournalId { tenant: tenant.clone(), session: session.clone() };
+        // Losing the race against a session that dies or goes to rest is rare; losing it this often is a defect.
+        for _ in 0..8 {
+            if self.0.stopping.is_cancelled() {
+                return Err(SessionError::Draining);
+            }
+            let cell = self.map().entry(journal.clone()).or_default().clone();
+            let open = cell.get_or_try_init(|| self.wake(&journal, absent)).await;
+            match open {
+                Ok(open) if open.ledger.mark().dead.is_none() => return Ok(open.clone()),
+                Ok(open) => {
+                    if let Some(Dead::Latched(latched)) = open.ledger.mark().dead {
+                        return Err(latched.into());
+                    }
+                    self.forget(&journal, &cell);
+                }
+                Err(error) => {
+                    self.forget(&journal, &cell);
+                    return Err(error);
+                }
+            }
+        }
+        Err(SessionError::Broken("it dies whenever it is opened".into()))
+    }
+
+    /// Read the journal, end what an older process left open, and start the driver.
+    async fn wake(&self, journal: &JournalId, absent: bool) -> Result<Arc<Session>, SessionError> {
+        let (store, clock) = (self.0.parts.store.clone(), self.0.parts.clock.clone());
+        let name = journal.clone();
+        let opening = tokio::task::spawn_blocking(move || {
+            if let Some(until) = tombstone(&*store, &name)? {
+                if clock.now() < until {
+                    return Err(SessionError::Gone);
+                }
+            }
+            if !absent && !store.exists(&name)? {
+                return Err(SessionError::NotFound);
+            }
+            Ok(Ledger::open(store, name, clock)?)
+        });
+        let ledger = match opening.await {
+            Ok(ledger) => ledger?,
+            Err(panicked) => return Err(SessionError::Broken(panicked.to_string())),
+        };
+        recovery::end_lost_turns(&ledger)?;
+        let session = Arc::new(Session { journal: journal.clone(), ledger });
+        self.0.drivers.spawn(driver::drive(self.clone(), session.clone()));
+        Ok(session)
+    }
+
+    /// Forget a session, if nobody put a newer one in its place.
+    fn forget(&self, journal: &JournalId, cell: &Arc<OnceCell<Arc<Session>>>) {
+        let mut map = self.map();
+        if map.get(journal).is_some_and(|current| Arc::ptr_eq(current, cell)) {
+            map.remove(journal);
+        }
+    }
+
+    /// Let a session go to rest; false if somebody holds it or it has something to do.
+    fn rest(&self, session: &Arc<Session>) -> bool {
+        let mut map = self.map();
+        // The map's and the driver's: under the map's lock nobody gets another.
+        if Arc::strong_count(session) > 2 || !session.ledger.close() {
+            return false;
+        }
+        map.remove(&session.journal);
+        drop(map);
+        if let Some(due) = session.ledger.look(|state| state.next_due()) {
+            self.0.agenda.put(&session.journal, due.max(self.now().plus_ms(wake::AGAIN_MS)));
+        }
+        true
+    }
+
+    /// Sessions in memory.
+    pub fn open_count(&self) -> usize {
+        self.map().len()
+    }
+
+    /// Turns that wait until another one ends.
+    pub fn is_overloaded(&self) -> bool {
+        self.0.turns.available_permits() == 0
+    }
+
+    pub fn agents(&self) -> &Arc<Agents> {
+        &self.0.parts.agents
+    }
+
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.0.parts.store
+    }
+
+    pub fn limits(&self) -> &TurnLimits {
+        &self.0.parts.limits
+    }
+
+    pub fn clock(&self) -> &Clock {
+        &self.0.parts.clock
+    }
+
+    fn now(&self) -> Time {
+        self.0.parts.clock.now()
+    }
+
+    /// Start nothing new, wait at most this long for what runs, then leave the rest to be
+    /// taken up by the next process. True if nothing was left.
+    pub async fn stop(&self, drain: Duration) -> bool {
+        self.0.draining.cancel();
+        self.0.drivers.close();
+        let drained = tokio::time::timeout(drain, self.0.drivers.wait()).await.is_ok();
+        self.0.stopping.cancel();
+        self.0.drivers.wait().await;
+        drained
+    }
+
+    fn map(&self) -> MutexGuard<'_, HashMap<JournalId, Arc<OnceCell<Arc<Session>>>>> {
+        self.0.open.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+/// The record that remembers an id that is gone.
+fn tombstone_key(journal: &JournalId) -> RecordKey {
+    RecordKey {
+        tenant: Some(journal.tenant.clone()),
+        space: RecordSpace::Tombstone,
+        name: journal.session.as_str().to_owned(),
+    }
+}
+
+fn tombstone(store: &dyn Store, journal: &JournalId) -> Result<Option<Time>, ReadError> {
+    Ok(store.record(&tombstone_key(journal))?.and_then(|bytes| crate::ledger::parse_wake(&bytes)))
+}

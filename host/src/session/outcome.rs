@@ -1,0 +1,176 @@
+//! What became of a message: the turn that took it, what was said, how it ended.
+//!
+//! Read from durable entries alone, so the answer is the same now, later, and
+//! after a restart.
+
+use std::sync::Arc;
+
+use crate::id::{MessageId, RunId, Seq, TurnId};
+use crate::journal::codec::{DecodeError, Encoded};
+use crate::journal::entry::{Fate, Kind, Outcome, Payload, TurnError, Usage};
+use crate::ledger::{FollowError, Ledger};
+use crate::store::ReadError;
+
+use super::Session;
+
+/// The turn that took the message, as far as it got.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Taken {
+    pub turn: TurnId,
+    pub run: RunId,
+    pub started: Seq,
+    /// What people were shown.
+    pub reply: String,
+    pub ended: Option<Ended>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Ended {
+    pub outcome: Outcome,
+    pub error: Option<TurnError>,
+    pub usage: Usage,
+    pub seq: Seq,
+}
+
+/// Where a message stands.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Standing {
+    /// In the mailbox, or in a turn that is not over.
+    Open(Option<Taken>),
+    /// A turn took it and is over.
+    Done(Taken),
+    /// No turn will take it any more.
+    SetAside(String),
+}
+
+/// Follows one message through the journal.
+#[derive(Debug)]
+pub struct Tracker {
+    message: MessageId,
+    taken: Option<Taken>,
+    set_aside: Option<String>,
+    done: bool,
+}
+
+impl Tracker {
+    pub fn new(message: MessageId) -> Self {
+        Self { message, taken: None, set_aside: None, done: false }
+    }
+
+    pub fn standing(&self) -> Standing {
+        match (&self.set_aside, &self.taken) {
+            (Some(reason), _) => Standing::SetAside(reason.clone()),
+            (None, Some(taken)) if self.done => Standing::Done(taken.clone()),
+            (None, taken) => Standing::Open(taken.clone()),
+        }
+    }
+
+    pub fn is_over(&self) -> bool {
+        self.done || self.set_aside.is_some()
+    }
+
+    /// The turn that has it, if any.
+    pub fn turn(&self) -> Option<&TurnId> {
+        self.taken.as_ref().map(|taken| &taken.turn)
+    }
+
+    /// Whether the entry is the message, or one of the turn that has it.
+    pub fn concerns(&self, encoded: &Encoded) -> bool {
+        if encoded.seq == self.message.seq() {
+            return true;
+        }
+        let Some(taken) = &self.taken else { return false };
+        #[derive(serde::Deserialize)]
+        struct OfTurn {
+            turn: Option<TurnId>,
+        }
+        serde_json::from_slice::<OfTurn>(&encoded.public())
+            .is_ok_and(|entry| entry.turn.as_ref() == Some(&taken.turn))
+    }
+
+    /// Take in the next entry. Entries of kinds that say nothing here are not decoded.
+    pub fn next(&mut self, encoded: &Encoded) -> Result<(), DecodeError> {
+        if self.is_over()
+            || !matches!(
+                encoded.kind,
+                Kind::TurnStarted | Kind::Spoke | Kind::TurnEnded | Kind::MessageSetAside | Kind::SessionChanged
+            )
+        {
+            return Ok(());
+        }
+        match encoded.decode()?.payload {
+            Payload::TurnStarted(started) if started.inputs.contains(&self.message) => {
+                self.taken = Some(Taken {
+                    turn: started.turn,
+                    run: started.run,
+                    started: encoded.seq,
+                    reply: String::new(),
+                    ended: None,
+                });
+            }
+            Payload::Spoke(spoke) => {
+                if let Some(taken) = self.taken.as_mut().filter(|taken| taken.turn == spoke.turn) {
+                    taken.reply.push_str(&spoke.text);
+                }
+            }
+            Payload::TurnEnded(ended) => {
+                let Some(taken) = self.taken.as_mut().filter(|taken| taken.turn == ended.turn) else {
+                    return Ok(());
+                };
+                let fate = ended.inputs.iter().find(|input| input.message == self.message);
+                taken.ended = Some(Ended {
+                    outcome: ended.outcome,
+                    error: ended.error,
+                    usage: ended.usage,
+                    seq: encoded.seq,
+                });
+                // A message that goes back to its place is taken by a later turn.
+                self.done = fate.is_none_or(|input| input.fate != Fate::Returned);
+            }
+            Payload::MessageSetAside(aside) if aside.message == self.message => {
+                self.set_aside = Some(aside.reason);
+            }
+            Payload::SessionChanged(_) | Payload::MessageSetAside(_) | Payload::TurnStarted(_) => {}
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+/// Where the message stands now, without waiting. None if there is no such message.
+pub async fn look(session: &Session, message: &MessageId) -> Result<Option<Standing>, ReadError> {
+    let ledger = &session.ledger;
+    let durable = ledger.mark().durable;
+    if message.seq() > durable || !is_message(ledger, message).await? {
+        return Ok(None);
+    }
+    let mut tracker = Tracker::new(message.clone());
+    let mut after = message.seq();
+    while !tracker.is_over() {
+        let entries = ledger.entries(after, durable).await?;
+        let Some(last) = entries.last() else { break };
+        after = last.seq;
+        for encoded in &entries {
+            tracker.next(encoded).map_err(|error| ReadError::Damaged(error.to_string()))?;
+        }
+    }
+    Ok(Some(tracker.standing()))
+}
+
+async fn is_message(ledger: &Ledger, message: &MessageId) -> Result<bool, ReadError> {
+    let entry = ledger.entry(message.seq()).await?;
+    Ok(entry.is_some_and(|entry| matches!(entry.kind, Kind::MessageReceived | Kind::MessageSent)))
+}
+
+/// Wait until the message is done with.
+pub async fn wait(session: &Arc<Session>, message: &MessageId) -> Result<Standing, FollowError> {
+    let mut tracker = Tracker::new(message.clone());
+    let mut follower = session.ledger.follow(message.seq());
+    while !tracker.is_over() {
+        for encoded in follower.next().await? {
+            let damaged = |error: DecodeError| ReadError::Damaged(error.to_string());
+            tracker.next(&encoded).map_err(damaged)?;
+        }
+    }
+    Ok(tracker.standing())
+}

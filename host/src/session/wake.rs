@@ -1,0 +1,166 @@
+//! Sessions that are due without anybody asking, and those that are gone for good.
+//!
+//! The agenda is a copy in memory of the store's wake records of sessions at
+//! rest. A record that is stale wakes a session for nothing and does no harm.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+use crate::clock::Time;
+use crate::id::{SessionId, TenantId};
+use crate::ledger::{parse_wake, wake_key};
+use crate::store::{JournalId, ReadError, RecordSpace, Write};
+
+use super::{Session, SessionError, Sessions, TOMBSTONE_MS, tombstone_key};
+
+/// A session that is due but cannot go on is looked at again after this long.
+pub(super) const AGAIN_MS: u64 = 1_000;
+
+/// Sessions woken at once after a start.
+const WAKING_MAX: usize = 32;
+
+/// Rows removed by one commit, and the pause between: removing is never in a hurry.
+const BURY_ROWS: usize = 1_000;
+const BURY_PAUSE: Duration = Duration::from_millis(20);
+
+/// Wake-ups by time. One entry per session.
+#[derive(Default)]
+pub(super) struct Agenda {
+    times: Mutex<Times>,
+    earlier: Notify,
+}
+
+#[derive(Default)]
+struct Times {
+    order: BTreeSet<(Time, JournalId)>,
+    of: HashMap<JournalId, Time>,
+}
+
+impl Agenda {
+    pub(super) fn put(&self, journal: &JournalId, at: Time) {
+        let mut times = self.times.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if let Some(before) = times.of.insert(journal.clone(), at) {
+            times.order.remove(&(before, journal.clone()));
+        }
+        times.order.insert((at, journal.clone()));
+        drop(times);
+        self.earlier.notify_one();
+    }
+
+    /// The sessions due now, and when the next one is.
+    fn take_due(&self, now: Time) -> (Vec<JournalId>, Option<Time>) {
+        let mut times = self.times.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut due = Vec::new();
+        while let Some((at, journal)) = times.order.first().cloned() {
+            if at > now {
+                return (due, Some(at));
+            }
+            times.order.pop_first();
+            times.of.remove(&journal);
+            due.push(journal);
+        }
+        (due, None)
+    }
+}
+
+impl Sessions {
+    /// Read the wake records: what an older process left to do is on the agenda.
+    /// Blocks; the cost is one small record per session that will be due.
+    pub fn read_agenda(&self, tenants: &[TenantId]) -> Result<usize, ReadError> {
+        let mut count = 0;
+        for tenant in tenants {
+            let records = self.0.parts.store.records(Some(tenant), RecordSpace::Wake, None, usize::MAX)?;
+            for (name, bytes) in records {
+                let (Ok(session), Some(at)) = (SessionId::new(&name), parse_wake(&bytes)) else {
+                    return Err(ReadError::Damaged(format!("the wake record {name:?}")));
+                };
+                count += 1;
+                self.0.agenda.put(&JournalId { tenant: tenant.clone(), session }, at);
+            }
+        }
+        Ok(count)
+    }
+
+    /// Wake sessions as they become due, until the host drains.
+    pub async fn keep_agenda(self) {
+        loop {
+            let now = self.now();
+            let (due, next) = self.0.agenda.take_due(now);
+            for journals in due.chunks(WAKING_MAX) {
+                let mut waking = tokio::task::JoinSet::new();
+                for journal in journals {
+                    waking.spawn(self.clone().wake_due(journal.clone()));
+                }
+                waking.join_all().await;
+            }
+            // Wall time may step; an hour at most is slept on it.
+            let wait_ms = next.map_or(3_600_000, |next| next.ms_since(self.now()).clamp(1, 3_600_000));
+            tokio::select! {
+                () = self.0.draining.cancelled() => return,
+                () = self.0.agenda.earlier.notified() => {}
+                () = tokio::time::sleep(Duration::from_millis(wait_ms)) => {}
+            }
+        }
+    }
+
+    async fn wake_due(self, journal: JournalId) {
+        // Opening it is enough: its driver looks at what is due.
+        match self.get(&journal.tenant, &journal.session).await {
+            Ok(_) => {}
+            Err(SessionError::Gone) => remove(&self, &journal).await,
+            Err(SessionError::NotFound) => unrecord(&self, &journal).await,
+            Err(error) => {
+                tracing::error!(session = %journal.session, %error, "a session that is due cannot be woken");
+                self.0.agenda.put(&journal, self.now().plus_ms(60 * AGAIN_MS));
+            }
+        }
+    }
+}
+
+/// The session has ended: remember its id for a day, and remove what is stored.
+pub(super) async fn bury(sessions: &Sessions, session: &Arc<Session>) {
+    let journal = &session.journal;
+    // Whoever waits for the last entry gets it first.
+    if session.ledger.settle().await.is_err() {
+        return;
+    }
+    let until = sessions.now().plus_ms(TOMBSTONE_MS);
+    let bytes = bytes::Bytes::copy_from_slice(&until.0.to_be_bytes());
+    let write = Write::Record { key: tombstone_key(journal), bytes };
+    if let Err(error) = crate::store::write(&*sessions.0.parts.store, vec![write]).await {
+        tracing::warn!(session = %journal.session, %error, "an ended session is not removed yet");
+        return;
+    }
+    // From here on the id is gone for everybody, so it can leave the memory.
+    let _ = session.ledger.close();
+    sessions.map().remove(journal);
+    remove(sessions, journal).await;
+}
+
+/// Remove a gone session's rows, a few at a time, and then the record that has it removed after a crash.
+async fn remove(sessions: &Sessions, journal: &JournalId) {
+    loop {
+        let (store, name) = (sessions.0.parts.store.clone(), journal.clone());
+        let cleared = tokio::task::spawn_blocking(move || store.clear(&name, BURY_ROWS)).await;
+        match cleared {
+            Ok(Ok(true)) => break,
+            Ok(Ok(false)) => tokio::time::sleep(BURY_PAUSE).await,
+            Ok(Err(error)) => {
+                tracing::warn!(session = %journal.session, %error, "an ended session is not removed yet");
+                return;
+            }
+            Err(_) => return,
+        }
+    }
+    unrecord(sessions, journal).await;
+}
+
+async fn unrecord(sessions: &Sessions, journal: &JournalId) {
+    let write = Write::Unrecord { key: wake_key(journal) };
+    if let Err(error) = crate::store::write(&*sessions.0.parts.store, vec![write]).await {
+        tracing::debug!(session = %journal.session, %error, "a stale wake record stays");
+    }
+}
