@@ -1,4 +1,5 @@
 pub mod clock;
 pub mod id;
 pub mod journal;
+pub mod model;
 pub mod store;
