@@ -1,8 +1,7 @@
 //! From the bytes of an answer to its deltas. Pure.
 //!
-//! Owns when an answer is whole, when it broke off, and how pieces of tool calls
-//! become calls. Whether a fault may be tried again is the caller's: it knows
-//! whether anything was handed out.
+//! Owns when an answer is whole and when it broke off. Whether a fault may be tried
+//! again is the caller's: it knows whether anything was handed out.
 //!
 //! Invariant: how the bytes are cut never changes the deltas. After `Finished` or a
 //! fault there is nothing more, and exactly one of the two comes. Text is handed out
@@ -14,15 +13,13 @@ use std::collections::VecDeque;
 
 use serde_json::Value;
 
-use super::wire::{self, InChunk, InDelta, InFragment};
-use super::{Delta, Fault, Finish, ToolCall, Usage, sse};
+use super::tool_calls::{Piece, ToolCalls};
+use super::wire::{self, InChunk, InDelta};
+use super::{Delta, Fault, Finish, Usage, sse};
 
 /// A provider's own frame around a piece of text is a few hundred bytes; this is
 /// room for one around a piece that is as long as a whole answer may be.
 const FRAME_BYTES_MAX: usize = 64 * 1024;
-
-/// As many as providers allow tools in a request.
-const TOOL_CALLS_MAX: usize = 128;
 
 /// What the body turned out to be.
 enum Body {
@@ -42,7 +39,7 @@ pub(super) struct Decoder {
 /// The answer as far as it is known.
 struct Answer {
     ready: VecDeque<Result<Delta, Fault>>,
-    tool_calls: Vec<OpenCall>,
+    tool_calls: ToolCalls,
     finish: Option<Finish>,
     usage: Option<Usage>,
     bytes_left: usize,
@@ -51,18 +48,13 @@ struct Answer {
     done: bool,
 }
 
-struct OpenCall {
-    index: Option<u64>,
-    call: ToolCall,
-}
-
 impl Decoder {
     pub(super) fn new(answer_bytes_max: usize) -> Self {
         Self {
             body: Body::Unknown,
             answer: Answer {
                 ready: VecDeque::new(),
-                tool_calls: Vec::new(),
+                tool_calls: ToolCalls::default(),
                 finish: None,
                 usage: None,
                 bytes_left: answer_bytes_max,
@@ -133,6 +125,16 @@ impl Decoder {
 
     pub(super) fn pop(&mut self) -> Option<Result<Delta, Fault>> {
         self.answer.ready.pop_front()
+    }
+
+    /// How many deltas can be popped.
+    pub(super) fn waiting(&self) -> usize {
+        self.answer.ready.len()
+    }
+
+    /// The last delta waits, and it is no fault.
+    pub(super) fn is_whole(&self) -> bool {
+        self.answer.done && self.answer.ready.back().is_some_and(Result::is_ok)
     }
 
     /// Nothing will be added any more.
@@ -227,7 +229,9 @@ impl Answer {
             }
         }
         for fragment in delta.tool_calls.unwrap_or_default() {
-            self.fragment(fragment)?;
+            let piece = Piece::new(fragment);
+            self.charge(piece.bytes())?;
+            self.tool_calls.add(piece)?;
         }
         Ok(())
     }
@@ -237,118 +241,24 @@ impl Answer {
         Ok(())
     }
 
-    /// Add a piece of a tool call to the call it belongs to.
-    fn fragment(&mut self, fragment: InFragment) -> Result<(), Fault> {
-        let function = fragment.function.unwrap_or_default();
-        let id = fragment.id.unwrap_or_default();
-        let name = function.name.unwrap_or_default();
-        let arguments = match function.arguments {
-            None | Some(Value::Null) => String::new(),
-            Some(Value::String(text)) => text,
-            Some(other) => other.to_string(),
-        };
-        self.charge(id.len() + name.len() + arguments.len())?;
-        if let Some(open) = self.call_of(fragment.index, &id, &name) {
-            let call = &mut open.call;
-            call.arguments.push_str(&arguments);
-            if call.name.is_empty() {
-                call.name = name;
-            }
-            if call.id.is_empty() {
-                call.id = id;
-            }
-            return Ok(());
-        }
-        if fragment.index.is_none() && id.is_empty() && name.is_empty() {
-            if arguments.trim().is_empty() {
-                return Ok(());
-            }
-            // Given to the wrong call, it would be a call that nobody made.
-            return Err(Fault::Malformed(
-                "a piece of a tool call belongs to no call".to_owned(),
-            ));
-        }
-        if self.tool_calls.len() == TOOL_CALLS_MAX {
-            return Err(Fault::Malformed(format!(
-                "more than {TOOL_CALLS_MAX} tool calls"
-            )));
-        }
-        self.tool_calls.push(OpenCall {
-            index: fragment.index,
-            call: ToolCall {
-                id,
-                name,
-                arguments,
-            },
-        });
-        Ok(())
-    }
-
-    /// The open call that a piece continues; none if the piece opens one.
-    fn call_of(&mut self, index: Option<u64>, id: &str, name: &str) -> Option<&mut OpenCall> {
-        // A new id with a name is a new call, whatever the index: some providers
-        // number every call 0. A new id alone is not: some invent one for each piece.
-        let opens = |open: &OpenCall| {
-            !id.is_empty() && !open.call.id.is_empty() && open.call.id != id && !name.is_empty()
-        };
-        let place = match index {
-            Some(_) => self
-                .tool_calls
-                .iter()
-                .rposition(|open| open.index == index)
-                .filter(|place| !opens(&self.tool_calls[*place])),
-            None if !id.is_empty() => self
-                .tool_calls
-                .iter()
-                .rposition(|open| open.call.id == id)
-                .or_else(|| {
-                    self.tool_calls
-                        .len()
-                        .checked_sub(1)
-                        .filter(|_| name.is_empty())
-                }),
-            // Without index and id, pieces come in order: they belong to the last
-            // call until its arguments are whole, unless they name another tool.
-            None => self.tool_calls.len().checked_sub(1).filter(|place| {
-                let call = &self.tool_calls[*place].call;
-                (name.is_empty() || name == call.name) && !is_whole(&call.arguments)
-            }),
-        };
-        place.map(|place| &mut self.tool_calls[place])
-    }
-
     fn complete(&mut self) {
-        let tool_calls = std::mem::take(&mut self.tool_calls);
-        if tool_calls.iter().any(|open| open.call.name.is_empty()) {
-            self.done = true;
-            self.ready.push_back(Err(Fault::Malformed(
-                "a tool call names no tool".to_owned(),
-            )));
-            return;
-        }
+        self.done = true;
+        let tool_calls = match std::mem::take(&mut self.tool_calls).whole() {
+            Ok(tool_calls) => tool_calls,
+            Err(fault) => return self.ready.push_back(Err(fault)),
+        };
         let reason = match self.finish {
             // Some providers say `stop` or nothing when they mean the calls.
             Some(Finish::Stop) | None if !tool_calls.is_empty() => Finish::ToolCalls,
             Some(reason) => reason,
             None => Finish::Other,
         };
-        for (place, open) in tool_calls.into_iter().enumerate() {
-            let mut call = open.call;
-            // The guest's answer to the call needs an id to name.
-            if call.id.is_empty() {
-                call.id = format!("call-{place}");
-            }
-            // What a call without arguments becomes on the way, never what a model wrote.
-            if call.arguments.is_empty() {
-                call.arguments.push_str("{}");
-            }
-            self.ready.push_back(Ok(Delta::ToolCall(call)));
-        }
-        self.done = true;
-        self.ready.push_back(Ok(Delta::Finished {
+        let tool_calls = tool_calls.into_iter().map(Delta::ToolCall);
+        let finished = Delta::Finished {
             reason,
             usage: self.usage,
-        }));
+        };
+        self.ready.extend(tool_calls.chain([finished]).map(Ok));
     }
 
     fn fail(&mut self, fault: Fault) {
@@ -383,12 +293,6 @@ fn usage(usage: &Value) -> Option<Usage> {
             output_tokens: output.unwrap_or(0),
         }),
     }
-}
-
-/// Arguments are an object. The look at the last byte keeps this from being quadratic.
-fn is_whole(arguments: &str) -> bool {
-    arguments.trim_end().ends_with('}')
-        && serde_json::from_str::<serde::de::IgnoredAny>(arguments).is_ok()
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 //! no session, no journal and no guest. The types mirror `wit/model.wit`.
 //!
 //! - `wire.rs`: the provider's JSON, and a request's canonical bytes.
-//! - `sse.rs`, `decoder.rs`: from bytes to deltas.
+//! - `sse.rs`, `tool_calls.rs`, `decoder.rs`: from bytes to deltas.
 //! - `client.rs`: one HTTP call.
 //! - `offline.rs`: the built-in provider.
 //! - [`scripted`]: a test double, a provider that answers by script.
@@ -21,6 +21,7 @@ mod error;
 mod offline;
 pub mod scripted;
 mod sse;
+mod tool_calls;
 mod wire;
 
 use std::collections::BTreeMap;
@@ -222,7 +223,7 @@ impl ModelConfig {
 /// What answers under a name.
 #[derive(Debug)]
 enum Provider {
-    Remote(client::Endpoint),
+    Remote(Box<client::Endpoint>),
     Offline,
 }
 
@@ -256,7 +257,7 @@ impl Models {
         }
         for (name, config) in configs {
             let endpoint = client::Endpoint::new(&name, config)?;
-            providers.insert(name, Provider::Remote(endpoint));
+            providers.insert(name, Provider::Remote(Box::new(endpoint)));
         }
         Ok(Self(Arc::new(Shared {
             providers,

@@ -367,7 +367,12 @@ async fn respond(
                     Some(Step::Send(bytes)) => break Ok(Frame::data(bytes)),
                     Some(Step::Wait(gate)) => gate.pass().await,
                     Some(Step::Hang) => std::future::pending().await,
-                    Some(Step::Cut) => break Err(Broken),
+                    Some(Step::Cut) => {
+                        // The server sends what it has when it must wait, and
+                        // forgets it when the body fails.
+                        tokio::task::yield_now().await;
+                        break Err(Broken);
+                    }
                     None => {
                         unfinished.finish();
                         return None;

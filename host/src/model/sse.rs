@@ -58,7 +58,9 @@ impl Parser {
     /// The data of an event that the end of the stream left without its blank line.
     /// It may be cut: whoever uses it must be able to tell.
     pub(super) fn rest(mut self) -> Option<String> {
-        self.end_line(&mut |_| {});
+        if !self.line.is_empty() {
+            self.end_line(&mut |_| {});
+        }
         take_event(&mut self.data)
     }
 

@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 use serde_json::json;
 
+use super::super::tool_calls::TOOL_CALLS_MAX;
 use super::*;
 
 /// Every delta on one line, in words.
@@ -108,7 +109,7 @@ fn text_streams() {
 #[test]
 fn an_answer_is_whole_only_if_the_provider_says_so() {
     let text = delta(json!({"content": "a"}));
-    check(&[text.clone()], &["text a", CUT]);
+    check(std::slice::from_ref(&text), &["text a", CUT]);
     check(&[], &[CUT]);
     check(
         &[text.clone(), json!("[DONE]")],
