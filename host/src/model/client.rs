@@ -13,19 +13,17 @@ use std::error::Error as _;
 use std::fmt;
 use std::time::Duration;
 
-use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use http::header::{
+    ACCEPT, AUTHORIZATION, CONNECTION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue,
+};
 use reqwest::Url;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
 use super::decoder::Decoder;
 use super::{Delta, Fault, ModelConfig, ModelError, Request, Secret, SetupError, wire};
 
 /// A provider that takes longer to accept a connection is down.
 const CONNECT: Duration = Duration::from_secs(10);
-
-/// How long the last delta may wait for the end of the body: less than a new
-/// connection would cost the next call.
-const BODY_END: Duration = Duration::from_millis(20);
 
 /// An error's words come first; whatever follows is somebody's HTML.
 const ERROR_BODY_BYTES_MAX: usize = 4 * 1024;
@@ -105,6 +103,12 @@ impl Endpoint {
             ACCEPT,
             HeaderValue::from_static("text/event-stream, application/json"),
         );
+        // Servers on the same machine or network say keep-alive and hang up after a
+        // stream all the same (llama.cpp does): the next call would fail for nothing. There
+        // a new connection costs next to nothing; over TLS it does not, and stays.
+        if self.url.scheme() == "http" {
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
         headers.remove(AUTHORIZATION);
         if let Some(authorization) = &self.authorization {
             headers.insert(AUTHORIZATION, authorization.clone());
@@ -164,9 +168,6 @@ impl Incoming {
     /// The next delta. Not to be called after `Finished` or a fault.
     pub(super) async fn next(&mut self) -> Result<Delta, Fault> {
         loop {
-            if self.decoder.is_done() && self.decoder.waiting() <= 1 {
-                self.settle().await;
-            }
             if let Some(item) = self.decoder.pop() {
                 return item.map_err(|fault| self.without_key(fault));
             }
@@ -179,19 +180,10 @@ impl Incoming {
                 Ok(Ok(None)) => self.decoder.end(None),
                 Ok(Ok(Some(bytes))) => self.decoder.feed(&bytes),
             }
+            if self.decoder.is_done() {
+                self.response = None;
+            }
         }
-    }
-
-    /// Nothing more is needed of the body. The connection of a whole answer is worth
-    /// keeping, and for that the body's end must be seen, which comes with the last
-    /// words or right after them. Any other is hung up.
-    async fn settle(&mut self) {
-        if let Some(response) = &mut self.response
-            && self.decoder.is_whole()
-        {
-            let _ = timeout(BODY_END, response.chunk()).await;
-        }
-        self.response = None;
     }
 
     /// What an answer that is not a success says.

@@ -127,16 +127,6 @@ impl Decoder {
         self.answer.ready.pop_front()
     }
 
-    /// How many deltas can be popped.
-    pub(super) fn waiting(&self) -> usize {
-        self.answer.ready.len()
-    }
-
-    /// The last delta waits, and it is no fault.
-    pub(super) fn is_whole(&self) -> bool {
-        self.answer.done && self.answer.ready.back().is_some_and(Result::is_ok)
-    }
-
     /// Nothing will be added any more.
     pub(super) fn is_done(&self) -> bool {
         self.answer.done

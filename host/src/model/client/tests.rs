@@ -133,14 +133,14 @@ async fn tool_calls_arrive_whole() {
 }
 
 #[tokio::test]
-async fn connections_are_used_again() {
+async fn a_plain_connection_serves_one_call() {
     let provider = Provider::answering(|_| Reply::text("Hello there")).await;
     let models = models(&provider, |_| {});
     for _ in 0..3 {
         let (text, end) = drain(&mut open(&models).await.unwrap()).await;
         assert_eq!((text.as_str(), end.is_ok()), ("Hello there", true));
     }
-    assert_eq!(provider.connections(), 1);
+    assert_eq!(provider.connections(), 3);
 }
 
 #[tokio::test]
