@@ -1,0 +1,281 @@
+//! One call of a provider over HTTP.
+//!
+//! Owns the connections, the request's headers, the deadline of a call, and how
+//! failures of the way are told apart. One request per call: no redirects, no
+//! retries, not even those the HTTP library would make by itself; the call policy
+//! above decides about those. No proxy from the environment: where keys and prompts
+//! go is said in the configuration and nowhere else.
+//!
+//! Invariant: at most one network read and one event wait in memory for the reader;
+//! a slow reader slows the provider down.
+
+use std::error::Error as _;
+use std::fmt;
+use std::time::Duration;
+
+use http::header::{
+    ACCEPT, AUTHORIZATION, CONNECTION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue,
+};
+use reqwest::Url;
+use tokio::time::{Instant, timeout_at};
+
+use super::decoder::Decoder;
+use super::{Delta, Fault, ModelConfig, ModelError, Request, Secret, SetupError, wire};
+
+/// A provider that takes longer to accept a connection is down.
+const CONNECT: Duration = Duration::from_secs(10);
+
+/// An error's words come first; whatever follows is somebody's HTML.
+const ERROR_BODY_BYTES_MAX: usize = 4 * 1024;
+
+/// The longest `Retry-After` that is believed.
+const RETRY_AFTER_MS_MAX: u64 = 120_000;
+
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
+pub(super) fn connections() -> Result<reqwest::Client, SetupError> {
+    reqwest::Client::builder()
+        .user_agent(concat!("antiphon/", env!("CARGO_PKG_VERSION")))
+        .connect_timeout(CONNECT)
+        .redirect(reqwest::redirect::Policy::none())
+        .retry(reqwest::retry::never())
+        .referer(false)
+        .no_proxy()
+        .build()
+        .map_err(|error| SetupError::Client(innermost(&error)))
+}
+
+/// A checked configuration.
+#[derive(Debug)]
+pub(super) struct Endpoint {
+    url: Url,
+    /// Marked sensitive, so that nothing prints it.
+    authorization: Option<HeaderValue>,
+    config: ModelConfig,
+}
+
+impl Endpoint {
+    pub(super) fn new(model: &str, config: ModelConfig) -> Result<Self, SetupError> {
+        let wrong = |reason| SetupError::Config {
+            model: model.to_owned(),
+            reason,
+        };
+        let mut url = Url::parse(&config.base_url).map_err(|_| wrong("base_url is not a URL"))?;
+        if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
+            return Err(wrong("base_url must begin with http:// or https://"));
+        }
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(wrong("base_url must not contain a password: use api_key"));
+        }
+        url.path_segments_mut()
+            .map_err(|()| wrong("base_url must begin with http:// or https://"))?
+            .pop_if_empty()
+            .extend(["chat", "completions"]);
+        url.set_fragment(None);
+        let authorization = config
+            .api_key
+            .as_ref()
+            .map(|key| HeaderValue::from_str(&format!("Bearer {}", key.expose())))
+            .transpose()
+            .map_err(|_| wrong("the key contains characters that no header can hold"))?
+            .map(|mut value| {
+                value.set_sensitive(true);
+                value
+            });
+        Ok(Self {
+            url,
+            authorization,
+            config,
+        })
+    }
+
+    fn headers(
+        &self,
+        idempotency_key: &str,
+        mut headers: HeaderMap,
+    ) -> Result<HeaderMap, ModelError> {
+        let key = HeaderValue::from_str(idempotency_key).map_err(|_| {
+            ModelError::Refused("the idempotency key must be visible ASCII".to_owned())
+        })?;
+        headers.insert(IDEMPOTENCY_KEY, key);
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(
+            ACCEPT,
+            HeaderValue::from_static("text/event-stream, application/json"),
+        );
+        // Servers on the same machine or network say keep-alive and hang up after a
+        // stream all the same (llama.cpp does): the next call would fail for nothing. There
+        // a new connection costs next to nothing; over TLS it does not, and stays.
+        if self.url.scheme() == "http" {
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        headers.remove(AUTHORIZATION);
+        if let Some(authorization) = &self.authorization {
+            headers.insert(AUTHORIZATION, authorization.clone());
+        }
+        Ok(headers)
+    }
+}
+
+/// Send the request and wait until the provider begins to answer.
+pub(super) async fn open(
+    http: &reqwest::Client,
+    endpoint: &Endpoint,
+    request: &Request,
+    idempotency_key: &str,
+    headers: HeaderMap,
+) -> Result<Incoming, ModelError> {
+    let config = &endpoint.config;
+    let deadline = Instant::now() + Duration::from_millis(config.call_ms_max);
+    let body = wire::streaming(request, &config.model, config.max_tokens)?;
+    let call = http
+        .post(endpoint.url.clone())
+        .headers(endpoint.headers(idempotency_key, headers)?)
+        .body(body)
+        .send();
+    let response = timeout_at(deadline, call)
+        .await
+        .map_err(|_| Fault::Deadline)?
+        .map_err(|error| fault(&error))?;
+    let mut incoming = Incoming {
+        response: Some(response),
+        decoder: Decoder::new(config.answer_bytes_max),
+        deadline,
+        api_key: config.api_key.clone(),
+    };
+    match incoming.refusal().await {
+        None => Ok(incoming),
+        Some(fault) => Err(incoming.without_key(fault).into()),
+    }
+}
+
+/// An answer that is arriving.
+pub(super) struct Incoming {
+    /// None once the body is not needed any more.
+    response: Option<reqwest::Response>,
+    decoder: Decoder,
+    deadline: Instant,
+    api_key: Option<Secret>,
+}
+
+impl fmt::Debug for Incoming {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Incoming").finish_non_exhaustive()
+    }
+}
+
+impl Incoming {
+    /// The next delta. Not to be called after `Finished` or a fault.
+    pub(super) async fn next(&mut self) -> Result<Delta, Fault> {
+        loop {
+            if let Some(item) = self.decoder.pop() {
+                return item.map_err(|fault| self.without_key(fault));
+            }
+            let Some(response) = &mut self.response else {
+                return Err(Fault::Cut);
+            };
+            match timeout_at(self.deadline, response.chunk()).await {
+                Err(_) => self.decoder.end(Some(Fault::Deadline)),
+                Ok(Err(_)) => self.decoder.end(Some(Fault::Cut)),
+                Ok(Ok(None)) => self.decoder.end(None),
+                Ok(Ok(Some(bytes))) => self.decoder.feed(&bytes),
+            }
+            if self.decoder.is_done() {
+                self.response = None;
+            }
+        }
+    }
+
+    /// What an answer that is not a success says.
+    async fn refusal(&mut self) -> Option<Fault> {
+        let response = self.response.as_mut()?;
+        let status = response.status();
+        if status.is_success() {
+            return None;
+        }
+        let retry_after_ms = retry_after_ms(response.headers());
+        let text = if status.is_redirection() {
+            "redirects are not followed".to_owned()
+        } else {
+            let mut body = Vec::new();
+            // What came before the deadline or a cut is better than nothing.
+            while body.len() < ERROR_BODY_BYTES_MAX
+                && let Ok(Ok(Some(bytes))) = timeout_at(self.deadline, response.chunk()).await
+            {
+                let room = ERROR_BODY_BYTES_MAX - body.len();
+                body.extend_from_slice(&bytes[..bytes.len().min(room)]);
+            }
+            let text = wire::error_text(&body);
+            if text.is_empty() {
+                status
+                    .canonical_reason()
+                    .unwrap_or("no reason given")
+                    .to_owned()
+            } else {
+                text
+            }
+        };
+        Some(Fault::Status {
+            status: status.as_u16(),
+            text,
+            retry_after_ms,
+        })
+    }
+
+    /// Some providers repeat the key they do not like.
+    fn without_key(&self, mut fault: Fault) -> Fault {
+        if let Fault::Status { text, .. } | Fault::Reported { text, .. } = &mut fault
+            && let Some(key) = &self.api_key
+            && !key.expose().is_empty()
+        {
+            *text = text.replace(key.expose(), "(key)");
+        }
+        fault
+    }
+}
+
+/// The seconds form, and the milliseconds some providers add; dates would need a clock.
+fn retry_after_ms(headers: &HeaderMap) -> Option<u64> {
+    let number =
+        |name: &str| -> Option<u64> { headers.get(name)?.to_str().ok()?.trim().parse().ok() };
+    number("retry-after-ms")
+        .or_else(|| number("retry-after").map(|seconds| seconds.saturating_mul(1000)))
+        .map(|ms| ms.min(RETRY_AFTER_MS_MAX))
+}
+
+/// A failure before the head of an answer came. The words hold no address.
+fn fault(error: &reqwest::Error) -> Fault {
+    if !error.is_connect() {
+        return Fault::Cut;
+    }
+    let io = |kind| {
+        sources(error)
+            .filter_map(|source| source.downcast_ref::<std::io::Error>())
+            .any(|io| io.kind() == kind)
+    };
+    Fault::Unreachable(if error.is_dns() {
+        "its name does not resolve".to_owned()
+    } else if error.is_timeout() {
+        "it does not accept connections in time".to_owned()
+    } else if io(std::io::ErrorKind::ConnectionRefused) {
+        "it refused the connection".to_owned()
+    } else {
+        innermost(error)
+    })
+}
+
+fn sources<'a>(
+    error: &'a reqwest::Error,
+) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
+    std::iter::successors(error.source(), |&error| error.source())
+}
+
+/// The words of the first cause: those around it repeat the address.
+fn innermost(error: &reqwest::Error) -> String {
+    sources(error)
+        .last()
+        .map_or_else(|| "for no stated reason".to_owned(), ToString::to_string)
+}
+
+#[cfg(test)]
+mod tests;

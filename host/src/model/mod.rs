@@ -1,0 +1,359 @@
+//! Calls of language models.
+//!
+//! Owns what a request and an answer are for the host, the configured providers by
+//! name, and one call from the first byte out to the last delta in. A leaf: it knows
+//! no session, no journal and no guest. The types mirror `wit/model.wit`.
+//!
+//! - `wire.rs`: the provider's JSON, and a request's canonical bytes.
+//! - `sse.rs`, `tool_calls.rs`, `decoder.rs`: from bytes to deltas.
+//! - `client.rs`: one HTTP call.
+//! - `offline.rs`: the built-in provider.
+//! - [`scripted`]: a test double, a provider that answers by script.
+//!
+//! Invariant: one [`Models::open`] makes at most one request to a provider. Nothing is
+//! retried, cached or budgeted here: that is the call policy's, which stands above.
+//! Invariant: an [`Answer`] ends with exactly one of [`Delta::Finished`] and an error.
+//! Invariant: keys, prompts and answers are never logged, and no error text holds a key.
+
+mod client;
+mod decoder;
+mod error;
+mod offline;
+pub mod scripted;
+mod sse;
+mod tool_calls;
+mod wire;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use http::HeaderMap;
+
+use crate::id::Digest;
+
+pub use error::{Fault, ModelError, SetupError};
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ToolCall {
+    pub id: String,
+    pub name: String,
+    /// JSON, as the model wrote it: it may be malformed.
+    pub arguments: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Message {
+    System(String),
+    User {
+        name: Option<String>,
+        text: String,
+    },
+    Assistant {
+        text: Option<String>,
+        tool_calls: Vec<ToolCall>,
+    },
+    Tool {
+        /// The id of the tool call this answers.
+        call: String,
+        text: String,
+    },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tool {
+    pub name: String,
+    pub description: String,
+    /// JSON Schema of the arguments, as text.
+    pub parameters: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ToolChoice {
+    Automatic,
+    Never,
+    Required,
+    Named(String),
+}
+
+/// None and empty are left out of the request.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Parameters {
+    pub temperature: Option<f64>,
+    pub top_p: Option<f64>,
+    pub max_tokens: Option<u32>,
+    pub stop: Vec<String>,
+    pub seed: Option<i64>,
+    pub reasoning_effort: Option<String>,
+    /// JSON, as the provider's `response_format`.
+    pub response_format: Option<String>,
+}
+
+/// What a model is asked. Which model it is asked of is not part of it.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Request {
+    pub messages: Vec<Message>,
+    pub tools: Vec<Tool>,
+    pub tool_choice: Option<ToolChoice>,
+    pub parameters: Parameters,
+}
+
+impl Request {
+    /// Names the request in the journal. The same for equal requests, on every version
+    /// of the host, whatever provider they go to; there is one also for requests that
+    /// `open` would refuse.
+    pub fn digest(&self) -> Digest {
+        Digest::of(&wire::canonical(self))
+    }
+}
+
+/// Why a model stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Finish {
+    Stop,
+    Length,
+    ToolCalls,
+    Filtered,
+    Other,
+}
+
+impl Finish {
+    /// The guest's word for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Stop => "stop",
+            Self::Length => "length",
+            Self::ToolCalls => "tool-calls",
+            Self::Filtered => "filtered",
+            Self::Other => "other",
+        }
+    }
+
+    /// From the word; one that is not known is `Other`.
+    pub fn of_name(name: &str) -> Self {
+        [Self::Stop, Self::Length, Self::ToolCalls, Self::Filtered]
+            .into_iter()
+            .find(|finish| finish.name() == name)
+            .unwrap_or(Self::Other)
+    }
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    pub input_tokens: u64,
+    pub output_tokens: u64,
+}
+
+/// A piece of an answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Delta {
+    /// Never empty.
+    Text(String),
+    /// A whole tool call.
+    ToolCall(ToolCall),
+    /// The last delta of a complete answer.
+    Finished {
+        reason: Finish,
+        /// None if the provider did not say.
+        usage: Option<Usage>,
+    },
+}
+
+/// A text that is never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// For the one who sends it.
+    fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+/// What a provider calls the bound of an answer's length.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum MaxTokens {
+    /// `max_tokens`: nearly all servers.
+    #[default]
+    Classic,
+    /// `max_completion_tokens`: OpenAI's reasoning models refuse the other.
+    Completion,
+}
+
+/// One configured model of one provider.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelConfig {
+    /// Before `/chat/completions`; http or https.
+    pub base_url: String,
+    pub api_key: Option<Secret>,
+    /// The provider's name for it.
+    pub model: String,
+    /// From the call to the last delta, waiting for the reader included.
+    pub call_ms_max: u64,
+    /// Text and tool calls of one answer.
+    pub answer_bytes_max: usize,
+    pub max_tokens: MaxTokens,
+}
+
+impl ModelConfig {
+    /// With the default limits: two minutes, since a long answer takes one, and 4 MiB,
+    /// the most that may pass between host and guest at once.
+    pub fn new(base_url: impl Into<String>, model: impl Into<String>) -> Self {
+        Self {
+            base_url: base_url.into(),
+            api_key: None,
+            model: model.into(),
+            call_ms_max: 120_000,
+            answer_bytes_max: 4 * 1024 * 1024,
+            max_tokens: MaxTokens::default(),
+        }
+    }
+}
+
+/// What answers under a name.
+#[derive(Debug)]
+enum Provider {
+    Remote(Box<client::Endpoint>),
+    Offline,
+}
+
+#[derive(Debug)]
+struct Shared {
+    providers: BTreeMap<String, Provider>,
+    http: reqwest::Client,
+    offline_token_ms: u64,
+}
+
+/// The host's models by name. Clones share connections.
+#[derive(Debug, Clone)]
+pub struct Models(Arc<Shared>);
+
+impl Models {
+    /// The name that agents use unless configured otherwise.
+    pub const DEFAULT: &'static str = "default";
+    /// The name of the built-in provider: it is always there.
+    pub const OFFLINE: &'static str = "offline";
+    /// Slow enough to be seen streaming, faster than anybody reads.
+    pub const OFFLINE_TOKEN_MS: u64 = 15;
+
+    /// With no model configured, the built-in provider answers to `default` too.
+    pub fn new(
+        configs: BTreeMap<String, ModelConfig>,
+        offline_token_ms: u64,
+    ) -> Result<Self, SetupError> {
+        let mut providers = BTreeMap::from([(Self::OFFLINE.to_owned(), Provider::Offline)]);
+        if configs.is_empty() {
+            providers.insert(Self::DEFAULT.to_owned(), Provider::Offline);
+        }
+        for (name, config) in configs {
+            let endpoint = client::Endpoint::new(&name, config)?;
+            providers.insert(name, Provider::Remote(Box::new(endpoint)));
+        }
+        Ok(Self(Arc::new(Shared {
+            providers,
+            http: client::connections()?,
+            offline_token_ms,
+        })))
+    }
+
+    /// In order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.providers.keys().map(String::as_str)
+    }
+
+    /// Ask. The same key with the same request lets a provider that knows such keys
+    /// recognise a repetition.
+    pub async fn open(
+        &self,
+        name: &str,
+        request: &Request,
+        idempotency_key: &str,
+    ) -> Result<Answer, ModelError> {
+        self.open_with(name, request, idempotency_key, HeaderMap::new())
+            .await
+    }
+
+    /// Ask with more headers, such as those that say on whose behalf. They cannot
+    /// replace the host's own.
+    pub async fn open_with(
+        &self,
+        name: &str,
+        request: &Request,
+        idempotency_key: &str,
+        headers: HeaderMap,
+    ) -> Result<Answer, ModelError> {
+        let source = match self.0.providers.get(name) {
+            None => {
+                return Err(ModelError::Refused(format!(
+                    "this host has no model called {name:?}"
+                )));
+            }
+            Some(Provider::Offline) => {
+                Source::Offline(offline::Incoming::new(request, self.0.offline_token_ms))
+            }
+            Some(Provider::Remote(endpoint)) => Source::Remote(Box::new(
+                client::open(&self.0.http, endpoint, request, idempotency_key, headers).await?,
+            )),
+        };
+        Ok(Answer {
+            source,
+            begun: false,
+            over: false,
+        })
+    }
+}
+
+#[derive(Debug)]
+enum Source {
+    Remote(Box<client::Incoming>),
+    Offline(offline::Incoming),
+}
+
+/// An answer on its way. Dropping it stops the call.
+#[derive(Debug)]
+pub struct Answer {
+    source: Source,
+    /// A delta was handed out.
+    begun: bool,
+    over: bool,
+}
+
+impl Answer {
+    /// The next piece; none after `Finished` or an error. While the first piece has not
+    /// come, an error is the same as one of [`Models::open`]; after it, it is
+    /// `Interrupted`. Dropping the future loses nothing: the next call goes on.
+    pub async fn next(&mut self) -> Option<Result<Delta, ModelError>> {
+        if self.over {
+            return None;
+        }
+        let item = match &mut self.source {
+            Source::Remote(incoming) => incoming.next().await,
+            Source::Offline(incoming) => Ok(incoming.next().await),
+        };
+        Some(match item {
+            Ok(delta) => {
+                self.begun = true;
+                self.over = matches!(delta, Delta::Finished { .. });
+                Ok(delta)
+            }
+            Err(fault) => {
+                self.over = true;
+                Err(if self.begun {
+                    ModelError::Interrupted(fault)
+                } else {
+                    fault.into()
+                })
+            }
+        })
+    }
+}
