@@ -1,0 +1,166 @@
+//! Every bound of the host, with its number and where it comes from.
+
+use serde::Deserialize;
+
+const KIB: u64 = 1024;
+const MIB: u64 = 1024 * KIB;
+
+/// Bounds. The unit is the last word before `_max`; `…s_max` without a unit counts things.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    // What a component may be.
+    /// Of an uploaded component.
+    pub component_bytes_max: u64,
+    /// To compile one.
+    pub compile_ms_max: u64,
+
+    // What a turn may use.
+    /// Linear memory, summed over the instance.
+    pub memory_bytes_max: u64,
+    /// Time computing in the guest, waiting not counted.
+    pub cpu_ms_max: u64,
+    /// Time from start to outcome, waiting counted.
+    pub turn_ms_max: u64,
+    pub host_calls_max: u64,
+    /// Crossing the border in one host call, in either direction.
+    pub host_call_bytes_max: u64,
+    /// Resources of the host held at once.
+    pub handles_max: u64,
+    /// Said in one turn.
+    pub reply_bytes_max: u64,
+
+    // What a session may hold.
+    pub message_bytes_max: u64,
+    pub slot_bytes_max: u64,
+    pub slots_max: u64,
+    /// Waiting in one agent's mailbox.
+    pub mailbox_messages_max: u64,
+
+    // What a tenant may do at once.
+    /// Turns running for one tenant.
+    pub tenant_turns_max: u64,
+    /// Streams of events open for one tenant.
+    pub streams_max: u64,
+
+    // What the host does at once.
+    /// Turns running in the host.
+    pub turns_max: u64,
+    /// Turns waiting for a place; more are refused with 429.
+    pub turns_waiting_max: u64,
+    /// Sessions held in memory; others wait in the store.
+    pub sessions_open_max: u64,
+    /// Of a request's body, uploads of components excepted.
+    pub request_bytes_max: u64,
+    /// Of a request's head.
+    pub header_bytes_max: u64,
+    /// How far a reader of a stream may fall behind before it is closed with its offset.
+    pub stream_lag_bytes_max: u64,
+    /// Kept of what one agent printed and logged; the oldest goes first.
+    pub log_bytes_max: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            // Agents in Rust are below 1 MiB, in JavaScript 12, in Python 18.
+            component_bytes_max: 32 * MIB,
+            // Those took 0.06, 7.1 and 6.4 s to compile on two cores; four times the slowest.
+            compile_ms_max: 30_000,
+
+            // A JavaScript engine with its heap takes 2-3 MB when idle; room for documents of
+            // `slot_bytes_max` many times over, and 64 such turns still fit in 8 GiB.
+            memory_bytes_max: 128 * MIB,
+            // A turn computes for microseconds and waits for seconds; 2 s is a runaway.
+            cpu_ms_max: 2_000,
+            // The slowest models think for minutes, and a turn may ask several times.
+            turn_ms_max: 600_000,
+            // A streamed answer of 10,000 tokens read piece by piece, ten times over.
+            host_calls_max: 100_000,
+            // One whole slot in one call.
+            host_call_bytes_max: 4 * MIB,
+            handles_max: 1_000,
+            // More text than any model says in one answer.
+            reply_bytes_max: MIB,
+
+            // A message is what a person writes or pastes; longer things belong in a slot.
+            message_bytes_max: MIB,
+            slot_bytes_max: 4 * MIB,
+            slots_max: 256,
+            mailbox_messages_max: 10_000,
+
+            // One tenant takes at most a fifteenth of the host.
+            tenant_turns_max: 64,
+            streams_max: 1_000,
+
+            // About 5,000 live instances fit under the default `vm.max_map_count`.
+            turns_max: 1_000,
+            // Ten rounds of a full host: at 3,000 turns/s the last waits a few seconds.
+            turns_waiting_max: 10_000,
+            // Some 50 KB each: 1 GB.
+            sessions_open_max: 20_000,
+            // `slot_bytes_max`, or a message of `message_bytes_max` in which JSON escapes
+            // every byte in six, and the rest of the request.
+            request_bytes_max: 8 * MIB,
+            header_bytes_max: 64 * KIB,
+            // A whole reply.
+            stream_lag_bytes_max: MIB,
+            log_bytes_max: MIB,
+        }
+    }
+}
+
+impl Limits {
+    /// Every limit by name.
+    pub(super) fn named(&self) -> [(&'static str, u64); 22] {
+        // Taken apart whole, so that a new field cannot be forgotten here.
+        let Self {
+            component_bytes_max,
+            compile_ms_max,
+            memory_bytes_max,
+            cpu_ms_max,
+            turn_ms_max,
+            host_calls_max,
+            host_call_bytes_max,
+            handles_max,
+            reply_bytes_max,
+            message_bytes_max,
+            slot_bytes_max,
+            slots_max,
+            mailbox_messages_max,
+            tenant_turns_max,
+            streams_max,
+            turns_max,
+            turns_waiting_max,
+            sessions_open_max,
+            request_bytes_max,
+            header_bytes_max,
+            stream_lag_bytes_max,
+            log_bytes_max,
+        } = *self;
+        [
+            ("component_bytes_max", component_bytes_max),
+            ("compile_ms_max", compile_ms_max),
+            ("memory_bytes_max", memory_bytes_max),
+            ("cpu_ms_max", cpu_ms_max),
+            ("turn_ms_max", turn_ms_max),
+            ("host_calls_max", host_calls_max),
+            ("host_call_bytes_max", host_call_bytes_max),
+            ("handles_max", handles_max),
+            ("reply_bytes_max", reply_bytes_max),
+            ("message_bytes_max", message_bytes_max),
+            ("slot_bytes_max", slot_bytes_max),
+            ("slots_max", slots_max),
+            ("mailbox_messages_max", mailbox_messages_max),
+            ("tenant_turns_max", tenant_turns_max),
+            ("streams_max", streams_max),
+            ("turns_max", turns_max),
+            ("turns_waiting_max", turns_waiting_max),
+            ("sessions_open_max", sessions_open_max),
+            ("request_bytes_max", request_bytes_max),
+            ("header_bytes_max", header_bytes_max),
+            ("stream_lag_bytes_max", stream_lag_bytes_max),
+            ("log_bytes_max", log_bytes_max),
+        ]
+    }
+}
