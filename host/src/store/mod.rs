@@ -307,6 +307,9 @@ pub async fn write(store: &dyn Store, writes: Vec<Write>) -> Result<(), CommitEr
     store.commit(Commit { writes, done })?;
     match receiver.await {
         Ok(result) => Ok(result?),
-        Err(_) => Err(Latched { reason: "the store was closed".into() }.into()),
+        Err(_) => Err(Latched {
+            reason: "the store was closed".into(),
+        }
+        .into()),
     }
 }
