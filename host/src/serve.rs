@@ -179,6 +179,8 @@ impl Host {
             logs: logs.clone(),
             limits,
             turns_max: as_usize(config.limits.turns_max),
+            turns_waiting_max: as_usize(config.limits.turns_waiting_max),
+            sessions_open_max: as_usize(config.limits.sessions_open_max),
             unclean,
         });
         Ok(Self {

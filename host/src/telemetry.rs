@@ -1,12 +1,18 @@
 //! Metrics of the host, for Prometheus.
 
 use std::sync::OnceLock;
+use std::time::Instant;
 
 use metrics::{counter, gauge, histogram};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 
 /// One recorder per process: metrics count the process, however many hosts tests run in it.
 static RECORDER: OnceLock<PrometheusHandle> = OnceLock::new();
+
+/// Seconds: from an instantiation (tens of microseconds) to a slow model's answer.
+const BUCKETS: [f64; 12] = [
+    0.00001, 0.00003, 0.0001, 0.0003, 0.001, 0.003, 0.01, 0.1, 1.0, 10.0, 60.0, 600.0,
+];
 
 #[derive(Clone)]
 pub struct Telemetry(PrometheusHandle);
@@ -20,7 +26,10 @@ impl Default for Telemetry {
 impl Telemetry {
     pub fn new() -> Self {
         let handle = RECORDER.get_or_init(|| {
-            let recorder = PrometheusBuilder::new().build_recorder();
+            let recorder = PrometheusBuilder::new()
+                .set_buckets(&BUCKETS)
+                .expect("there are buckets")
+                .build_recorder();
             let handle = recorder.handle();
             if metrics::set_global_recorder(recorder).is_err() {
                 tracing::warn!("somebody else records metrics in this process");
@@ -54,8 +63,41 @@ impl Telemetry {
     }
 }
 
+/// Parts of a turn's time, in the order in which they pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// From the request's head to its answer, all others included.
+    Http,
+    /// From `turn-started` until the instance may run: waiting for a place, loading the component.
+    Admission,
+    /// A fresh store and instance.
+    Instantiate,
+    /// The guest with its host calls.
+    Guest,
+    /// From handing entries to the store until they are on disk.
+    Flush,
+}
+
+impl Stage {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Admission => "admission",
+            Self::Instantiate => "instantiate",
+            Self::Guest => "guest",
+            Self::Flush => "flush",
+        }
+    }
+
+    /// The stage took from `start` until now.
+    pub fn took(self, start: Instant) {
+        histogram!(STAGE, "stage" => self.name()).record(start.elapsed().as_secs_f64());
+    }
+}
+
+const STAGE: &str = "antiphon_stage_seconds";
+
 /// A turn ended.
-pub fn turn_ended(outcome: &'static str, seconds: f64) {
+pub fn turn_ended(outcome: &'static str) {
     counter!("antiphon_turns_total", "outcome" => outcome).increment(1);
-    histogram!("antiphon_turn_seconds").record(seconds);
 }

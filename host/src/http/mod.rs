@@ -20,6 +20,7 @@ mod tokens;
 mod wire;
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::Router;
 use axum::extract::Request;
@@ -34,7 +35,7 @@ use crate::clock::Clock;
 use crate::logs::Logs;
 use crate::session::Sessions;
 use crate::shutdown::Shutdown;
-use crate::telemetry::Telemetry;
+use crate::telemetry::{Stage, Telemetry};
 use crate::tenants::Tenants;
 
 pub use server::run;
@@ -201,7 +202,9 @@ async fn count(
     request: Request,
     next: Next,
 ) -> Response {
+    let start = Instant::now();
     let response = next.run(request).await;
+    Stage::Http.took(start);
     api.telemetry.request(response.status().as_u16());
     response
 }

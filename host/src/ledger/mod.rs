@@ -21,6 +21,7 @@ pub mod transcript;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Instant;
 
 use bytes::Bytes;
 use tokio::sync::{Notify, watch};
@@ -30,6 +31,7 @@ use crate::id::{Digest, Seq, SlotName, TurnId};
 use crate::journal::entry::Content;
 use crate::journal::state::{IllegalEntry, Slot, State};
 use crate::store::{CommitError, JournalId, Latched, OpenError, RecordKey, RecordSpace, Store};
+use crate::telemetry::Stage;
 
 use live::Live;
 pub use live::{Batch, parse_wake};
@@ -361,7 +363,9 @@ impl Ledger {
             writes.insert(0, write);
         }
         let mark = self.mark.clone();
+        let start = Instant::now();
         let done = move |result: Result<(), Latched>| {
+            Stage::Flush.took(start);
             mark.send_modify(|mark| match result {
                 Ok(()) => mark.durable = mark.durable.max(last),
                 Err(latched) => {

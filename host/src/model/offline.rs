@@ -191,37 +191,81 @@ fn said(messages: &[Message]) -> Vec<&str> {
 }
 
 fn text(request: &Request) -> String {
-    let mut text = "(offline model)".to_owned();
+    let mut sentences = vec!["(offline model)".to_owned()];
     let said = said(&request.messages);
     let (tools, found) = found(&request.messages);
-    let said: Vec<String> = said.into_iter().map(condensed).collect();
-    if !said.is_empty() {
-        text.push_str(&format!(" You said: {}.", quoted(&said)));
-    }
-    if tools > 0 {
-        text.push_str(&if found.is_empty() {
-            " The tools brought nothing.".to_owned()
-        } else {
-            format!(" The tools brought: {}.", quoted(&found))
-        });
-    }
-    if said.is_empty() && tools == 0 {
-        text.push_str(" Nobody said anything new.");
-    }
-    let instructions: Vec<String> = request
-        .messages
-        .iter()
-        .filter_map(|message| match message {
-            Message::System(text) => Some(condensed(text)),
-            _ => None,
-        })
+    let seen: Vec<String> = said.iter().filter_map(|text| slot(text)).collect();
+    let said: Vec<String> = said
+        .into_iter()
+        .filter(|text| slot(text).is_none())
+        .map(|text| condensed(inside(text)))
         .filter(|text| !text.is_empty())
         .collect();
-    if !instructions.is_empty() {
-        text.push_str(&format!(" My instructions are: {}.", quoted(&instructions)));
+    if !said.is_empty() {
+        sentences.push(format!("You said: {}.", quoted(&said)));
     }
-    text.push_str(" Configure a model to get an answer that means something.");
-    text
+    sentences.extend(seen);
+    if tools > 0 {
+        sentences.push(if found.is_empty() {
+            "The tools brought nothing.".to_owned()
+        } else {
+            format!("The tools brought: {}.", quoted(&found))
+        });
+    }
+    if sentences.len() == 1 {
+        sentences.push("Nobody said anything new.".to_owned());
+    }
+    let instructions = request
+        .messages
+        .iter()
+        .find_map(|message| match message {
+            Message::System(text) => Some(condensed(first_sentence(text))),
+            _ => None,
+        })
+        .filter(|text| !text.is_empty());
+    if let Some(instructions) = instructions {
+        sentences.push(format!("My task: “{instructions}”"));
+    }
+    sentences.push("With a real model, I would have an answer.".to_owned());
+    sentences.join(" ")
+}
+
+fn first_sentence(text: &str) -> &str {
+    text.find(". ").map_or(text, |end| &text[..=end])
+}
+
+/// What a slot's envelope says, in a sentence; none for any other text.
+fn slot(text: &str) -> Option<String> {
+    let head = text.trim_start().strip_prefix("<slot ")?;
+    let (head, _) = head.split_once('>')?;
+    let attribute = |name: &str| {
+        let (_, rest) = head.split_once(&format!("{name}=\""))?;
+        rest.split_once('"').map(|(value, _)| condensed(value))
+    };
+    let name = attribute("name")?;
+    let content = condensed(inside(text));
+    let written = if content.is_empty() {
+        "is empty".to_owned()
+    } else {
+        format!("says: “{content}”")
+    };
+    let busy = match attribute("state").as_deref() {
+        Some("locked") => ", and somebody is writing it",
+        _ => "",
+    };
+    Some(format!("The slot `{name}` {written}{busy}."))
+}
+
+/// The content of an envelope `<name …>content</name>`; other texts as they are.
+fn inside(text: &str) -> &str {
+    let whole = text.trim();
+    if !whole.starts_with('<') || !whole.ends_with('>') {
+        return text;
+    }
+    match (whole.find('>'), whole.rfind("</")) {
+        (Some(start), Some(end)) if start < end => &whole[start + 1..end],
+        _ => text,
+    }
 }
 
 /// How many tools answered since the last answer in words, and the texts they brought.

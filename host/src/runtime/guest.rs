@@ -12,7 +12,7 @@ use super::limits::Limiter;
 use super::scope::Scope;
 use super::wasi::{self, NoHttp};
 
-pub struct Guest {
+pub(crate) struct Guest {
     pub(super) scope: Arc<Scope>,
     pub(super) table: ResourceTable,
     pub(super) wasi: WasiCtx,

@@ -1,7 +1,7 @@
 //! One turn: a fresh store and instance, `handle` called once, and how it ended.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use wasmtime::{Store, Trap, UpdateDeadline, WasmBacktrace};
 
@@ -10,6 +10,7 @@ use crate::journal::context::{Change, Context};
 use crate::journal::entry::{Cause, Failure, TurnError};
 use crate::journal::state::Pending;
 use crate::ledger::Dead;
+use crate::telemetry::Stage;
 
 use super::bindings::exports::antiphon::agent::agent as export;
 use super::engine::{Loaded, Runtime};
@@ -92,11 +93,16 @@ async fn run(runtime: &Runtime, loaded: &Loaded, scope: &Arc<Scope>, input: Inpu
     let headers = input.messages.iter().map(mailbox::header).collect();
     let turn_input = export::TurnInput { causes, headers };
     let called = async {
+        let start = Instant::now();
         let component = loaded.pre.instantiate_async(&mut store).await?;
-        component
+        Stage::Instantiate.took(start);
+        let start = Instant::now();
+        let answer = component
             .antiphon_agent_agent()
             .call_handle(&mut store, &turn_input)
-            .await
+            .await;
+        Stage::Guest.took(start);
+        answer
     };
     match called.await {
         Ok(Ok(output)) => Exit::Completed {

@@ -26,6 +26,7 @@ mod turn;
 mod wake;
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -100,6 +101,10 @@ pub struct Parts {
     pub limits: TurnLimits,
     /// Turns that run at once on this host.
     pub turns_max: usize,
+    /// Turns that wait for a place; what comes then is refused.
+    pub turns_waiting_max: usize,
+    /// Sessions held in memory; what needs another one is refused then.
+    pub sessions_open_max: usize,
     /// The last process did not stop cleanly: every turn is written down before it runs.
     pub unclean: bool,
 }
@@ -113,6 +118,7 @@ struct Inner {
     open: Mutex<HashMap<JournalId, Arc<OnceCell<Arc<Session>>>>>,
     agenda: Agenda,
     turns: Semaphore,
+    turns_waiting: AtomicUsize,
     drivers: TaskTracker,
     /// Nothing new is started.
     draining: CancellationToken,
@@ -134,6 +140,7 @@ impl Sessions {
             open: Mutex::new(HashMap::new()),
             agenda: Agenda::default(),
             turns,
+            turns_waiting: AtomicUsize::new(0),
             drivers: TaskTracker::new(),
             draining: CancellationToken::new(),
             stopping: CancellationToken::new(),
@@ -266,9 +273,10 @@ impl Sessions {
         self.map().len()
     }
 
-    /// Turns that wait until another one ends.
+    /// Whether the host has as much to do as it may queue.
     pub fn is_overloaded(&self) -> bool {
-        self.0.turns.available_permits() == 0
+        self.0.turns_waiting.load(Ordering::Relaxed) >= self.0.parts.turns_waiting_max
+            || self.open_count() > self.0.parts.sessions_open_max
     }
 
     pub fn agents(&self) -> &Arc<Agents> {

@@ -1,7 +1,8 @@
 //! One turn: from `turn-started` through its instance to `turn-ended`.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Instant;
 
 use crate::agents::Version;
 use crate::clock::Time;
@@ -14,6 +15,7 @@ use crate::ledger::AppendError;
 use crate::runtime::instance::{self, Exit, Input};
 use crate::runtime::limits::Cpu;
 use crate::runtime::scope::{Scope, TurnClock, TurnOutput};
+use crate::telemetry::{self, Stage};
 
 use super::recovery::end_turn;
 use super::{Session, Sessions};
@@ -124,6 +126,7 @@ pub(super) async fn run(sessions: Sessions, session: Arc<Session>, started: Star
         end_turn(batch, &turn, outcome, error, private, wake_at);
         Ok::<_, std::convert::Infallible>(())
     });
+    telemetry::turn_ended(outcome.name());
     if let Err(AppendError::Dead(dead)) = ended {
         tracing::debug!(%turn, %dead, "the end of a turn was not written");
         return;
@@ -131,11 +134,30 @@ pub(super) async fn run(sessions: Sessions, session: Arc<Session>, started: Star
     session.ledger.flush();
 }
 
+/// Counts a turn that waits for a place, also if it is given up while it waits.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn start(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 async fn execute(sessions: &Sessions, session: &Session, started: Started) -> Exit {
     let parts = &sessions.0.parts;
+    let admitted = Instant::now();
+    let waiting = Waiting::start(&sessions.0.turns_waiting);
     let Ok(_permit) = sessions.0.turns.acquire().await else {
         return Exit::Over;
     };
+    drop(waiting);
     let Started {
         turn,
         agent,
@@ -200,6 +222,7 @@ async fn execute(sessions: &Sessions, session: &Session, started: Started) -> Ex
         output: TurnOutput::default(),
         calls: AtomicU64::new(0),
     };
+    Stage::Admission.took(admitted);
     let input = Input {
         causes,
         messages,

@@ -34,7 +34,7 @@ fn run(request: &Request) -> String {
 
 #[test]
 fn it_says_what_it_is_and_what_it_was_told() {
-    let last = "Configure a model to get an answer that means something.";
+    let last = "With a real model, I would have an answer.";
     let mut request = Request {
         messages: vec![Message::System("Be brief.".to_owned()), user("old")],
         ..Request::default()
@@ -49,7 +49,7 @@ fn it_says_what_it_is_and_what_it_was_told() {
     assert_eq!(
         run(&request),
         format!(
-            "(offline model) You said: “one two” and “three”. My instructions are: “Be brief.”. {last} <stop 7 23>"
+            "(offline model) You said: “one two” and “three”. My task: “Be brief.” {last} <stop 7 22>"
         )
     );
     request.messages[0] = Message::System("Think it over.".to_owned());
@@ -58,7 +58,7 @@ fn it_says_what_it_is_and_what_it_was_told() {
     assert_eq!(run(&request), "(offline model)  <length 8 2>");
     assert_eq!(
         run(&Request::default()),
-        format!("(offline model) Nobody said anything new. {last} <stop 0 16>")
+        format!("(offline model) Nobody said anything new. {last} <stop 0 15>")
     );
 }
 
@@ -160,4 +160,31 @@ fn long_texts_are_cut_between_characters() {
     assert_eq!(text.chars().count(), QUOTE_CHARS_MAX + 1);
     let texts: Vec<String> = (0..7).map(|n| n.to_string()).collect();
     assert_eq!(quoted(&texts), "“0”, “1”, “2”, “3”, “4” and 2 more");
+}
+
+#[test]
+fn it_says_what_is_in_a_slot_without_the_markup() {
+    let envelope = |text: &str| {
+        run(&Request {
+            messages: vec![user(text), user("hi")],
+            ..Request::default()
+        })
+    };
+    let line = envelope("<slot name=\"plan\" state=\"locked\"></slot>");
+    assert!(
+        line.contains("You said: “hi”. The slot `plan` is empty, and somebody is writing it."),
+        "{line}"
+    );
+    let line = envelope("<slot name=\"plan\" state=\"idle\" written-at=\"x\">eat\nwell</slot>");
+    assert!(line.contains("The slot `plan` says: “eat well”."), "{line}");
+    for odd in [
+        "<slot",
+        "<slot name=\"",
+        "<",
+        "<>",
+        "</",
+        "<slot name=\"a\">",
+    ] {
+        assert!(envelope(odd).contains("“hi”"), "{odd}");
+    }
 }

@@ -14,6 +14,10 @@ use crate::runtime::bindings::antiphon::agent::kernel::{
 use crate::runtime::guest::Guest;
 
 /// A handle on a lock; the lock itself is the journal's.
+#[allow(
+    unreachable_pub,
+    reason = "the generated bindings name it in a public module"
+)]
 pub struct SlotLock {
     slot: SlotName,
 }

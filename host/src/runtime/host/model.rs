@@ -33,6 +33,10 @@ use super::reply::{TooLarge, say};
 const PIECES_BYTES_MAX: usize = 32 * 1024;
 
 /// An answer on its way, and what came of it.
+#[allow(
+    unreachable_pub,
+    reason = "the generated bindings name it in a public module"
+)]
 pub struct Deltas {
     call: Option<Call>,
     /// Written down, not yet taken by the guest.
