@@ -185,9 +185,7 @@ impl Chat {
         if line.trim().is_empty() {
             return;
         }
-        if self.is_terminal {
-            self.voices.expect_own(&line);
-        }
+        self.voices.expect_own(&line);
         if outbox.send(line).await.is_ok() {
             self.waiting += 1;
         }

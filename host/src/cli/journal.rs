@@ -28,9 +28,6 @@ pub(super) struct Args {
 pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     let client = Client::new(args.remote.find()?)?;
     let mut table = Table::new(Paint::stdout());
-    if !args.json {
-        out(&table.head())?;
-    }
     let (events, offset) = all(&client, &args.session)
         .await
         .map_err(CallError::explain)?;
@@ -43,6 +40,9 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
             .map(|event| table.line(event))
             .collect()
     };
+    if !args.json {
+        out(&table.head())?;
+    }
     out(&shown)?;
     if !args.follow {
         return Ok(());
