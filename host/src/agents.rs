@@ -74,7 +74,9 @@ impl Agents {
     ) -> Result<Self, ReadError> {
         let mut map = Map::new();
         for tenant in tenants {
-            for (name, bytes) in store.records(Some(tenant), RecordSpace::Agent, None, usize::MAX)? {
+            for (name, bytes) in
+                store.records(Some(tenant), RecordSpace::Agent, None, usize::MAX)?
+            {
                 let damaged = |error: String| ReadError::Damaged(format!("agent {name}: {error}"));
                 let agent = AgentName::new(&name).map_err(|error| damaged(error.to_string()))?;
                 let deployment = Deployment::parse(&bytes).map_err(damaged)?;
@@ -102,7 +104,8 @@ impl Agents {
     }
 
     pub fn watches(&self, tenant: &TenantId, agent: &AgentName, slot: &SlotName) -> bool {
-        self.active(tenant, agent).is_some_and(|version| version.config.watches.contains(slot))
+        self.active(tenant, agent)
+            .is_some_and(|version| version.config.watches.contains(slot))
     }
 
     /// A tenant's agents, in order of name.
@@ -131,7 +134,9 @@ impl Agents {
     ) -> Result<Deployed, DeployError> {
         let _one = self.changing.lock().await;
         let current = self.get(tenant, agent);
-        let config = current.as_ref().map_or_else(Default::default, |current| current.config.clone());
+        let config = current
+            .as_ref()
+            .map_or_else(Default::default, |current| current.config.clone());
         let (agents, grants) = (self.clone(), config.grants());
         // Checked before it is stored: what cannot run is not kept.
         let digest = blocking(move || {
@@ -143,7 +148,10 @@ impl Agents {
         .await?;
         let mut next = current.as_deref().cloned().unwrap_or_default();
         if !next.put_component(digest, self.clock.now(), VERSIONS_MAX) {
-            return Ok(Deployed { deployment: current.unwrap_or_default(), changed: false });
+            return Ok(Deployed {
+                deployment: current.unwrap_or_default(),
+                changed: false,
+            });
         }
         self.write(tenant, agent, next).await
     }
@@ -162,8 +170,13 @@ impl Agents {
             self.load(digest, &config).await?;
         }
         let mut next = current.as_deref().cloned().unwrap_or_default();
-        if current.is_some() && !next.put_config(Arc::new(config.clone()), self.clock.now(), VERSIONS_MAX) {
-            return Ok(Deployed { deployment: current.unwrap_or_default(), changed: false });
+        if current.is_some()
+            && !next.put_config(Arc::new(config.clone()), self.clock.now(), VERSIONS_MAX)
+        {
+            return Ok(Deployed {
+                deployment: current.unwrap_or_default(),
+                changed: false,
+            });
         }
         next.config = Arc::new(config);
         self.write(tenant, agent, next).await
@@ -182,7 +195,10 @@ impl Agents {
         self.load(version.component, &version.config).await?;
         let mut next = (*current).clone();
         if !next.activate(&version, self.clock.now(), VERSIONS_MAX) {
-            return Ok(Deployed { deployment: current, changed: false });
+            return Ok(Deployed {
+                deployment: current,
+                changed: false,
+            });
         }
         self.write(tenant, agent, next).await
     }
@@ -203,14 +219,21 @@ impl Agents {
     }
 
     /// The component of a version, ready to run. Compiles it if no cache has it.
-    pub async fn load(self: &Arc<Self>, digest: Digest, config: &AgentConfig) -> Result<Loaded, DeployError> {
+    pub async fn load(
+        self: &Arc<Self>,
+        digest: Digest,
+        config: &AgentConfig,
+    ) -> Result<Loaded, DeployError> {
         let grants = config.grants();
         if let Some(loaded) = self.runtime.loaded(digest, &grants) {
             return Ok(loaded);
         }
         let agents = self.clone();
         blocking(move || {
-            let bytes = agents.components.get(&digest)?.ok_or(DeployError::Missing(digest))?;
+            let bytes = agents
+                .components
+                .get(&digest)?
+                .ok_or(DeployError::Missing(digest))?;
             Ok(agents.runtime.load(digest, &bytes, &grants)?)
         })
         .await
@@ -222,7 +245,10 @@ impl Agents {
         agent: &AgentName,
         deployment: Deployment,
     ) -> Result<Deployed, DeployError> {
-        let write = Write::Record { key: record_key(tenant, agent), bytes: deployment.bytes() };
+        let write = Write::Record {
+            key: record_key(tenant, agent),
+            bytes: deployment.bytes(),
+        };
         crate::store::write(&*self.store, vec![write]).await?;
         let deployment = Arc::new(deployment);
         self.map
@@ -230,11 +256,16 @@ impl Agents {
             .unwrap_or_else(|poisoned| poisoned.into_inner())
             .insert((tenant.clone(), agent.clone()), deployment.clone());
         self.changes.send_modify(|changes| *changes += 1);
-        Ok(Deployed { deployment, changed: true })
+        Ok(Deployed {
+            deployment,
+            changed: true,
+        })
     }
 
     fn read(&self) -> std::sync::RwLockReadGuard<'_, Map> {
-        self.map.read().unwrap_or_else(|poisoned| poisoned.into_inner())
+        self.map
+            .read()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }
 

@@ -48,7 +48,12 @@ pub struct Line {
 
 impl Line {
     fn bytes(&self) -> usize {
-        self.text.len() + self.fields.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>()
+        self.text.len()
+            + self
+                .fields
+                .iter()
+                .map(|(name, value)| name.len() + value.len())
+                .sum::<usize>()
     }
 }
 
@@ -68,10 +73,16 @@ impl Logs {
     /// Keep a line; `number` is given here.
     pub fn push(&self, tenant: &TenantId, agent: &AgentName, mut line: Line) {
         if line.text.len() > LINE_BYTES_MAX {
-            line.text.truncate(line.text.floor_char_boundary(LINE_BYTES_MAX));
+            line.text
+                .truncate(line.text.floor_char_boundary(LINE_BYTES_MAX));
         }
-        let mut rings = self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let ring = rings.entry((tenant.clone(), agent.clone())).or_insert_with(Ring::new);
+        let mut rings = self
+            .0
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        let ring = rings
+            .entry((tenant.clone(), agent.clone()))
+            .or_insert_with(Ring::new);
         ring.last += 1;
         line.number = ring.last;
         ring.bytes += line.bytes();
@@ -85,22 +96,42 @@ impl Logs {
     }
 
     /// The lines that are kept, and those to come.
-    pub fn read(&self, tenant: &TenantId, agent: &AgentName) -> (Vec<Arc<Line>>, broadcast::Receiver<Arc<Line>>) {
-        let mut rings = self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let ring = rings.entry((tenant.clone(), agent.clone())).or_insert_with(Ring::new);
-        (ring.lines.iter().cloned().collect(), ring.sender.subscribe())
+    pub fn read(
+        &self,
+        tenant: &TenantId,
+        agent: &AgentName,
+    ) -> (Vec<Arc<Line>>, broadcast::Receiver<Arc<Line>>) {
+        let mut rings = self
+            .0
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        let ring = rings
+            .entry((tenant.clone(), agent.clone()))
+            .or_insert_with(Ring::new);
+        (
+            ring.lines.iter().cloned().collect(),
+            ring.sender.subscribe(),
+        )
     }
 
     /// Forget an agent's lines.
     pub fn forget(&self, tenant: &TenantId, agent: &AgentName) {
-        let mut rings = self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut rings = self
+            .0
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
         rings.remove(&(tenant.clone(), agent.clone()));
     }
 }
 
 impl Ring {
     fn new() -> Self {
-        Self { lines: VecDeque::new(), bytes: 0, last: 0, sender: broadcast::Sender::new(FOLLOW_LINES) }
+        Self {
+            lines: VecDeque::new(),
+            bytes: 0,
+            last: 0,
+            sender: broadcast::Sender::new(FOLLOW_LINES),
+        }
     }
 }
 

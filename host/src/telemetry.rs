@@ -27,9 +27,15 @@ impl Telemetry {
             }
             handle
         });
-        metrics::describe_counter!("antiphon_requests_total", "HTTP requests answered, by status");
+        metrics::describe_counter!(
+            "antiphon_requests_total",
+            "HTTP requests answered, by status"
+        );
         metrics::describe_counter!("antiphon_turns_total", "Turns ended, by outcome");
-        metrics::describe_histogram!("antiphon_turn_seconds", "Time from the start of an instance to its end");
+        metrics::describe_histogram!(
+            "antiphon_turn_seconds",
+            "Time from the start of an instance to its end"
+        );
         metrics::describe_gauge!("antiphon_sessions_open", "Sessions in memory");
         Self(handle.clone())
     }

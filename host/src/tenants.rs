@@ -68,8 +68,14 @@ pub struct TokenRecord {
 /// Who asks, as far as the key or token says.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Holder {
-    Key { tenant: TenantId, rights: BTreeSet<Right> },
-    Token { tenant: TenantId, token: TokenRecord },
+    Key {
+        tenant: TenantId,
+        rights: BTreeSet<Right>,
+    },
+    Token {
+        tenant: TenantId,
+        token: TokenRecord,
+    },
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -94,12 +100,17 @@ const TOKEN: &str = "ast";
 impl Tenants {
     pub fn new(store: Arc<dyn Store>) -> Self {
         // Ten thousand holders in memory; others cost a read of the store.
-        Self { store, keys: moka::sync::Cache::new(10_000) }
+        Self {
+            store,
+            keys: moka::sync::Cache::new(10_000),
+        }
     }
 
     /// All tenants. Blocks.
     pub fn list(&self) -> Result<Vec<TenantId>, ReadError> {
-        let records = self.store.records(None, RecordSpace::Tenant, None, usize::MAX)?;
+        let records = self
+            .store
+            .records(None, RecordSpace::Tenant, None, usize::MAX)?;
         let parse = |(name, _): (String, bytes::Bytes)| {
             TenantId::new(&name).map_err(|error| ReadError::Damaged(error.to_string()))
         };
@@ -118,15 +129,36 @@ impl Tenants {
             return Ok(());
         }
         let text = mint(KEY, &default);
-        let rights = [Right::Deploy, Right::Invoke, Right::Read, Right::Inspect, Right::Admin].into();
-        let record = KeyRecord { rights, created_at: now };
+        let rights = [
+            Right::Deploy,
+            Right::Invoke,
+            Right::Read,
+            Right::Inspect,
+            Right::Admin,
+        ]
+        .into();
+        let record = KeyRecord {
+            rights,
+            created_at: now,
+        };
         let writes = vec![
-            Write::Record { key: tenant_key(&default), bytes: bytes::Bytes::from_static(b"{}") },
-            Write::Record { key: holder_key(&default, RecordSpace::Key, &text), bytes: json(&record) },
+            Write::Record {
+                key: tenant_key(&default),
+                bytes: bytes::Bytes::from_static(b"{}"),
+            },
+            Write::Record {
+                key: holder_key(&default, RecordSpace::Key, &text),
+                bytes: json(&record),
+            },
         ];
         crate::store::write(&*self.store, writes).await?;
         let mut options = fs::OpenOptions::new();
-        let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(file)?;
+        let mut file = options
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(file)?;
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
         Ok(())
@@ -139,7 +171,9 @@ impl Tenants {
         if let Some(holder) = self.keys.get(&digest) {
             return Ok(Some(holder).filter(|holder| holder.is_valid(now)));
         }
-        let Some((space, tenant)) = parse(text) else { return Ok(None) };
+        let Some((space, tenant)) = parse(text) else {
+            return Ok(None);
+        };
         let key = holder_key(&tenant, space, text);
         let store = self.store.clone();
         let bytes = match tokio::task::spawn_blocking(move || store.record(&key)).await {
@@ -147,13 +181,20 @@ impl Tenants {
             Err(_) => None,
         };
         let Some(bytes) = bytes else { return Ok(None) };
-        let damaged = |error: serde_json::Error| ReadError::Damaged(format!("a key's record: {error}"));
+        let damaged =
+            |error: serde_json::Error| ReadError::Damaged(format!("a key's record: {error}"));
         let holder = match space {
             RecordSpace::Key => {
                 let record: KeyRecord = serde_json::from_slice(&bytes).map_err(damaged)?;
-                Holder::Key { tenant, rights: record.rights }
+                Holder::Key {
+                    tenant,
+                    rights: record.rights,
+                }
             }
-            _ => Holder::Token { tenant, token: serde_json::from_slice(&bytes).map_err(damaged)? },
+            _ => Holder::Token {
+                tenant,
+                token: serde_json::from_slice(&bytes).map_err(damaged)?,
+            },
         };
         let holder = Arc::new(holder);
         self.keys.insert(digest, holder.clone());
@@ -171,9 +212,22 @@ impl Tenants {
     ) -> Result<(String, TokenRecord), CommitError> {
         let text = mint(TOKEN, tenant);
         let id = Digest::of(text.as_bytes()).to_string()[..16].to_owned();
-        let record = TokenRecord { id, session: session.clone(), author, rights, expires_at };
+        let record = TokenRecord {
+            id,
+            session: session.clone(),
+            author,
+            rights,
+            expires_at,
+        };
         let key = holder_key(tenant, RecordSpace::Token, &text);
-        crate::store::write(&*self.store, vec![Write::Record { key, bytes: json(&record) }]).await?;
+        crate::store::write(
+            &*self.store,
+            vec![Write::Record {
+                key,
+                bytes: json(&record),
+            }],
+        )
+        .await?;
         Ok((text, record))
     }
 
@@ -184,7 +238,10 @@ impl Tenants {
         session: &SessionId,
         id: &str,
     ) -> Result<bool, TenantError> {
-        let is_id = id.len() == 16 && id.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        let is_id = id.len() == 16
+            && id
+                .bytes()
+                .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
         if !is_id {
             return Ok(false);
         }
@@ -193,8 +250,14 @@ impl Tenants {
         let found = tokio::task::spawn_blocking(move || {
             store.records(Some(&owner), RecordSpace::Token, Some(&start), 1)
         });
-        let found = found.await.map_err(|_| ReadError::Io("the reading thread ended early".into()))??;
-        let Some((name, bytes)) = found.into_iter().next().filter(|(name, _)| name.starts_with(id)) else {
+        let found = found
+            .await
+            .map_err(|_| ReadError::Io("the reading thread ended early".into()))??;
+        let Some((name, bytes)) = found
+            .into_iter()
+            .next()
+            .filter(|(name, _)| name.starts_with(id))
+        else {
             return Ok(false);
         };
         let of_session = serde_json::from_slice::<TokenRecord>(&bytes)
@@ -203,7 +266,11 @@ impl Tenants {
             return Ok(false);
         }
         let digest = Digest::try_from(name.clone()).ok();
-        let key = RecordKey { tenant: Some(tenant.clone()), space: RecordSpace::Token, name };
+        let key = RecordKey {
+            tenant: Some(tenant.clone()),
+            space: RecordSpace::Token,
+            name,
+        };
         crate::store::write(&*self.store, vec![Write::Unrecord { key }]).await?;
         if let Some(digest) = digest {
             self.keys.invalidate(&digest);
@@ -249,14 +316,24 @@ fn parse(text: &str) -> Option<(RecordSpace, TenantId)> {
 }
 
 fn tenant_key(tenant: &TenantId) -> RecordKey {
-    RecordKey { tenant: None, space: RecordSpace::Tenant, name: tenant.as_str().to_owned() }
+    RecordKey {
+        tenant: None,
+        space: RecordSpace::Tenant,
+        name: tenant.as_str().to_owned(),
+    }
 }
 
 fn holder_key(tenant: &TenantId, space: RecordSpace, text: &str) -> RecordKey {
     let name = Digest::of(text.as_bytes()).to_string();
-    RecordKey { tenant: Some(tenant.clone()), space, name }
+    RecordKey {
+        tenant: Some(tenant.clone()),
+        space,
+        name,
+    }
 }
 
 fn json(value: &impl Serialize) -> bytes::Bytes {
-    serde_json::to_vec(value).expect("records have string keys").into()
+    serde_json::to_vec(value)
+        .expect("records have string keys")
+        .into()
 }

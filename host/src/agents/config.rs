@@ -66,7 +66,10 @@ pub struct Batching {
 
 impl Default for Batching {
     fn default() -> Self {
-        Self { policy: Policy::Collect, messages_max: MESSAGES_MAX }
+        Self {
+            policy: Policy::Collect,
+            messages_max: MESSAGES_MAX,
+        }
     }
 }
 
@@ -121,9 +124,15 @@ impl AgentConfig {
             ));
         }
         if self.batching.messages_max == 0 || self.batching.messages_max > MESSAGES_MAX {
-            return invalid(format!("`batching.messages_max` must be 1 to {MESSAGES_MAX}"));
+            return invalid(format!(
+                "`batching.messages_max` must be 1 to {MESSAGES_MAX}"
+            ));
         }
-        let bytes: usize = self.environment.iter().map(|(name, value)| name.len() + value.len()).sum();
+        let bytes: usize = self
+            .environment
+            .iter()
+            .map(|(name, value)| name.len() + value.len())
+            .sum();
         if self.environment.len() > ENVIRONMENT_MAX || bytes > ENVIRONMENT_BYTES_MAX {
             return invalid(format!(
                 "`environment` may hold {ENVIRONMENT_MAX} variables and {ENVIRONMENT_BYTES_MAX} bytes"
@@ -133,7 +142,9 @@ impl AgentConfig {
             name.is_empty() || name.contains(['=', '\0']) || value.contains('\0')
         };
         if self.environment.iter().any(bad) {
-            return invalid("names in `environment` must not be empty nor contain `=` or NUL".into());
+            return invalid(
+                "names in `environment` must not be empty nor contain `=` or NUL".into(),
+            );
         }
         if self.model.is_empty() || self.models.iter().any(String::is_empty) {
             return invalid("a model's name must not be empty".into());
@@ -148,7 +159,12 @@ impl AgentConfig {
     /// Models it may name, its default first.
     pub fn model_names(&self) -> Vec<String> {
         let mut names = vec![self.model.clone()];
-        names.extend(self.models.iter().filter(|name| **name != self.model).cloned());
+        names.extend(
+            self.models
+                .iter()
+                .filter(|name| **name != self.model)
+                .cloned(),
+        );
         names
     }
 
@@ -188,8 +204,12 @@ mod tests {
     #[test]
     fn limits_only_go_down() {
         let host = TurnLimits::default();
-        let config = AgentConfig::parse(br#"{"limits":{"cpu_ms_max":5,"turn_ms_max":999999999}}"#).unwrap();
+        let config =
+            AgentConfig::parse(br#"{"limits":{"cpu_ms_max":5,"turn_ms_max":999999999}}"#).unwrap();
         let limits = config.limits(&host);
-        assert_eq!((limits.cpu_ms_max, limits.turn_ms_max), (5, host.turn_ms_max));
+        assert_eq!(
+            (limits.cpu_ms_max, limits.turn_ms_max),
+            (5, host.turn_ms_max)
+        );
     }
 }

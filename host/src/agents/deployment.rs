@@ -34,7 +34,9 @@ impl Deployment {
     }
 
     pub fn bytes(&self) -> Bytes {
-        serde_json::to_vec(self).expect("a deployment has string keys").into()
+        serde_json::to_vec(self)
+            .expect("a deployment has string keys")
+            .into()
     }
 
     pub fn active(&self) -> Option<Arc<Version>> {
@@ -42,7 +44,10 @@ impl Deployment {
     }
 
     pub fn version(&self, number: u64) -> Option<Arc<Version>> {
-        self.versions.iter().find(|version| version.number == number).cloned()
+        self.versions
+            .iter()
+            .find(|version| version.number == number)
+            .cloned()
     }
 
     /// False if it is the component already.
@@ -77,10 +82,17 @@ impl Deployment {
     }
 
     fn next_version(&mut self, now: Time, versions_max: usize) {
-        let Some(component) = self.component else { return };
+        let Some(component) = self.component else {
+            return;
+        };
         let number = self.versions.last().map_or(1, |version| version.number + 1);
         let config = self.config.clone();
-        self.versions.push(Arc::new(Version { number, component, config, created_at: now }));
+        self.versions.push(Arc::new(Version {
+            number,
+            component,
+            config,
+            created_at: now,
+        }));
         let surplus = self.versions.len().saturating_sub(versions_max);
         self.versions.drain(..surplus);
     }
@@ -93,7 +105,10 @@ mod tests {
     #[test]
     fn either_half_makes_the_next_version() {
         let mut deployment = Deployment::default();
-        let config = Arc::new(AgentConfig { model: "fast".into(), ..AgentConfig::default() });
+        let config = Arc::new(AgentConfig {
+            model: "fast".into(),
+            ..AgentConfig::default()
+        });
         let (a, b) = (Digest::of(b"a"), Digest::of(b"b"));
         assert!(deployment.put_config(config.clone(), Time(1), 3));
         assert_eq!(deployment.active(), None);
@@ -105,9 +120,19 @@ mod tests {
         assert!(deployment.activate(&first, Time(5), 3));
         assert!(!deployment.activate(&first, Time(6), 3));
         let active = deployment.active().unwrap();
-        assert_eq!((active.number, active.component, active.config.clone()), (3, a, config));
+        assert_eq!(
+            (active.number, active.component, active.config.clone()),
+            (3, a, config)
+        );
         assert!(deployment.put_component(b, Time(7), 3));
-        assert_eq!(deployment.versions.iter().map(|version| version.number).collect::<Vec<_>>(), [2, 3, 4]);
+        assert_eq!(
+            deployment
+                .versions
+                .iter()
+                .map(|version| version.number)
+                .collect::<Vec<_>>(),
+            [2, 3, 4]
+        );
         assert_eq!(Deployment::parse(&deployment.bytes()), Ok(deployment));
     }
 }

@@ -23,7 +23,10 @@ use super::{sse, wire};
 pub(super) async fn list(State(api): State<Api>, caller: Caller) -> ApiResult<Json<Value>> {
     caller.need(Right::Read)?;
     let agents = api.sessions.agents().list(caller.tenant());
-    let agents: Vec<Value> = agents.iter().map(|(name, it)| wire::agent(name, it)).collect();
+    let agents: Vec<Value> = agents
+        .iter()
+        .map(|(name, it)| wire::agent(name, it))
+        .collect();
     Ok(Json(json!({"agents": agents})))
 }
 
@@ -33,7 +36,11 @@ pub(super) async fn show(
     Names(agent): Names<AgentName>,
 ) -> ApiResult<Json<Value>> {
     caller.need(Right::Read)?;
-    let deployment = api.sessions.agents().get(caller.tenant(), &agent).ok_or_else(agent_not_found)?;
+    let deployment = api
+        .sessions
+        .agents()
+        .get(caller.tenant(), &agent)
+        .ok_or_else(agent_not_found)?;
     Ok(Json(wire::agent(&agent, &deployment)))
 }
 
@@ -43,7 +50,11 @@ pub(super) async fn config(
     Names(agent): Names<AgentName>,
 ) -> ApiResult<Json<AgentConfig>> {
     caller.need(Right::Read)?;
-    let deployment = api.sessions.agents().get(caller.tenant(), &agent).ok_or_else(agent_not_found)?;
+    let deployment = api
+        .sessions
+        .agents()
+        .get(caller.tenant(), &agent)
+        .ok_or_else(agent_not_found)?;
     Ok(Json((*deployment.config).clone()))
 }
 
@@ -53,8 +64,17 @@ pub(super) async fn versions(
     Names(agent): Names<AgentName>,
 ) -> ApiResult<Json<Value>> {
     caller.need(Right::Read)?;
-    let deployment = api.sessions.agents().get(caller.tenant(), &agent).ok_or_else(agent_not_found)?;
-    let versions: Vec<Value> = deployment.versions.iter().rev().map(|it| wire::version(it)).collect();
+    let deployment = api
+        .sessions
+        .agents()
+        .get(caller.tenant(), &agent)
+        .ok_or_else(agent_not_found)?;
+    let versions: Vec<Value> = deployment
+        .versions
+        .iter()
+        .rev()
+        .map(|it| wire::version(it))
+        .collect();
     Ok(Json(json!({"versions": versions})))
 }
 
@@ -68,9 +88,17 @@ pub(super) async fn put_component(
     caller.need(Right::Deploy)?;
     if body::content_type(&headers).as_deref() != Some("application/wasm") {
         let message = "upload a component as `Content-Type: application/wasm`";
-        return Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", message));
+        return Err(ApiError::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "unsupported_media_type",
+            message,
+        ));
     }
-    let deployed = api.sessions.agents().put_component(caller.tenant(), &agent, bytes).await?;
+    let deployed = api
+        .sessions
+        .agents()
+        .put_component(caller.tenant(), &agent, bytes)
+        .await?;
     Ok(answer(&agent, &deployed))
 }
 
@@ -82,7 +110,11 @@ pub(super) async fn put_config(
 ) -> ApiResult<Response> {
     caller.need(Right::Deploy)?;
     let config = AgentConfig::parse(&bytes)?;
-    let deployed = api.sessions.agents().put_config(caller.tenant(), &agent, config).await?;
+    let deployed = api
+        .sessions
+        .agents()
+        .put_config(caller.tenant(), &agent, config)
+        .await?;
     Ok(answer(&agent, &deployed))
 }
 
@@ -100,7 +132,11 @@ pub(super) async fn roll_back(
 ) -> ApiResult<Response> {
     caller.need(Right::Deploy)?;
     let RollBack { version } = body::json(&bytes)?;
-    let deployed = api.sessions.agents().roll_back(caller.tenant(), &agent, version).await?;
+    let deployed = api
+        .sessions
+        .agents()
+        .roll_back(caller.tenant(), &agent, version)
+        .await?;
     Ok(answer(&agent, &deployed))
 }
 
@@ -110,13 +146,20 @@ pub(super) async fn remove(
     Names(agent): Names<AgentName>,
 ) -> ApiResult<StatusCode> {
     caller.need(Right::Deploy)?;
-    api.sessions.agents().delete(caller.tenant(), &agent).await?;
+    api.sessions
+        .agents()
+        .delete(caller.tenant(), &agent)
+        .await?;
     api.logs.forget(caller.tenant(), &agent);
     Ok(StatusCode::NO_CONTENT)
 }
 
 fn answer(agent: &AgentName, deployed: &Deployed) -> Response {
-    let status = if deployed.changed { StatusCode::CREATED } else { StatusCode::OK };
+    let status = if deployed.changed {
+        StatusCode::CREATED
+    } else {
+        StatusCode::OK
+    };
     (status, Json(wire::agent(agent, &deployed.deployment))).into_response()
 }
 
@@ -140,15 +183,23 @@ pub(super) async fn logs(
     headers: HeaderMap,
 ) -> ApiResult<Response> {
     caller.need(Right::Inspect)?;
-    api.sessions.agents().get(caller.tenant(), &agent).ok_or_else(agent_not_found)?;
+    api.sessions
+        .agents()
+        .get(caller.tenant(), &agent)
+        .ok_or_else(agent_not_found)?;
     let (lines, receiver) = api.logs.read(caller.tenant(), &agent);
     let wanted = move |line: &Line| query.session.as_ref().is_none_or(|it| *it == line.session);
     if query.live.as_deref() != Some("sse") && !body::wants_events(&headers) {
-        let lines: Vec<Value> = lines.iter().filter(|it| wanted(it)).map(|it| line(it)).collect();
+        let lines: Vec<Value> = lines
+            .iter()
+            .filter(|it| wanted(it))
+            .map(|it| line(it))
+            .collect();
         return Ok(Json(json!({"lines": lines})).into_response());
     }
     let permit = api.stream_permit()?;
-    let backlog: std::collections::VecDeque<_> = lines.into_iter().filter(|it| wanted(it)).collect();
+    let backlog: std::collections::VecDeque<_> =
+        lines.into_iter().filter(|it| wanted(it)).collect();
     let state = (backlog, receiver, permit, api);
     let events = stream::unfold(state, move |(mut backlog, mut receiver, permit, api)| {
         let wanted = wanted.clone();
@@ -167,7 +218,11 @@ pub(super) async fn logs(
                     },
                 };
                 if wanted(&next) {
-                    let event = sse::event(&next.number.to_string(), "line", line(&next).to_string().as_bytes());
+                    let event = sse::event(
+                        &next.number.to_string(),
+                        "line",
+                        line(&next).to_string().as_bytes(),
+                    );
                     return Some((event, (backlog, receiver, permit, api)));
                 }
             }

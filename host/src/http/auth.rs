@@ -40,11 +40,16 @@ impl Caller {
                     Right::Send | Right::Interrupt => Right::Invoke,
                     other => other,
                 };
-                if rights.contains(&needed) { Ok(()) } else { Err(insufficient(needed)) }
+                if rights.contains(&needed) {
+                    Ok(())
+                } else {
+                    Err(insufficient(needed))
+                }
             }
-            Holder::Token { token, .. } if token.session != *session => {
-                Err(ApiError::not_found("session_not_found", "there is no such session"))
-            }
+            Holder::Token { token, .. } if token.session != *session => Err(ApiError::not_found(
+                "session_not_found",
+                "there is no such session",
+            )),
             Holder::Token { token, .. } if token.rights.contains(&right) => Ok(()),
             Holder::Token { .. } => Err(insufficient(right)),
         }
@@ -89,11 +94,16 @@ impl FromRequestParts<Api> for Caller {
 fn presented(parts: &Parts) -> Option<String> {
     if let Some(value) = parts.headers.get(header::AUTHORIZATION) {
         let (scheme, key) = value.to_str().ok()?.split_once(' ')?;
-        return scheme.eq_ignore_ascii_case("bearer").then(|| key.trim().to_owned());
+        return scheme
+            .eq_ignore_ascii_case("bearer")
+            .then(|| key.trim().to_owned());
     }
     if parts.method != Method::GET {
         return None;
     }
     let query = parts.uri.query()?;
-    query.split('&').find_map(|pair| pair.strip_prefix("access_token=")).map(str::to_owned)
+    query
+        .split('&')
+        .find_map(|pair| pair.strip_prefix("access_token="))
+        .map(str::to_owned)
 }

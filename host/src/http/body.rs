@@ -17,7 +17,9 @@ impl FromRequest<Api> for Body {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, api: &Api) -> Result<Self, ApiError> {
-        Ok(Self(read(request.into_body(), api.settings.request_bytes_max).await?))
+        Ok(Self(
+            read(request.into_body(), api.settings.request_bytes_max).await?,
+        ))
     }
 }
 
@@ -28,7 +30,9 @@ impl FromRequest<Api> for Upload {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, api: &Api) -> Result<Self, ApiError> {
-        Ok(Self(read(request.into_body(), api.settings.component_bytes_max).await?))
+        Ok(Self(
+            read(request.into_body(), api.settings.component_bytes_max).await?,
+        ))
     }
 }
 
@@ -70,7 +74,10 @@ impl<T: DeserializeOwned + Send> FromRequestParts<Api> for Names<T> {
             Err(PathRejection::FailedToDeserializePathParams(error)) => {
                 let text = error.body_text();
                 let rule = text.find("a name of ").or_else(|| text.find("a digest"));
-                Err(ApiError::bad("invalid_name", rule.map_or("the path is not valid", |at| &text[at..])))
+                Err(ApiError::bad(
+                    "invalid_name",
+                    rule.map_or("the path is not valid", |at| &text[at..]),
+                ))
             }
             Err(error) => Err(ApiError::internal(error)),
         }
@@ -79,11 +86,15 @@ impl<T: DeserializeOwned + Send> FromRequestParts<Api> for Names<T> {
 
 /// The `Idempotency-Key`, if there is one.
 pub(super) fn idempotency_key(headers: &HeaderMap) -> ApiResult<Option<&str>> {
-    let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
+    let Some(value) = headers.get("idempotency-key") else {
+        return Ok(None);
+    };
     value
         .to_str()
         .ok()
-        .filter(|key| (1..=255).contains(&key.len()) && key.bytes().all(|byte| byte.is_ascii_graphic()))
+        .filter(|key| {
+            (1..=255).contains(&key.len()) && key.bytes().all(|byte| byte.is_ascii_graphic())
+        })
         .map(Some)
         .ok_or_else(|| {
             let message = "an Idempotency-Key is 1 to 255 visible ASCII characters";
@@ -103,13 +114,18 @@ pub(super) fn content_type(headers: &HeaderMap) -> Option<String> {
 
 /// Whether the client asks for an event stream.
 pub(super) fn wants_events(headers: &HeaderMap) -> bool {
-    let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
+    let accept = headers
+        .get(header::ACCEPT)
+        .and_then(|value| value.to_str().ok());
     accept.is_some_and(|accept| {
-        accept.split(',').any(|kind| kind.trim().starts_with("text/event-stream"))
+        accept
+            .split(',')
+            .any(|kind| kind.trim().starts_with("text/event-stream"))
     })
 }
 
 /// Text of a body that must be UTF-8.
 pub(super) fn text(bytes: &[u8]) -> ApiResult<&str> {
-    std::str::from_utf8(bytes).map_err(|_| ApiError::bad("invalid_utf8", "the body is not UTF-8 text"))
+    std::str::from_utf8(bytes)
+        .map_err(|_| ApiError::bad("invalid_utf8", "the body is not UTF-8 text"))
 }

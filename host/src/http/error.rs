@@ -40,7 +40,15 @@ pub(super) type ApiResult<T> = Result<T, ApiError>;
 impl ApiError {
     pub(super) fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
         let (message, is_final) = (message.into(), status == StatusCode::CONFLICT);
-        Self { status, code, message, internal: None, fields: None, retry_after_s: None, is_final }
+        Self {
+            status,
+            code,
+            message,
+            internal: None,
+            fields: None,
+            retry_after_s: None,
+            is_final,
+        }
     }
 
     pub(super) fn bad(code: &'static str, message: impl Into<String>) -> Self {
@@ -56,37 +64,68 @@ impl ApiError {
     }
 
     pub(super) fn too_large(limit: usize) -> Self {
-        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", format!("{limit} bytes is the most"))
+        Self::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "too_large",
+            format!("{limit} bytes is the most"),
+        )
     }
 
     pub(super) fn overloaded(message: impl Into<String>) -> Self {
-        Self { retry_after_s: Some(1), ..Self::new(StatusCode::TOO_MANY_REQUESTS, "overloaded", message) }
+        Self {
+            retry_after_s: Some(1),
+            ..Self::new(StatusCode::TOO_MANY_REQUESTS, "overloaded", message)
+        }
     }
 
     pub(super) fn draining() -> Self {
-        let error = Self::new(StatusCode::SERVICE_UNAVAILABLE, "draining", "the server is stopping");
-        Self { retry_after_s: Some(1), ..error }
+        let error = Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "draining",
+            "the server is stopping",
+        );
+        Self {
+            retry_after_s: Some(1),
+            ..error
+        }
     }
 
     pub(super) fn internal(internal: impl ToString) -> Self {
-        let error = Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "something went wrong inside the server");
-        Self { internal: Some(internal.to_string()), ..error }
+        let error = Self::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "internal",
+            "something went wrong inside the server",
+        );
+        Self {
+            internal: Some(internal.to_string()),
+            ..error
+        }
     }
 
     pub(super) fn with(self, fields: Value) -> Self {
-        Self { fields: Some(fields), ..self }
+        Self {
+            fields: Some(fields),
+            ..self
+        }
     }
 
     fn latched(internal: impl ToString) -> Self {
         let message = "the server's disk failed: it takes no more writes until it is restarted";
         let error = Self::new(StatusCode::SERVICE_UNAVAILABLE, "store_latched", message);
-        Self { internal: Some(internal.to_string()), ..error }
+        Self {
+            internal: Some(internal.to_string()),
+            ..error
+        }
     }
 }
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let kind = if self.status.is_server_error() { "server_error" } else { "invalid_request_error" };
+        let kind = if self.status.is_server_error() {
+            "server_error"
+        } else {
+            "invalid_request_error"
+        };
         let mut body = json!({"error": {"code": self.code, "message": self.message, "type": kind}});
         if let (Value::Object(body), Some(Value::Object(fields))) = (&mut body, self.fields) {
             body.extend(fields);
@@ -115,7 +154,11 @@ pub(super) async fn no_route() -> ApiError {
 }
 
 pub(super) async fn no_method() -> ApiError {
-    ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this path does not know the method")
+    ApiError::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "method_not_allowed",
+        "this path does not know the method",
+    )
 }
 
 impl From<InvalidName> for ApiError {
@@ -177,7 +220,9 @@ impl From<FollowError> for ApiError {
 impl From<SessionError> for ApiError {
     fn from(error: SessionError) -> Self {
         match error {
-            SessionError::NotFound => Self::not_found("session_not_found", "there is no such session"),
+            SessionError::NotFound => {
+                Self::not_found("session_not_found", "there is no such session")
+            }
             SessionError::Gone => gone(),
             SessionError::Draining => Self::draining(),
             SessionError::Latched(latched) => Self::latched(latched),
@@ -187,7 +232,11 @@ impl From<SessionError> for ApiError {
 }
 
 fn gone() -> ApiError {
-    ApiError::new(StatusCode::GONE, "session_gone", "the session was deleted or has expired")
+    ApiError::new(
+        StatusCode::GONE,
+        "session_gone",
+        "the session was deleted or has expired",
+    )
 }
 
 impl From<CommandError> for ApiError {
@@ -200,9 +249,11 @@ impl From<CommandError> for ApiError {
             CommandError::AgentNotInSession => Self::conflict("agent_not_in_session", text),
             CommandError::EntryAgent => Self::conflict("entry_agent", text),
             CommandError::Idle => Self::conflict("idle", text),
-            CommandError::KeyReused => {
-                Self::new(StatusCode::UNPROCESSABLE_ENTITY, "idempotency_key_reused", text)
-            }
+            CommandError::KeyReused => Self::new(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "idempotency_key_reused",
+                text,
+            ),
             CommandError::Full { .. } => Self::overloaded(text),
             CommandError::TooLarge(limit) => Self::too_large(limit),
             CommandError::SlotLocked(_) => Self::conflict("slot_locked", text),
@@ -214,8 +265,12 @@ impl From<CommandError> for ApiError {
             }
             CommandError::VersionRequired(newest) => {
                 let message = "the slot exists: send If-Match with the version you replace";
-                Self::new(StatusCode::PRECONDITION_REQUIRED, "version_required", message)
-                    .with(json!({"version": newest.0}))
+                Self::new(
+                    StatusCode::PRECONDITION_REQUIRED,
+                    "version_required",
+                    message,
+                )
+                .with(json!({"version": newest.0}))
             }
             CommandError::NoSuchMessage => Self::not_found("operation_not_found", text),
             CommandError::Dead(dead) => dead.into(),
@@ -237,9 +292,15 @@ impl From<DeployError> for ApiError {
         let unprocessable = |code, text| Self::new(StatusCode::UNPROCESSABLE_ENTITY, code, text);
         let text = error.to_string();
         match error {
-            DeployError::Component(ComponentError::NotAComponent(_)) => unprocessable("not_a_component", text),
-            DeployError::Component(ComponentError::Precompiled) => unprocessable("precompiled_refused", text),
-            DeployError::Component(ComponentError::WorldMismatch(_)) => unprocessable("world_mismatch", text),
+            DeployError::Component(ComponentError::NotAComponent(_)) => {
+                unprocessable("not_a_component", text)
+            }
+            DeployError::Component(ComponentError::Precompiled) => {
+                unprocessable("precompiled_refused", text)
+            }
+            DeployError::Component(ComponentError::WorldMismatch(_)) => {
+                unprocessable("world_mismatch", text)
+            }
             DeployError::Component(ComponentError::ImportNotGranted(_)) => {
                 unprocessable("import_not_granted", text)
             }

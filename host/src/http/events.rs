@@ -51,7 +51,10 @@ fn start(session: &Session, offset: Option<&str>) -> ApiResult<Seq> {
         Some(text) => text.parse()?,
     };
     if seq > durable {
-        return Err(ApiError::bad("offset_ahead", "the offset is beyond the end of the session"));
+        return Err(ApiError::bad(
+            "offset_ahead",
+            "the offset is beyond the end of the session",
+        ));
     }
     Ok(seq)
 }
@@ -65,14 +68,19 @@ pub(super) async fn events(
 ) -> ApiResult<Response> {
     caller.enter(&id, Right::Read)?;
     let session = api.sessions.get(caller.tenant(), &id).await?;
-    let last_id = headers.get("last-event-id").and_then(|value| value.to_str().ok());
+    let last_id = headers
+        .get("last-event-id")
+        .and_then(|value| value.to_str().ok());
     let after = start(&session, last_id.or(query.offset.as_deref()))?;
     match query.live.as_deref() {
         Some("sse") => live(api, session, after),
         None if body::wants_events(&headers) => live(api, session, after),
         Some("long-poll") => poll(&api, &session, after).await,
         None => Ok(page(&session, after).await?.0),
-        Some(_) => Err(ApiError::bad("invalid_live", "`live` is `sse` or `long-poll`")),
+        Some(_) => Err(ApiError::bad(
+            "invalid_live",
+            "`live` is `sse` or `long-poll`",
+        )),
     }
 }
 
@@ -80,11 +88,20 @@ pub(super) async fn events(
 async fn page(session: &Arc<Session>, after: Seq) -> ApiResult<(Response, bool)> {
     let (entries, at, up_to_date) = read(session, after, Kind::is_visible).await?;
     let public: Vec<_> = entries.iter().map(Encoded::public).collect();
-    let events = public.iter().map(|bytes| serde_json::from_slice::<&RawValue>(bytes));
-    let events: Vec<&RawValue> = events.collect::<Result<_, _>>().map_err(ApiError::internal)?;
+    let events = public
+        .iter()
+        .map(|bytes| serde_json::from_slice::<&RawValue>(bytes));
+    let events: Vec<&RawValue> = events
+        .collect::<Result<_, _>>()
+        .map_err(ApiError::internal)?;
     let any = !events.is_empty();
     let offset = Offset(at).to_string();
-    let page = wire::Page { events: Some(events), entries: None, offset, up_to_date };
+    let page = wire::Page {
+        events: Some(events),
+        entries: None,
+        offset,
+        up_to_date,
+    };
     Ok((Json(page).into_response(), any))
 }
 
@@ -152,36 +169,51 @@ struct Stream {
 fn live(api: Api, session: Arc<Session>, after: Seq) -> ApiResult<Response> {
     let permit = api.stream_permit()?;
     let follower = session.ledger.follow(after);
-    let state = Stream { api, session, follower, ready: VecDeque::new(), _permit: permit };
-    Ok(sse::response(stream::unfold(state, |mut state| async move {
-        loop {
-            if let Some(encoded) = state.ready.pop_front() {
-                let id = Offset(encoded.seq).to_string();
-                let event = sse::event(&id, encoded.kind.name(), &encoded.public());
-                return Some((event, state));
-            }
-            let next = tokio::select! {
-                next = state.follower.next() => next,
-                // The client comes back with its last id, to whoever serves then.
-                () = state.api.shutdown.stopping() => return None,
-            };
-            match next {
-                Ok(entries) => {
-                    state.ready.extend(entries.into_iter().filter(|entry| entry.kind.is_visible()));
+    let state = Stream {
+        api,
+        session,
+        follower,
+        ready: VecDeque::new(),
+        _permit: permit,
+    };
+    Ok(sse::response(stream::unfold(
+        state,
+        |mut state| async move {
+            loop {
+                if let Some(encoded) = state.ready.pop_front() {
+                    let id = Offset(encoded.seq).to_string();
+                    let event = sse::event(&id, encoded.kind.name(), &encoded.public());
+                    return Some((event, state));
                 }
-                Err(FollowError::Dead(Dead::Closed | Dead::Fenced | Dead::Illegal(_))) => {
-                    if state.session.ledger.look(|it| it.phase) == Phase::Ended {
-                        return None;
+                let next = tokio::select! {
+                    next = state.follower.next() => next,
+                    // The client comes back with its last id, to whoever serves then.
+                    () = state.api.shutdown.stopping() => return None,
+                };
+                match next {
+                    Ok(entries) => {
+                        state
+                            .ready
+                            .extend(entries.into_iter().filter(|entry| entry.kind.is_visible()));
                     }
-                    let journal = &state.session.journal;
-                    let session = state.api.sessions.get(&journal.tenant, &journal.session).await;
-                    state.session = session.ok()?;
-                    state.follower = state.session.ledger.follow(state.follower.at());
+                    Err(FollowError::Dead(Dead::Closed | Dead::Fenced | Dead::Illegal(_))) => {
+                        if state.session.ledger.look(|it| it.phase) == Phase::Ended {
+                            return None;
+                        }
+                        let journal = &state.session.journal;
+                        let session = state
+                            .api
+                            .sessions
+                            .get(&journal.tenant, &journal.session)
+                            .await;
+                        state.session = session.ok()?;
+                        state.follower = state.session.ledger.follow(state.follower.at());
+                    }
+                    Err(_) => return None,
                 }
-                Err(_) => return None,
             }
-        }
-    })))
+        },
+    )))
 }
 
 #[derive(Deserialize)]
@@ -207,7 +239,8 @@ pub(super) async fn transcript(
         }
     };
     let limit = query.limit.unwrap_or(ITEMS).clamp(1, ITEMS_MAX);
-    let window = transcript::window(&session.ledger, before, durable, limit, &BTreeSet::new()).await?;
+    let window =
+        transcript::window(&session.ledger, before, durable, limit, &BTreeSet::new()).await?;
     let items: Vec<Value> = window.items.iter().map(wire::item).collect();
     Ok(Json(json!({
         "items": items,
@@ -238,7 +271,8 @@ pub(super) async fn journal(
     };
     let session = api.sessions.get(caller.tenant(), &id).await?;
     let after = start(&session, query.offset.as_deref())?;
-    let (entries, at, up_to_date) = read(&session, after, |it| kind.is_none_or(|kind| kind == it)).await?;
+    let (entries, at, up_to_date) =
+        read(&session, after, |it| kind.is_none_or(|kind| kind == it)).await?;
     let entries: Result<Vec<Value>, _> = entries.iter().map(wire::entry).collect();
     let page = wire::Page {
         events: None,

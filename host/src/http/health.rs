@@ -24,12 +24,18 @@ pub(super) async fn ready(State(api): State<Api>) -> (StatusCode, Json<Value>) {
     };
     match reason {
         None => (StatusCode::OK, Json(json!({"ready": true}))),
-        Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, Json(json!({"ready": false, "reason": reason}))),
+        Some(reason) => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            Json(json!({"ready": false, "reason": reason})),
+        ),
     }
 }
 
 pub(super) async fn metrics(State(api): State<Api>) -> Response {
     api.telemetry.sessions_open(api.sessions.open_count());
-    let kind = (header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8");
+    let kind = (
+        header::CONTENT_TYPE,
+        "text/plain; version=0.0.4; charset=utf-8",
+    );
     ([kind], api.telemetry.render()).into_response()
 }

@@ -43,7 +43,11 @@ pub(super) async fn invoke(
     caller.need(Right::Invoke)?;
     let invocation = if body::is_text(&headers) {
         let body = Value::String(body::text(&bytes)?.to_owned());
-        Invocation { body, session: None, author: None }
+        Invocation {
+            body,
+            session: None,
+            author: None,
+        }
     } else {
         body::json(&bytes)?
     };
@@ -85,7 +89,9 @@ pub(super) async fn invoke(
         answered(&api, session, &posted).await?
     };
     if posted.replayed {
-        response.headers_mut().insert("idempotency-replayed", HeaderValue::from_static("true"));
+        response
+            .headers_mut()
+            .insert("idempotency-replayed", HeaderValue::from_static("true"));
     }
     Ok(response)
 }
@@ -93,9 +99,16 @@ pub(super) async fn invoke(
 impl Api {
     /// Refuse agents that are not deployed, or have no component yet.
     pub(super) fn must_be_ready(&self, caller: &Caller, agent: &AgentName) -> ApiResult<()> {
-        let deployment = self.sessions.agents().get(caller.tenant(), agent).ok_or_else(agent_not_found)?;
+        let deployment = self
+            .sessions
+            .agents()
+            .get(caller.tenant(), agent)
+            .ok_or_else(agent_not_found)?;
         if deployment.active().is_none() {
-            return Err(ApiError::conflict("agent_not_ready", "the agent has no component yet"));
+            return Err(ApiError::conflict(
+                "agent_not_ready",
+                "the agent has no component yet",
+            ));
         }
         Ok(())
     }
@@ -103,7 +116,9 @@ impl Api {
     /// Refuse what is too large, and everything while the host has more to do than it may queue.
     pub(super) fn admit(&self, body: &Value) -> ApiResult<()> {
         let limit = self.sessions.limits().message_bytes_max;
-        let length = body.as_str().map_or_else(|| body.to_string().len(), str::len);
+        let length = body
+            .as_str()
+            .map_or_else(|| body.to_string().len(), str::len);
         if length > limit {
             return Err(ApiError::too_large(limit));
         }
@@ -111,7 +126,9 @@ impl Api {
             return Err(ApiError::draining());
         }
         if self.sessions.is_overloaded() {
-            return Err(ApiError::overloaded("the server runs as many turns as it may"));
+            return Err(ApiError::overloaded(
+                "the server runs as many turns as it may",
+            ));
         }
         Ok(())
     }
@@ -120,7 +137,9 @@ impl Api {
 fn prefers_async(headers: &HeaderMap) -> bool {
     headers.get_all("prefer").iter().any(|value| {
         let value = value.to_str().unwrap_or_default();
-        value.split(',').any(|preference| preference.trim().eq_ignore_ascii_case("respond-async"))
+        value
+            .split(',')
+            .any(|preference| preference.trim().eq_ignore_ascii_case("respond-async"))
     })
 }
 
@@ -130,9 +149,19 @@ async fn accepted(session: &Session, posted: &Posted) -> ApiResult<Response> {
     let operation = wire::operation(&posted.message, &Standing::Open(None));
     let mut response = (StatusCode::ACCEPTED, Json(operation)).into_response();
     let headers = response.headers_mut();
-    headers.insert(header::LOCATION, HeaderValue::from_str(&location).map_err(ApiError::internal)?);
-    headers.insert("preference-applied", HeaderValue::from_static("respond-async"));
-    set(headers, "x-antiphon-session", session.journal.session.as_str());
+    headers.insert(
+        header::LOCATION,
+        HeaderValue::from_str(&location).map_err(ApiError::internal)?,
+    );
+    headers.insert(
+        "preference-applied",
+        HeaderValue::from_static("respond-async"),
+    );
+    set(
+        headers,
+        "x-antiphon-session",
+        session.journal.session.as_str(),
+    );
     Ok(response)
 }
 
@@ -148,7 +177,12 @@ impl Following {
     fn new(api: Api, session: Arc<Session>, message: &MessageId) -> Self {
         // From before the message, which is the first event of its turn.
         let follower = session.ledger.follow(crate::id::Seq(message.seq().0 - 1));
-        Self { api, session, follower, tracker: Tracker::new(message.clone()) }
+        Self {
+            api,
+            session,
+            follower,
+            tracker: Tracker::new(message.clone()),
+        }
     }
 
     /// The next durable entries. Each must be given to the tracker.
@@ -158,7 +192,11 @@ impl Following {
                 Ok(entries) => return Ok(entries),
                 Err(FollowError::Dead(Dead::Closed | Dead::Fenced | Dead::Illegal(_))) => {
                     let journal = &self.session.journal;
-                    self.session = self.api.sessions.get(&journal.tenant, &journal.session).await?;
+                    self.session = self
+                        .api
+                        .sessions
+                        .get(&journal.tenant, &journal.session)
+                        .await?;
                     self.follower = self.session.ledger.follow(self.follower.at());
                 }
                 Err(error) => return Err(error.into()),
@@ -181,7 +219,15 @@ async fn answered(api: &Api, session: Arc<Session>, posted: &Posted) -> ApiResul
     }
     let mut response = match following.tracker.standing() {
         Standing::Done(taken) => finished(&id, &taken)?,
-        Standing::SetAside(reason) => return Err(failed(&id, None, StatusCode::BAD_GATEWAY, "turn_failed", reason)),
+        Standing::SetAside(reason) => {
+            return Err(failed(
+                &id,
+                None,
+                StatusCode::BAD_GATEWAY,
+                "turn_failed",
+                reason,
+            ));
+        }
         Standing::Open(_) => return Err(ApiError::internal("a message is over and open")),
     };
     set(response.headers_mut(), "x-antiphon-session", id.as_str());
@@ -198,9 +244,19 @@ fn finished(session: &SessionId, taken: &Taken) -> ApiResult<Response> {
         let message = format!("{}: {}", error.code.name(), error.message);
         return Err(failed(session, Some(taken), status, code, message));
     }
-    if taken.ended.as_ref().is_some_and(|ended| ended.outcome.name() == "cancelled") {
+    if taken
+        .ended
+        .as_ref()
+        .is_some_and(|ended| ended.outcome.name() == "cancelled")
+    {
         let message = "the turn was cancelled".to_owned();
-        return Err(failed(session, Some(taken), StatusCode::BAD_GATEWAY, "turn_failed", message));
+        return Err(failed(
+            session,
+            Some(taken),
+            StatusCode::BAD_GATEWAY,
+            "turn_failed",
+            message,
+        ));
     }
     Ok(Json(wire::answer(session, taken)).into_response())
 }
@@ -260,7 +316,11 @@ async fn streamed(api: Api, session: Arc<Session>, posted: &Posted) -> ApiResult
     let mut response = sse::response(events);
     let headers = response.headers_mut();
     set(headers, "x-antiphon-session", id.as_str());
-    set(headers, "x-antiphon-offset", &Offset(posted.seq).to_string());
+    set(
+        headers,
+        "x-antiphon-offset",
+        &Offset(posted.seq).to_string(),
+    );
     if let Some(run) = run {
         set(headers, "x-antiphon-run", run.as_str());
     }
@@ -272,7 +332,11 @@ fn own(encoded: &Encoded, tracker: &Tracker) -> Option<bytes::Bytes> {
     if !encoded.kind.is_visible() || !tracker.concerns(encoded) {
         return None;
     }
-    Some(sse::event(&Offset(encoded.seq).to_string(), encoded.kind.name(), &encoded.public()))
+    Some(sse::event(
+        &Offset(encoded.seq).to_string(),
+        encoded.kind.name(),
+        &encoded.public(),
+    ))
 }
 
 pub(super) fn set(headers: &mut HeaderMap, name: &'static str, value: &str) {

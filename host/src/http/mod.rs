@@ -90,11 +90,22 @@ impl Api {
 pub fn router(parts: Parts) -> Router {
     let cors = cors(&parts.settings.cors_origins);
     let streams = Arc::new(Semaphore::new(parts.settings.streams_max));
-    let api = Api { parts: Arc::new(parts), streams };
+    let api = Api {
+        parts: Arc::new(parts),
+        streams,
+    };
     Router::new()
         .route("/v1/agents", get(agents::list))
-        .route("/v1/agents/{agent}", get(agents::show).put(agents::put_component).delete(agents::remove))
-        .route("/v1/agents/{agent}/config", get(agents::config).put(agents::put_config))
+        .route(
+            "/v1/agents/{agent}",
+            get(agents::show)
+                .put(agents::put_component)
+                .delete(agents::remove),
+        )
+        .route(
+            "/v1/agents/{agent}/config",
+            get(agents::config).put(agents::put_config),
+        )
         .route("/v1/agents/{agent}/versions", get(agents::versions))
         .route("/v1/agents/{agent}/rollback", post(agents::roll_back))
         .route("/v1/agents/{agent}/logs", get(agents::logs))
@@ -102,8 +113,16 @@ pub fn router(parts: Parts) -> Router {
         .route("/v1/operations/{id}", get(operations::show))
         .route("/v1/operations/{id}/cancel", post(operations::cancel))
         .route("/v1/sessions", get(sessions::list).post(sessions::create))
-        .route("/v1/sessions/{id}", get(sessions::show).put(sessions::put).delete(sessions::remove))
-        .route("/v1/sessions/{id}/agents/{agent}", post(sessions::add_agent).delete(sessions::remove_agent))
+        .route(
+            "/v1/sessions/{id}",
+            get(sessions::show)
+                .put(sessions::put)
+                .delete(sessions::remove),
+        )
+        .route(
+            "/v1/sessions/{id}/agents/{agent}",
+            post(sessions::add_agent).delete(sessions::remove_agent),
+        )
         .route("/v1/sessions/{id}/tokens", post(tokens::mint))
         .route("/v1/sessions/{id}/tokens/{token}", delete(tokens::revoke))
         .route("/v1/sessions/{id}/messages", post(sessions::send))
@@ -112,7 +131,10 @@ pub fn router(parts: Parts) -> Router {
         .route("/v1/sessions/{id}/transcript", get(events::transcript))
         .route("/v1/sessions/{id}/journal", get(events::journal))
         .route("/v1/sessions/{id}/slots", get(slots::list))
-        .route("/v1/sessions/{id}/slots/{name}", put(slots::put).get(slots::show))
+        .route(
+            "/v1/sessions/{id}/slots/{name}",
+            put(slots::put).get(slots::show),
+        )
         .route("/metrics", get(health::metrics))
         .route("/healthz", get(health::alive))
         .route("/readyz", get(health::ready))
@@ -136,7 +158,14 @@ fn cors(origins: &[HeaderValue]) -> CorsLayer {
         "retry-after",
         "idempotency-replayed",
     ];
-    let allowed = ["authorization", "content-type", "idempotency-key", "if-match", "last-event-id", "prefer"];
+    let allowed = [
+        "authorization",
+        "content-type",
+        "idempotency-key",
+        "if-match",
+        "last-event-id",
+        "prefer",
+    ];
     CorsLayer::new()
         .allow_origin(AllowOrigin::list(origins.iter().cloned()))
         .allow_methods([Method::GET, Method::POST, Method::PUT, Method::DELETE])
@@ -155,7 +184,10 @@ async fn request_id(request: Request, next: Next) -> Response {
         }
         headers.insert("x-request-id", value);
     }
-    headers.insert("x-content-type-options", HeaderValue::from_static("nosniff"));
+    headers.insert(
+        "x-content-type-options",
+        HeaderValue::from_static("nosniff"),
+    );
     response
 }
 

@@ -33,7 +33,9 @@ async fn find(
         Err(SessionError::NotFound) => return Err(not_found()),
         Err(error) => return Err(error.into()),
     };
-    let standing = outcome::look(&session, message).await?.ok_or_else(not_found)?;
+    let standing = outcome::look(&session, message)
+        .await?
+        .ok_or_else(not_found)?;
     Ok((session, standing))
 }
 
@@ -55,6 +57,8 @@ pub(super) async fn cancel(
     let (session, _) = find(&api, &caller, &message, Right::Interrupt).await?;
     commands::cancel(&session.ledger, &message)?;
     session.ledger.settle().await?;
-    let standing = outcome::look(&session, &message).await?.ok_or_else(not_found)?;
+    let standing = outcome::look(&session, &message)
+        .await?
+        .ok_or_else(not_found)?;
     Ok(Json(wire::operation(&message, &standing)))
 }

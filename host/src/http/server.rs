@@ -18,7 +18,13 @@ const HEAD: Duration = Duration::from_secs(10);
 const HEADERS_MAX: usize = 100;
 
 /// Serve until the host stops; then accept nothing new and let running requests end.
-pub async fn run(listener: TcpListener, router: Router, shutdown: &Shutdown, header_bytes_max: usize, drain: Duration) {
+pub async fn run(
+    listener: TcpListener,
+    router: Router,
+    shutdown: &Shutdown,
+    header_bytes_max: usize,
+    drain: Duration,
+) {
     let mut builder = Builder::new(TokioExecutor::new());
     builder
         .http1()
@@ -51,7 +57,9 @@ pub async fn run(listener: TcpListener, router: Router, shutdown: &Shutdown, hea
             tracing::debug!(%error, "no TCP_NODELAY");
         }
         let service = TowerToHyperService::new(router.clone());
-        let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
+        let connection = builder
+            .serve_connection_with_upgrades(TokioIo::new(stream), service)
+            .into_owned();
         let connection = graceful.watch(connection);
         tokio::spawn(async move {
             // How a client ends its connection is its own matter.
@@ -61,7 +69,10 @@ pub async fn run(listener: TcpListener, router: Router, shutdown: &Shutdown, hea
         });
     }
     drop(listener);
-    if tokio::time::timeout(drain, graceful.shutdown()).await.is_err() {
+    if tokio::time::timeout(drain, graceful.shutdown())
+        .await
+        .is_err()
+    {
         tracing::info!("connections were still open at the end of the drain");
     }
 }

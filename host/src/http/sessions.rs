@@ -44,25 +44,49 @@ impl New {
         let entry = match self.entry {
             Some(entry) => entry,
             None if agents.len() == 1 => agents[0].clone(),
-            None => return Err(ApiError::bad("invalid_json", "say which agent is the `entry`")),
+            None => {
+                return Err(ApiError::bad(
+                    "invalid_json",
+                    "say which agent is the `entry`",
+                ));
+            }
         };
         if !agents.contains(&entry) {
-            return Err(ApiError::conflict("agent_not_in_session", "`entry` is not one of `agents`"));
+            return Err(ApiError::conflict(
+                "agent_not_in_session",
+                "`entry` is not one of `agents`",
+            ));
         }
         if agents.len() > AGENTS_MAX {
-            return Err(ApiError::bad("invalid_json", format!("{AGENTS_MAX} agents is the most")));
+            return Err(ApiError::bad(
+                "invalid_json",
+                format!("{AGENTS_MAX} agents is the most"),
+            ));
         }
         for agent in &agents {
             let known = api.sessions.agents().get(caller.tenant(), agent);
             if known.is_none() {
-                return Err(ApiError::not_found("agent_not_found", format!("there is no agent `{agent}`")));
+                return Err(ApiError::not_found(
+                    "agent_not_found",
+                    format!("there is no agent `{agent}`"),
+                ));
             }
         }
         if self.expires_after == Some(0) {
-            return Err(ApiError::bad("invalid_json", "`expires_after` is at least one second"));
+            return Err(ApiError::bad(
+                "invalid_json",
+                "`expires_after` is at least one second",
+            ));
         }
-        let expires_after_ms = self.expires_after.map(|seconds| seconds.saturating_mul(1000));
-        Ok(NewSession { agents, entry, expires_after_ms, idempotency: None })
+        let expires_after_ms = self
+            .expires_after
+            .map(|seconds| seconds.saturating_mul(1000));
+        Ok(NewSession {
+            agents,
+            entry,
+            expires_after_ms,
+            idempotency: None,
+        })
     }
 }
 
@@ -76,15 +100,23 @@ pub(super) async fn create(
     let mut new = body::json::<New>(&bytes)?.check(&api, &caller)?;
     new.idempotency = body::idempotency_key(&headers)?
         .map(|key| commands::idempotency(caller.tenant().as_str(), "sessions", key, &bytes));
-    let id = new.idempotency.map_or_else(SessionId::fresh, |it| SessionId::of_key(&it.key));
+    let id = new
+        .idempotency
+        .map_or_else(SessionId::fresh, |it| SessionId::of_key(&it.key));
     let session = api.sessions.get_or_absent(caller.tenant(), &id).await?;
     let opened = commands::open(&session.ledger, &new)?;
     let (_, body) = described(&session).await?;
     let mut response = (StatusCode::CREATED, Json(body)).into_response();
     if !opened {
-        response.headers_mut().insert("idempotency-replayed", HeaderValue::from_static("true"));
+        response
+            .headers_mut()
+            .insert("idempotency-replayed", HeaderValue::from_static("true"));
     }
-    set(response.headers_mut(), "location", &format!("/v1/sessions/{id}"));
+    set(
+        response.headers_mut(),
+        "location",
+        &format!("/v1/sessions/{id}"),
+    );
     Ok(response)
 }
 
@@ -99,14 +131,19 @@ pub(super) async fn put(
     let session = api.sessions.get_or_absent(caller.tenant(), &id).await?;
     let opened = commands::open(&session.ledger, &new)?;
     let (_, body) = described(&session).await?;
-    let status = if opened { StatusCode::CREATED } else { StatusCode::OK };
+    let status = if opened {
+        StatusCode::CREATED
+    } else {
+        StatusCode::OK
+    };
     Ok((status, Json(body)).into_response())
 }
 
 /// The session as it stands, once that is durable.
 async fn described(session: &Session) -> ApiResult<(Offset, Value)> {
-    let (last, body) =
-        session.ledger.look(|state| (state.last, wire::session(&session.journal.session, state)));
+    let (last, body) = session
+        .ledger
+        .look(|state| (state.last, wire::session(&session.journal.session, state)));
     session.ledger.durable(last).await?;
     Ok((Offset(last), body))
 }
@@ -125,10 +162,15 @@ pub(super) async fn list(
     caller.need(Right::Read)?;
     let count = query.limit.unwrap_or(PAGE_MAX).clamp(1, PAGE_MAX);
     let (store, tenant) = (api.sessions.store().clone(), caller.tenant().clone());
-    let page = tokio::task::spawn_blocking(move || store.journals(&tenant, query.cursor.as_ref(), count));
+    let page =
+        tokio::task::spawn_blocking(move || store.journals(&tenant, query.cursor.as_ref(), count));
     let page = page.await.map_err(ApiError::internal)??;
     let next = page.sessions.last().filter(|_| page.more);
-    let sessions: Vec<Value> = page.sessions.iter().map(|id| json!({"session": id})).collect();
+    let sessions: Vec<Value> = page
+        .sessions
+        .iter()
+        .map(|id| json!({"session": id}))
+        .collect();
     Ok(Json(json!({"sessions": sessions, "cursor": next})))
 }
 
@@ -160,13 +202,23 @@ pub(super) async fn add_agent(
     Names((id, agent)): Names<(SessionId, AgentName)>,
 ) -> ApiResult<Response> {
     caller.need(Right::Invoke)?;
-    api.sessions.agents().get(caller.tenant(), &agent).ok_or_else(agent_not_found)?;
+    api.sessions
+        .agents()
+        .get(caller.tenant(), &agent)
+        .ok_or_else(agent_not_found)?;
     let session = api.sessions.get(caller.tenant(), &id).await?;
     if session.ledger.look(|state| state.participants.len()) >= AGENTS_MAX {
-        return Err(ApiError::conflict("too_many_agents", format!("{AGENTS_MAX} agents is the most")));
+        return Err(ApiError::conflict(
+            "too_many_agents",
+            format!("{AGENTS_MAX} agents is the most"),
+        ));
     }
     let added = commands::add_agent(&session.ledger, &agent)?;
-    let status = if added { StatusCode::CREATED } else { StatusCode::OK };
+    let status = if added {
+        StatusCode::CREATED
+    } else {
+        StatusCode::OK
+    };
     Ok((status, Json(described(&session).await?.1)).into_response())
 }
 
@@ -199,13 +251,23 @@ pub(super) async fn send(
 ) -> ApiResult<Response> {
     caller.enter(&id, Right::Send)?;
     let message = if body::is_text(&headers) {
-        Message { body: Value::String(body::text(&bytes)?.to_owned()), to: None, author: None }
+        Message {
+            body: Value::String(body::text(&bytes)?.to_owned()),
+            to: None,
+            author: None,
+        }
     } else {
         body::json(&bytes)?
     };
     api.admit(&message.body)?;
-    let idempotency = body::idempotency_key(&headers)?
-        .map(|key| commands::idempotency(caller.tenant().as_str(), &format!("messages/{id}"), key, &bytes));
+    let idempotency = body::idempotency_key(&headers)?.map(|key| {
+        commands::idempotency(
+            caller.tenant().as_str(),
+            &format!("messages/{id}"),
+            key,
+            &bytes,
+        )
+    });
     let session: Arc<Session> = api.sessions.get(caller.tenant(), &id).await?;
     let message = NewMessage {
         author: caller.author(message.author)?,
@@ -219,9 +281,15 @@ pub(super) async fn send(
     let body = json!({"message": posted.message, "offset": Offset(posted.seq).to_string()});
     let mut response = (StatusCode::ACCEPTED, Json(body)).into_response();
     if posted.replayed {
-        response.headers_mut().insert("idempotency-replayed", HeaderValue::from_static("true"));
+        response
+            .headers_mut()
+            .insert("idempotency-replayed", HeaderValue::from_static("true"));
     }
-    set(response.headers_mut(), "location", &format!("/v1/operations/{}", posted.message));
+    set(
+        response.headers_mut(),
+        "location",
+        &format!("/v1/operations/{}", posted.message),
+    );
     Ok(response)
 }
 
@@ -239,11 +307,18 @@ pub(super) async fn interrupt(
     Body(bytes): Body,
 ) -> ApiResult<Response> {
     caller.enter(&id, Right::Interrupt)?;
-    let interruption =
-        if bytes.is_empty() { Interruption::default() } else { body::json::<Interruption>(&bytes)? };
+    let interruption = if bytes.is_empty() {
+        Interruption::default()
+    } else {
+        body::json::<Interruption>(&bytes)?
+    };
     let session = api.sessions.get(caller.tenant(), &id).await?;
     let by = caller.author(interruption.author)?;
     let last = commands::interrupt(&session.ledger, interruption.agent.as_ref(), by)?;
     session.ledger.durable(last).await?;
-    Ok((StatusCode::ACCEPTED, Json(json!({"offset": Offset(last).to_string()}))).into_response())
+    Ok((
+        StatusCode::ACCEPTED,
+        Json(json!({"offset": Offset(last).to_string()})),
+    )
+        .into_response())
 }

@@ -30,7 +30,11 @@ pub(super) async fn list(
     caller.enter(&id, Right::Read)?;
     let session = api.sessions.get(caller.tenant(), &id).await?;
     let (last, slots) = session.ledger.look(|state| {
-        let slots: Vec<Value> = state.slots.iter().map(|(name, slot)| wire::slot(name, slot)).collect();
+        let slots: Vec<Value> = state
+            .slots
+            .iter()
+            .map(|(name, slot)| wire::slot(name, slot))
+            .collect();
         (state.last, slots)
     });
     session.ledger.durable(last).await?;
@@ -74,15 +78,24 @@ pub(super) async fn put(
 ) -> ApiResult<Response> {
     caller.enter(&id, Right::Send)?;
     let document = if body::is_text(&headers) {
-        Document { content: body::text(&bytes)?.to_owned(), author: None }
+        Document {
+            content: body::text(&bytes)?.to_owned(),
+            author: None,
+        }
     } else {
         body::json(&bytes)?
     };
     let version = if_match(&headers)?;
     let session = api.sessions.get(caller.tenant(), &id).await?;
     let by = caller.author(document.author)?;
-    let (version, written_at) =
-        commands::put_slot(&api.sessions, &session.ledger, &name, by, version, &document.content)?;
+    let (version, written_at) = commands::put_slot(
+        &api.sessions,
+        &session.ledger,
+        &name,
+        by,
+        version,
+        &document.content,
+    )?;
     session.ledger.durable(version).await?;
     let body = json!({
         "slot": name,
@@ -97,8 +110,12 @@ pub(super) async fn put(
 
 /// The version that a write replaces, quoted as an entity tag or bare.
 fn if_match(headers: &HeaderMap) -> ApiResult<Option<Seq>> {
-    let Some(value) = headers.get(header::IF_MATCH) else { return Ok(None) };
+    let Some(value) = headers.get(header::IF_MATCH) else {
+        return Ok(None);
+    };
     let text = value.to_str().unwrap_or_default().trim().trim_matches('"');
     let malformed = || ApiError::bad("invalid_version", "If-Match is the version of a slot");
-    text.parse().map(|version| Some(Seq(version))).map_err(|_| malformed())
+    text.parse()
+        .map(|version| Some(Seq(version)))
+        .map_err(|_| malformed())
 }

@@ -23,7 +23,10 @@ pub(super) fn event(id: &str, kind: &str, data: &[u8]) -> Bytes {
     }
     let mut rest = data;
     loop {
-        let end = rest.iter().position(|byte| matches!(byte, b'\n' | b'\r')).unwrap_or(rest.len());
+        let end = rest
+            .iter()
+            .position(|byte| matches!(byte, b'\n' | b'\r'))
+            .unwrap_or(rest.len());
         bytes.put_slice(b"data: ");
         bytes.put_slice(&rest[..end]);
         bytes.put_u8(b'\n');
@@ -42,23 +45,27 @@ pub(super) fn response(events: impl Stream<Item = Bytes> + Send + 'static) -> Re
     let mut heartbeat = tokio::time::interval(HEARTBEAT);
     heartbeat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let state = (Box::pin(events), heartbeat, true);
-    let chunks = futures_util::stream::unfold(state, |(mut events, mut heartbeat, first)| async move {
-        if first {
-            heartbeat.tick().await;
-            // The head goes out at once: the client knows that it is connected.
-            return Some((Bytes::from_static(b": connected\n\n"), (events, heartbeat, false)));
-        }
-        tokio::select! {
-            biased;
-            event = events.next() => {
-                heartbeat.reset();
-                event.map(|event| (event, (events, heartbeat, false)))
+    let chunks =
+        futures_util::stream::unfold(state, |(mut events, mut heartbeat, first)| async move {
+            if first {
+                heartbeat.tick().await;
+                // The head goes out at once: the client knows that it is connected.
+                return Some((
+                    Bytes::from_static(b": connected\n\n"),
+                    (events, heartbeat, false),
+                ));
             }
-            _ = heartbeat.tick() => {
-                Some((Bytes::from_static(b": alive\n\n"), (events, heartbeat, false)))
+            tokio::select! {
+                biased;
+                event = events.next() => {
+                    heartbeat.reset();
+                    event.map(|event| (event, (events, heartbeat, false)))
+                }
+                _ = heartbeat.tick() => {
+                    Some((Bytes::from_static(b": alive\n\n"), (events, heartbeat, false)))
+                }
             }
-        }
-    });
+        });
     let headers = [
         (header::CONTENT_TYPE, "text/event-stream"),
         (header::CACHE_CONTROL, "no-cache"),
@@ -76,7 +83,10 @@ mod tests {
     fn data_cannot_leave_its_event() {
         let bytes = event("1", "spoke", b"a\nb\r\nc\rd");
         let text = std::str::from_utf8(&bytes).unwrap();
-        assert_eq!(text, "id: 1\nevent: spoke\ndata: a\ndata: b\ndata: c\ndata: d\n\n");
+        assert_eq!(
+            text,
+            "id: 1\nevent: spoke\ndata: a\ndata: b\ndata: c\ndata: d\n\n"
+        );
         assert_eq!(&event("1", "x", b"")[..], b"id: 1\nevent: x\ndata: \n\n");
     }
 }

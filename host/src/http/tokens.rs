@@ -41,7 +41,10 @@ pub(super) async fn mint(
     let may: BTreeSet<Right> = [Right::Read, Right::Send, Right::Interrupt].into();
     let rights = new.scopes.unwrap_or_else(|| may.clone());
     if rights.is_empty() || !rights.is_subset(&may) {
-        return Err(ApiError::bad("invalid_json", "a token's scopes are of `read`, `send`, `interrupt`"));
+        return Err(ApiError::bad(
+            "invalid_json",
+            "a token's scopes are of `read`, `send`, `interrupt`",
+        ));
     }
     let expires_in = new.expires_in.unwrap_or(EXPIRES_IN);
     if !(1..=EXPIRES_IN_MAX).contains(&expires_in) {
@@ -51,8 +54,10 @@ pub(super) async fn mint(
     // The session must be there; the token is durable before it is shown.
     api.sessions.get(caller.tenant(), &id).await?;
     let expires_at = api.clock.now().plus_ms(expires_in * 1000);
-    let (text, record) =
-        api.tenants.mint_token(caller.tenant(), &id, new.author, rights, expires_at).await?;
+    let (text, record) = api
+        .tenants
+        .mint_token(caller.tenant(), &id, new.author, rights, expires_at)
+        .await?;
     let body = json!({
         "token": text,
         "id": record.id,
@@ -69,9 +74,16 @@ pub(super) async fn revoke(
     Names((id, token)): Names<(SessionId, String)>,
 ) -> ApiResult<StatusCode> {
     caller.need(Right::Invoke)?;
-    if api.tenants.revoke_token(caller.tenant(), &id, &token).await? {
+    if api
+        .tenants
+        .revoke_token(caller.tenant(), &id, &token)
+        .await?
+    {
         Ok(StatusCode::NO_CONTENT)
     } else {
-        Err(ApiError::not_found("token_not_found", "there is no such token"))
+        Err(ApiError::not_found(
+            "token_not_found",
+            "there is no such token",
+        ))
     }
 }

@@ -165,13 +165,17 @@ pub(super) fn operation(message: &crate::id::MessageId, standing: &Standing) -> 
             value["done"] = json!(true);
             value["metadata"] = metadata(Some(taken));
             let error = taken.ended.as_ref().and_then(|ended| ended.error.as_ref());
-            let cancelled = taken.ended.as_ref().is_some_and(|ended| ended.outcome.name() == "cancelled");
+            let cancelled = taken
+                .ended
+                .as_ref()
+                .is_some_and(|ended| ended.outcome.name() == "cancelled");
             match error {
                 Some(error) => {
                     value["error"] = json!({"code": error.code.name(), "message": error.message});
                 }
                 None if cancelled => {
-                    value["error"] = json!({"code": "cancelled", "message": "the operation was cancelled"});
+                    value["error"] =
+                        json!({"code": "cancelled", "message": "the operation was cancelled"});
                 }
                 None => value["response"] = answer(&session, taken),
             }

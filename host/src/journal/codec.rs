@@ -60,6 +60,31 @@ pub struct Encoded {
 }
 
 impl Encoded {
+    /// From parts that were exported, as they are. Whoever has them from outside decodes
+    /// it before trusting it.
+    pub fn from_parts(seq: Seq, time: Time, kind: Kind, public: &[u8], private: &[u8]) -> Self {
+        let (public_len, private_len) = (public.len(), private.len());
+        let mut bytes = BytesMut::with_capacity(ENTRY_HEAD + public_len + private_len + 4);
+        bytes.put_u64(seq.0);
+        bytes.put_u64(time.0);
+        bytes.put_u16(kind.number());
+        bytes.put_u16(SCHEMA);
+        bytes.put_slice(&length(public_len));
+        bytes.put_slice(&length(private_len));
+        bytes.put_slice(public);
+        bytes.put_slice(private);
+        let crc = crc32fast::hash(&bytes);
+        bytes.put_u32(crc);
+        Self {
+            seq,
+            time,
+            kind,
+            bytes: bytes.freeze(),
+            public_len,
+            private_len,
+        }
+    }
+
     /// The event, as JSON.
     pub fn public(&self) -> Bytes {
         self.bytes.slice(ENTRY_HEAD..ENTRY_HEAD + self.public_len)

@@ -362,8 +362,11 @@ impl State {
             self.remembered_order.pop_front();
             self.remembered.remove(&key);
         }
-        let remembered =
-            Remembered { body: idempotency.body, message: entry.seq, at: entry.time };
+        let remembered = Remembered {
+            body: idempotency.body,
+            message: entry.seq,
+            at: entry.time,
+        };
         self.remembered.insert(idempotency.key, remembered);
         self.remembered_order
             .push_back((entry.time, idempotency.key));

@@ -9,7 +9,9 @@ use crate::id::{Digest, Seq, TurnId};
 use crate::journal::codec::{Encoded, Frame, encode};
 use crate::journal::entry::{Content, Entry, Payload, Spoke};
 use crate::journal::state::{FOLD_VERSION, IllegalEntry, State};
-use crate::store::{Generation, JournalId, OpenError, Opened, ReadError, RecordKey, Store, Tail, Write};
+use crate::store::{
+    Generation, JournalId, OpenError, Opened, ReadError, RecordKey, Store, Tail, Write,
+};
 
 use super::Dead;
 
@@ -50,7 +52,11 @@ pub(super) struct Live {
 }
 
 impl Live {
-    pub(super) fn fold(store: &dyn Store, journal: &JournalId, opened: Opened) -> Result<Self, OpenError> {
+    pub(super) fn fold(
+        store: &dyn Store,
+        journal: &JournalId,
+        opened: Opened,
+    ) -> Result<Self, OpenError> {
         let mut state = State::default();
         if let Some((seq, bytes)) = store.snapshot(journal)?
             && let Some(folded) = parse_snapshot(&bytes, seq)
@@ -71,7 +77,8 @@ impl Live {
         }
         let mut texts = HashMap::new();
         for slot in state.slots.values() {
-            let Some(Content::Stored { digest, .. }) = slot.document.as_ref().map(|it| &it.content) else {
+            let Some(Content::Stored { digest, .. }) = slot.document.as_ref().map(|it| &it.content)
+            else {
                 continue;
             };
             let bytes = store
@@ -79,7 +86,9 @@ impl Live {
                 .ok_or_else(|| damaged(format!("the value {digest} is missing")))?;
             texts.insert(*digest, bytes);
         }
-        let wake = store.record(&super::wake_key(journal))?.and_then(|bytes| parse_wake(&bytes));
+        let wake = store
+            .record(&super::wake_key(journal))?
+            .and_then(|bytes| parse_wake(&bytes));
         Ok(Self {
             state,
             generation: opened.generation,
@@ -111,7 +120,13 @@ impl Live {
 
     pub(super) fn waiting_bytes(&self) -> usize {
         let chunks: usize = self.chunks.values().map(String::len).sum();
-        let entries: usize = self.recent.iter().rev().take(self.unflushed).map(Encoded::len).sum();
+        let entries: usize = self
+            .recent
+            .iter()
+            .rev()
+            .take(self.unflushed)
+            .map(Encoded::len)
+            .sum();
         chunks + entries
     }
 
@@ -136,7 +151,11 @@ impl Live {
 
     fn push(&mut self, now: Time, payload: Payload) -> Result<Seq, IllegalEntry> {
         // Entry times never decrease, whatever the clock does.
-        let entry = Entry { seq: self.state.last.next(), time: now.max(self.state.time), payload };
+        let entry = Entry {
+            seq: self.state.last.next(),
+            time: now.max(self.state.time),
+            payload,
+        };
         self.state.next(&entry)?;
         let encoded = encode(&entry);
         self.recent_bytes += encoded.len();
@@ -156,7 +175,11 @@ impl Live {
         let last = frame.last();
         let mut writes: Vec<Write> = std::mem::take(&mut self.new_values)
             .into_iter()
-            .map(|(digest, bytes)| Write::Value { journal: journal.clone(), digest, bytes })
+            .map(|(digest, bytes)| Write::Value {
+                journal: journal.clone(),
+                digest,
+                bytes,
+            })
             .collect();
         writes.push(Write::Append {
             journal: journal.clone(),
@@ -176,7 +199,10 @@ impl Live {
             return None;
         }
         self.wake = Some(due);
-        Some(Write::Record { key: key.clone(), bytes: wake_bytes(due) })
+        Some(Write::Record {
+            key: key.clone(),
+            bytes: wake_bytes(due),
+        })
     }
 
     /// The wake record for a session that goes to rest, if it must change.
@@ -187,14 +213,26 @@ impl Live {
         }
         self.wake = due;
         Some(match due {
-            Some(due) => Write::Record { key: key.clone(), bytes: wake_bytes(due) },
+            Some(due) => Write::Record {
+                key: key.clone(),
+                bytes: wake_bytes(due),
+            },
             None => Write::Unrecord { key: key.clone() },
         })
     }
 
-    pub(super) fn snapshot(&mut self, journal: &JournalId, durable: Seq, all: bool) -> Option<Write> {
+    pub(super) fn snapshot(
+        &mut self,
+        journal: &JournalId,
+        durable: Seq,
+        all: bool,
+    ) -> Option<Write> {
         let entries = self.state.last.0 - self.snapshot_at.0;
-        let enough = if all { REST_SNAPSHOT_ENTRIES } else { SNAPSHOT_ENTRIES };
+        let enough = if all {
+            REST_SNAPSHOT_ENTRIES
+        } else {
+            SNAPSHOT_ENTRIES
+        };
         if entries < enough || durable != self.state.last || self.dead.is_some() {
             return None;
         }
@@ -209,22 +247,34 @@ impl Live {
 
     /// Entries after `after` that are in memory; none if the first of them is not.
     pub(super) fn recent_after(&self, after: Seq) -> Option<impl Iterator<Item = &Encoded>> {
-        let first = self.recent.front().map_or(self.state.last.next(), |entry| entry.seq);
+        let first = self
+            .recent
+            .front()
+            .map_or(self.state.last.next(), |entry| entry.seq);
         let skip = after.next().0.checked_sub(first.0)?;
-        Some(self.recent.iter().skip(usize::try_from(skip).unwrap_or(usize::MAX)))
+        Some(
+            self.recent
+                .iter()
+                .skip(usize::try_from(skip).unwrap_or(usize::MAX)),
+        )
     }
 
     /// Forget the oldest entries beyond the bound, but none that is not durable.
     pub(super) fn trim(&mut self, durable: Seq) {
         while self.recent_bytes > RECENT_BYTES_MAX
-            && self.recent.front().is_some_and(|entry| entry.seq <= durable)
+            && self
+                .recent
+                .front()
+                .is_some_and(|entry| entry.seq <= durable)
         {
             self.recent_bytes -= self.recent.pop_front().map_or(0, |entry| entry.len());
         }
     }
 
     pub(super) fn recent_first(&self) -> Seq {
-        self.recent.front().map_or(self.state.last.next(), |entry| entry.seq)
+        self.recent
+            .front()
+            .map_or(self.state.last.next(), |entry| entry.seq)
     }
 }
 
@@ -238,7 +288,12 @@ pub struct Batch<'a> {
 
 impl<'a> Batch<'a> {
     pub(super) fn new(live: &'a mut Live, journal: &'a JournalId, now: Time) -> Self {
-        Self { live, journal, now, illegal: None }
+        Self {
+            live,
+            journal,
+            now,
+            illegal: None,
+        }
     }
 
     pub(super) fn into_illegal(self) -> Option<IllegalEntry> {
@@ -311,13 +366,22 @@ impl<'a> Batch<'a> {
 
     /// Append what a turn said.
     pub(super) fn close_chunk(&mut self, turn: &TurnId) {
-        let Some(text) = self.live.chunks.remove(turn) else { return };
-        let Some(open) = self.live.state.turns.get(turn) else { return };
+        let Some(text) = self.live.chunks.remove(turn) else {
+            return;
+        };
+        let Some(open) = self.live.state.turns.get(turn) else {
+            return;
+        };
         let (agent, mut at) = (open.agent.clone(), open.said);
         let mut rest = text.as_str();
         while !rest.is_empty() {
             let (chunk, more) = rest.split_at(rest.floor_char_boundary(CHUNK_BYTES_MAX));
-            let spoke = Spoke { turn: turn.clone(), agent: agent.clone(), text: chunk.to_owned(), at };
+            let spoke = Spoke {
+                turn: turn.clone(),
+                agent: agent.clone(),
+                text: chunk.to_owned(),
+                at,
+            };
             self.push(Payload::Spoke(spoke));
             at += chunk.len() as u64;
             rest = more;
@@ -326,10 +390,17 @@ impl<'a> Batch<'a> {
 }
 
 fn fold_frame(state: &mut State, frame: &Frame) -> Result<(), ReadError> {
-    for encoded in frame.entries().map_err(|error| damaged(error.to_string()))? {
+    for encoded in frame
+        .entries()
+        .map_err(|error| damaged(error.to_string()))?
+    {
         if encoded.seq > state.last {
-            let entry = encoded.decode().map_err(|error| damaged(error.to_string()))?;
-            state.next(&entry).map_err(|error| damaged(error.to_string()))?;
+            let entry = encoded
+                .decode()
+                .map_err(|error| damaged(error.to_string()))?;
+            state
+                .next(&entry)
+                .map_err(|error| damaged(error.to_string()))?;
         }
     }
     Ok(())

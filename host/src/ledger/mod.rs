@@ -96,10 +96,17 @@ pub struct Mark {
 
 impl Ledger {
     /// Take the journal over and fold it. Blocks: call it on a blocking thread.
-    pub fn open(store: Arc<dyn Store>, journal: JournalId, clock: Clock) -> Result<Arc<Self>, OpenError> {
+    pub fn open(
+        store: Arc<dyn Store>,
+        journal: JournalId,
+        clock: Clock,
+    ) -> Result<Arc<Self>, OpenError> {
         let opened = store.open(&journal)?;
         let live = Live::fold(&*store, &journal, opened)?;
-        let mark = Mark { durable: opened.last, dead: None };
+        let mark = Mark {
+            durable: opened.last,
+            dead: None,
+        };
         Ok(Arc::new(Self {
             journal,
             store,
@@ -185,8 +192,14 @@ impl Ledger {
     ) -> (Seq, Option<(T, Option<String>)>) {
         let live = self.lock();
         let found = live.state.slots.get(name).map(|slot| {
-            let text = slot.document.as_ref().map(|document| live.text(&document.content));
-            (look(slot), text.map(|text| String::from_utf8_lossy(&text).into_owned()))
+            let text = slot
+                .document
+                .as_ref()
+                .map(|document| live.text(&document.content));
+            (
+                look(slot),
+                text.map(|text| String::from_utf8_lossy(&text).into_owned()),
+            )
         });
         (live.state.last, found)
     }
@@ -305,11 +318,22 @@ impl Ledger {
     /// Keep a long text beside the journal, or inline if it is short.
     pub(crate) fn content(text: &str) -> (Content, Option<(Digest, Bytes)>) {
         if text.len() <= INLINE_BYTES_MAX {
-            return (Content::Inline { text: text.to_owned() }, None);
+            return (
+                Content::Inline {
+                    text: text.to_owned(),
+                },
+                None,
+            );
         }
         let digest = Digest::of(text.as_bytes());
-        let content = Content::Stored { digest, bytes: text.len() as u64 };
-        (content, Some((digest, Bytes::copy_from_slice(text.as_bytes()))))
+        let content = Content::Stored {
+            digest,
+            bytes: text.len() as u64,
+        };
+        (
+            content,
+            Some((digest, Bytes::copy_from_slice(text.as_bytes()))),
+        )
     }
 
     fn touch(&self) {
@@ -329,7 +353,9 @@ impl Ledger {
     }
 
     fn submit(&self, mut live: MutexGuard<'_, Live>) {
-        let Some((mut writes, last)) = live.take_frame(&self.journal) else { return };
+        let Some((mut writes, last)) = live.take_frame(&self.journal) else {
+            return;
+        };
         if let Some(write) = live.wake_write(&self.wake_key()) {
             // Before the frame, in the same commit: a session never becomes due unseen.
             writes.insert(0, write);
@@ -390,11 +416,16 @@ fn commit(
     writes: Vec<crate::store::Write>,
     done: impl FnOnce(Result<(), Latched>) + Send + 'static,
 ) -> crate::store::Commit {
-    crate::store::Commit { writes, done: Box::new(done) }
+    crate::store::Commit {
+        writes,
+        done: Box::new(done),
+    }
 }
 
 impl fmt::Debug for Ledger {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Ledger").field("journal", &self.journal).finish_non_exhaustive()
+        f.debug_struct("Ledger")
+            .field("journal", &self.journal)
+            .finish_non_exhaustive()
     }
 }

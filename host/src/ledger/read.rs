@@ -26,16 +26,24 @@ impl Ledger {
             let mut live = self.lock();
             live.trim(self.mark.borrow().durable);
             if let Some(recent) = live.recent_after(after) {
-                return Ok(recent.take_while(|entry| entry.seq <= until).cloned().collect());
+                return Ok(recent
+                    .take_while(|entry| entry.seq <= until)
+                    .cloned()
+                    .collect());
             }
         }
         let (store, journal) = (self.store.clone(), self.journal.clone());
-        let frames =
-            blocking(move || store.frames(&journal, after, READ_BYTES)).await?;
+        let frames = blocking(move || store.frames(&journal, after, READ_BYTES)).await?;
         let mut entries = Vec::new();
         for frame in frames {
-            let decoded = frame.entries().map_err(|error| ReadError::Damaged(error.to_string()))?;
-            entries.extend(decoded.into_iter().filter(|entry| entry.seq > after && entry.seq <= until));
+            let decoded = frame
+                .entries()
+                .map_err(|error| ReadError::Damaged(error.to_string()))?;
+            entries.extend(
+                decoded
+                    .into_iter()
+                    .filter(|entry| entry.seq > after && entry.seq <= until),
+            );
         }
         Ok(entries)
     }
@@ -50,12 +58,21 @@ impl Ledger {
 
     /// Durable entries after `after`, for ever.
     pub fn follow(self: &Arc<Self>, after: Seq) -> Follower {
-        Follower { ledger: self.clone(), mark: self.mark.subscribe(), at: after }
+        Follower {
+            ledger: self.clone(),
+            mark: self.mark.subscribe(),
+            at: after,
+        }
     }
 
     /// Entries of some kinds before `before`, newest first.
     pub fn back(self: &Arc<Self>, before: Seq, kinds: &'static [Kind]) -> Back {
-        Back { ledger: self.clone(), before, kinds, page: VecDeque::new() }
+        Back {
+            ledger: self.clone(),
+            before,
+            kinds,
+            page: VecDeque::new(),
+        }
     }
 }
 
@@ -161,7 +178,9 @@ impl Back {
             };
             self.before = oldest.first();
             for frame in &frames {
-                let entries = frame.entries().map_err(|error| ReadError::Damaged(error.to_string()))?;
+                let entries = frame
+                    .entries()
+                    .map_err(|error| ReadError::Damaged(error.to_string()))?;
                 let wanted =
                     |entry: &Encoded| entry.seq < before && self.kinds.contains(&entry.kind);
                 self.page.extend(entries.into_iter().rev().filter(wanted));

@@ -74,7 +74,10 @@ pub async fn window(
     }
     assembly.items.reverse();
     finish(ledger, &mut assembly, before, until).await?;
-    Ok(Window { items: assembly.items, before: earlier })
+    Ok(Window {
+        items: assembly.items,
+        before: earlier,
+    })
 }
 
 /// Turns that begin inside the window and speak on after it: their later words.
@@ -95,7 +98,10 @@ async fn finish(
         let entries = ledger.entries(after, until).await?;
         let Some(last) = entries.last() else { break };
         after = last.seq;
-        for encoded in entries.iter().filter(|encoded| KINDS.contains(&encoded.kind)) {
+        for encoded in entries
+            .iter()
+            .filter(|encoded| KINDS.contains(&encoded.kind))
+        {
             match decode(encoded)?.payload {
                 Payload::Spoke(spoke) => {
                     if let Some(at) = open.get(&spoke.turn) {
@@ -183,5 +189,7 @@ fn ending(outcome: Outcome) -> Ending {
 }
 
 fn decode(encoded: &Encoded) -> Result<Entry, ReadError> {
-    encoded.decode().map_err(|error| ReadError::Damaged(error.to_string()))
+    encoded
+        .decode()
+        .map_err(|error| ReadError::Damaged(error.to_string()))
 }

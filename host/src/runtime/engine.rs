@@ -29,8 +29,16 @@ use super::limits::{
 use super::wasi;
 
 /// Interfaces of `antiphon:agent` that can be granted.
-pub const INTERFACES: [&str; 8] =
-    ["kernel", "mailbox", "context", "transcript", "reply", "model", "turn", "log"];
+pub const INTERFACES: [&str; 8] = [
+    "kernel",
+    "mailbox",
+    "context",
+    "transcript",
+    "reply",
+    "model",
+    "turn",
+    "log",
+];
 
 const PACKAGE: &str = "antiphon:agent/";
 const VERSION: &str = "@0.1.0";
@@ -59,7 +67,10 @@ impl Grants {
     /// None names something that cannot be granted.
     pub fn new(names: impl IntoIterator<Item = String>) -> Result<Self, String> {
         let names: BTreeSet<String> = names.into_iter().collect();
-        match names.iter().find(|name| !INTERFACES.contains(&name.as_str())) {
+        match names
+            .iter()
+            .find(|name| !INTERFACES.contains(&name.as_str()))
+        {
             Some(unknown) => Err(unknown.clone()),
             None => Ok(Self(names)),
         }
@@ -105,7 +116,14 @@ impl Runtime {
         let cache = cache.map(Cache::open).transpose()?;
         let ticker = Ticker::start(&engine)?;
         let loaded = moka::sync::Cache::new(1_000);
-        Ok(Self { engine, cache, loaded, compiling: Mutex::new(()), pooling, _ticker: ticker })
+        Ok(Self {
+            engine,
+            cache,
+            loaded,
+            compiling: Mutex::new(()),
+            pooling,
+            _ticker: ticker,
+        })
     }
 
     pub(super) fn engine(&self) -> &Engine {
@@ -113,7 +131,12 @@ impl Runtime {
     }
 
     /// Check and compile a component, or take it from a cache. Blocks for as long as compiling takes.
-    pub fn load(&self, digest: Digest, bytes: &[u8], grants: &Grants) -> Result<Loaded, ComponentError> {
+    pub fn load(
+        &self,
+        digest: Digest,
+        bytes: &[u8],
+        grants: &Grants,
+    ) -> Result<Loaded, ComponentError> {
         let key = (digest, grants.clone());
         if let Some(loaded) = self.loaded.get(&key) {
             return Ok(loaded);
@@ -122,7 +145,11 @@ impl Runtime {
         let component = self.component(digest, bytes)?;
         check_imports(&self.engine, &component, grants)?;
         let mismatch = |error: wasmtime::Error| ComponentError::WorldMismatch(format!("{error:#}"));
-        let pre = self.linker(grants).map_err(mismatch)?.instantiate_pre(&component).map_err(mismatch)?;
+        let pre = self
+            .linker(grants)
+            .map_err(mismatch)?
+            .instantiate_pre(&component)
+            .map_err(mismatch)?;
         let pre = ComponentPre::new(pre).map_err(|_| {
             ComponentError::WorldMismatch(format!(
                 "the component does not export `{PACKAGE}agent{VERSION}` with its function `handle`"
@@ -139,12 +166,20 @@ impl Runtime {
     }
 
     fn component(&self, digest: Digest, bytes: &[u8]) -> Result<Component, ComponentError> {
-        if let Some(component) = self.cache.as_ref().and_then(|cache| cache.get(&self.engine, digest)) {
+        if let Some(component) = self
+            .cache
+            .as_ref()
+            .and_then(|cache| cache.get(&self.engine, digest))
+        {
             return Ok(component);
         }
-        let _one = self.compiling.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let component = Component::from_binary(&self.engine, bytes)
-            .map_err(|error| ComponentError::NotAComponent(format!("it does not compile: {error:#}")))?;
+        let _one = self
+            .compiling
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        let component = Component::from_binary(&self.engine, bytes).map_err(|error| {
+            ComponentError::NotAComponent(format!("it does not compile: {error:#}"))
+        })?;
         if let Some(cache) = &self.cache {
             // The cache only saves time.
             if let Err(error) = cache.put(&self.engine, digest, &component) {
@@ -204,15 +239,22 @@ fn check_form(bytes: &[u8]) -> Result<(), ComponentError> {
     }
     match bytes {
         [0, b'a', b's', b'm', 1, 0, 0, 0, ..] => Err(ComponentError::NotAComponent(
-            "this is a core WebAssembly module; build a component with `--target wasm32-wasip2`".into(),
+            "this is a core WebAssembly module; build a component with `--target wasm32-wasip2`"
+                .into(),
         )),
         [0, b'a', b's', b'm', ..] => Ok(()),
-        _ => Err(ComponentError::NotAComponent("this is not WebAssembly".into())),
+        _ => Err(ComponentError::NotAComponent(
+            "this is not WebAssembly".into(),
+        )),
     }
 }
 
 /// Every import is `wasi:*` or granted; interfaces of which only types are used need no grant.
-fn check_imports(engine: &Engine, component: &Component, grants: &Grants) -> Result<(), ComponentError> {
+fn check_imports(
+    engine: &Engine,
+    component: &Component,
+    grants: &Grants,
+) -> Result<(), ComponentError> {
     let ty = component.component_type();
     for (name, import) in ty.imports(engine) {
         let granted = name
@@ -220,9 +262,14 @@ fn check_imports(engine: &Engine, component: &Component, grants: &Grants) -> Res
             .and_then(|rest| rest.strip_suffix(VERSION))
             .is_some_and(|interface| grants.contains(interface) || interface == "agent");
         let has_functions = match &import.ty {
-            ComponentItem::ComponentInstance(instance) => instance
-                .exports(engine)
-                .any(|(_, item)| matches!(item.ty, ComponentItem::ComponentFunc(_) | ComponentItem::Resource(_))),
+            ComponentItem::ComponentInstance(instance) => {
+                instance.exports(engine).any(|(_, item)| {
+                    matches!(
+                        item.ty,
+                        ComponentItem::ComponentFunc(_) | ComponentItem::Resource(_)
+                    )
+                })
+            }
             _ => true,
         };
         if !granted && has_functions && !wasi::is_linked(name) {
@@ -241,7 +288,10 @@ struct Cache {
 impl Cache {
     /// The folder and the key beside it belong to this host's user alone.
     fn open(folder: &Path) -> io::Result<Self> {
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(folder)?;
         let path = folder.join("key");
         let key = match fs::read(&path) {
             Ok(bytes) if bytes.len() == 32 => bytes.try_into().expect("its length was checked"),
@@ -252,28 +302,41 @@ impl Cache {
                 key
             }
         };
-        Ok(Self { folder: folder.to_owned(), key })
+        Ok(Self {
+            folder: folder.to_owned(),
+            key,
+        })
     }
 
     fn path(&self, engine: &Engine, digest: Digest) -> PathBuf {
         let mut hasher = std::hash::DefaultHasher::new();
         engine.precompile_compatibility_hash().hash(&mut hasher);
-        self.folder.join(format!("{digest}-{:016x}.cwasm", hasher.finish()))
+        self.folder
+            .join(format!("{digest}-{:016x}.cwasm", hasher.finish()))
     }
 
     fn mac(&self, path: &Path) -> Hmac<Sha256> {
-        let mut mac = Hmac::<Sha256>::new_from_slice(&self.key).expect("HMAC takes keys of any length");
+        let mut mac =
+            Hmac::<Sha256>::new_from_slice(&self.key).expect("HMAC takes keys of any length");
         // The name is covered too, so that no file can stand in for another.
         mac.update(path.file_name().unwrap_or_default().as_encoded_bytes());
         mac
     }
 
-    #[allow(unsafe_code, reason = "the bytes carry this host's own MAC: it compiled them itself")]
+    #[allow(
+        unsafe_code,
+        reason = "the bytes carry this host's own MAC: it compiled them itself"
+    )]
     fn get(&self, engine: &Engine, digest: Digest) -> Option<Component> {
         let path = self.path(engine, digest);
         let bytes = fs::read(&path).ok()?;
         let (mac, code) = bytes.split_first_chunk::<32>()?;
-        if self.mac(&path).chain_update(code).verify_slice(mac).is_err() {
+        if self
+            .mac(&path)
+            .chain_update(code)
+            .verify_slice(mac)
+            .is_err()
+        {
             tracing::warn!(path = %path.display(), "a cached component is not authentic; compiling it again");
             return None;
         }
@@ -293,7 +356,11 @@ impl Cache {
 /// Write whole or not at all, readable by this user only.
 fn write_new(folder: &Path, path: &Path, parts: &[&[u8]]) -> io::Result<()> {
     let temporary = folder.join(format!("{}.new", uuid::Uuid::now_v7().simple()));
-    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&temporary)?;
     for part in parts {
         io::Write::write_all(&mut file, part)?;
     }
@@ -309,13 +376,17 @@ impl Ticker {
     fn start(engine: &Engine) -> io::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let (engine, stopped) = (engine.weak(), stop.clone());
-        std::thread::Builder::new().name("epoch".into()).spawn(move || {
-            while !stopped.load(Ordering::Relaxed) {
-                std::thread::sleep(TICK);
-                let Some(engine) = engine.upgrade() else { break };
-                engine.increment_epoch();
-            }
-        })?;
+        std::thread::Builder::new()
+            .name("epoch".into())
+            .spawn(move || {
+                while !stopped.load(Ordering::Relaxed) {
+                    std::thread::sleep(TICK);
+                    let Some(engine) = engine.upgrade() else {
+                        break;
+                    };
+                    engine.increment_epoch();
+                }
+            })?;
         Ok(Self(stop))
     }
 }

@@ -33,8 +33,15 @@ pub struct Input {
 /// How the instance ended.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Exit {
-    Completed { wake_at: Option<Time>, context: Vec<Change> },
-    Failed { error: TurnError, backtrace: Option<String>, stderr: Option<String> },
+    Completed {
+        wake_at: Option<Time>,
+        context: Vec<Change>,
+    },
+    Failed {
+        error: TurnError,
+        backtrace: Option<String>,
+        stderr: Option<String>,
+    },
     /// The turn was ended by somebody else while the instance ran.
     Over,
     /// The session's ledger takes no more entries.
@@ -86,7 +93,10 @@ async fn run(runtime: &Runtime, loaded: &Loaded, scope: &Arc<Scope>, input: Inpu
     let turn_input = export::TurnInput { causes, headers };
     let called = async {
         let component = loaded.pre.instantiate_async(&mut store).await?;
-        component.antiphon_agent_agent().call_handle(&mut store, &turn_input).await
+        component
+            .antiphon_agent_agent()
+            .call_handle(&mut store, &turn_input)
+            .await
     };
     match called.await {
         Ok(Ok(output)) => Exit::Completed {
@@ -117,24 +127,39 @@ fn agent_error(error: export::AgentError) -> String {
 fn trapped(scope: &Scope, guest: &Guest, error: &wasmtime::Error) -> Exit {
     let backtrace = error.downcast_ref::<WasmBacktrace>().map(backtrace);
     if guest.cpu_exceeded {
-        let text = format!("the agent computed longer than {} ms", scope.limits.cpu_ms_max);
+        let text = format!(
+            "the agent computed longer than {} ms",
+            scope.limits.cpu_ms_max
+        );
         return failed(scope, Failure::Cpu, text, backtrace);
     }
     match error.downcast_ref::<Stop>() {
         Some(Stop::Over) => return Exit::Over,
         Some(Stop::Dead(dead)) => return Exit::Dead(dead.clone()),
-        Some(stop @ Stop::Limit(_)) => return failed(scope, Failure::Limit, stop.to_string(), backtrace),
-        Some(stop @ Stop::Read(_)) => return failed(scope, Failure::Component, stop.to_string(), backtrace),
+        Some(stop @ Stop::Limit(_)) => {
+            return failed(scope, Failure::Limit, stop.to_string(), backtrace);
+        }
+        Some(stop @ Stop::Read(_)) => {
+            return failed(scope, Failure::Component, stop.to_string(), backtrace);
+        }
         None => {}
     }
     if guest.limiter.refused() {
-        let text = format!("the agent needs more memory than {} bytes", scope.limits.memory_bytes_max);
+        let text = format!(
+            "the agent needs more memory than {} bytes",
+            scope.limits.memory_bytes_max
+        );
         return failed(scope, Failure::Limit, text, backtrace);
     }
     match error.downcast_ref::<Trap>() {
         Some(trap) => failed(scope, Failure::Trap, trap.to_string(), backtrace),
         // Limits of wasmtime itself (bytes per call, handles, instances) have no type of their own.
-        None => failed(scope, Failure::Limit, format!("{}", error.root_cause()), backtrace),
+        None => failed(
+            scope,
+            Failure::Limit,
+            format!("{}", error.root_cause()),
+            backtrace,
+        ),
     }
 }
 
@@ -142,7 +167,11 @@ fn failed(scope: &Scope, code: Failure, message: String, backtrace: Option<Strin
     // The guest chose part of these words.
     let message: String = message.chars().take(500).collect();
     let stderr = scope.output.stderr_end();
-    Exit::Failed { error: TurnError { code, message }, backtrace, stderr }
+    Exit::Failed {
+        error: TurnError { code, message },
+        backtrace,
+        stderr,
+    }
 }
 
 fn backtrace(backtrace: &WasmBacktrace) -> String {

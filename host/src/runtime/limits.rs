@@ -62,7 +62,11 @@ pub struct Limiter {
 
 impl Limiter {
     pub fn new(limits: &TurnLimits) -> Self {
-        Self { bytes: 0, bytes_max: limits.memory_bytes_max, refused: false }
+        Self {
+            bytes: 0,
+            bytes_max: limits.memory_bytes_max,
+            refused: false,
+        }
     }
 
     /// Whether the guest asked for more than it may have.
@@ -175,8 +179,10 @@ mod tests {
 
     #[test]
     fn memories_are_summed_and_a_refusal_costs_nothing() {
-        let mut limiter =
-            Limiter::new(&TurnLimits { memory_bytes_max: 100, ..TurnLimits::default() });
+        let mut limiter = Limiter::new(&TurnLimits {
+            memory_bytes_max: 100,
+            ..TurnLimits::default()
+        });
         assert!(limiter.memory_growing(0, 60, None).unwrap());
         assert!(!limiter.memory_growing(0, 60, None).unwrap());
         assert!(limiter.memory_growing(0, 40, None).unwrap());

@@ -93,7 +93,12 @@ impl Scope {
     ) -> Result<T, Stop> {
         self.count()?;
         let appended = self.ledger.append(Some(&self.turn), |batch| {
-            let n = batch.state().turns.get(&self.turn).map(|turn| turn.calls).ok_or(Stop::Over)?;
+            let n = batch
+                .state()
+                .turns
+                .get(&self.turn)
+                .map(|turn| turn.calls)
+                .ok_or(Stop::Over)?;
             let decided = decide(batch, n);
             if answers {
                 self.clock.set(batch.state().time);
@@ -113,7 +118,11 @@ impl Scope {
     ) -> Result<T, Stop> {
         self.append(|batch, n| {
             let (found, what) = look(batch);
-            batch.push(Payload::Observed(Observed { turn: self.turn.clone(), n, what }));
+            batch.push(Payload::Observed(Observed {
+                turn: self.turn.clone(),
+                n,
+                what,
+            }));
             found
         })
     }
@@ -124,7 +133,13 @@ impl Scope {
         self.append_at(
             |batch, n| {
                 let (turn, target) = (self.turn.clone(), target.to_owned());
-                batch.push(Payload::Called(Called { turn, n, call, request, target }));
+                batch.push(Payload::Called(Called {
+                    turn,
+                    n,
+                    call,
+                    request,
+                    target,
+                }));
                 n
             },
             false,
@@ -134,7 +149,11 @@ impl Scope {
     /// Pieces of an answer, before the guest gets them.
     pub(super) fn streamed(&self, n: u32, pieces: Vec<Piece>) -> Result<(), Stop> {
         self.append(|batch, _| {
-            batch.push(Payload::Streamed(Streamed { turn: self.turn.clone(), n, pieces }));
+            batch.push(Payload::Streamed(Streamed {
+                turn: self.turn.clone(),
+                n,
+                pieces,
+            }));
         })
     }
 
@@ -149,10 +168,20 @@ impl Scope {
         self.append(|batch, _| {
             let turn = self.turn.clone();
             if !pieces.is_empty() {
-                batch.push(Payload::Streamed(Streamed { turn: turn.clone(), n, pieces: pieces.to_vec() }));
+                batch.push(Payload::Streamed(Streamed {
+                    turn: turn.clone(),
+                    n,
+                    pieces: pieces.to_vec(),
+                }));
             }
             let usage = usage.unwrap_or_default();
-            batch.push(Payload::Returned(Returned { turn, n, result, usage, attempts: 1 }));
+            batch.push(Payload::Returned(Returned {
+                turn,
+                n,
+                result,
+                usage,
+                attempts: 1,
+            }));
         })
     }
 
@@ -176,7 +205,10 @@ impl Scope {
 
     /// Take in what the guest wrote to its standard output or error.
     pub(super) fn printed(&self, source: Source, bytes: &[u8]) {
-        let before = self.output.printed.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        let before = self
+            .output
+            .printed
+            .fetch_add(bytes.len() as u64, Ordering::Relaxed);
         if before >= PRINTED_BYTES_MAX {
             return;
         }
@@ -252,19 +284,29 @@ struct OutputText {
 impl TurnOutput {
     /// The last 4 KiB of standard error.
     pub fn stderr_end(&self) -> Option<String> {
-        let text = self.text.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let text = self
+            .text
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
         let bytes: Vec<u8> = text.stderr_end.iter().copied().collect();
         (!bytes.is_empty()).then(|| String::from_utf8_lossy(&bytes).into_owned())
     }
 
     fn take_in(&self, source: Source, bytes: &[u8]) -> Vec<String> {
-        let mut text = self.text.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut text = self
+            .text
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
         if source == Source::Stderr {
             text.stderr_end.extend(bytes);
             let surplus = text.stderr_end.len().saturating_sub(STDERR_BYTES_MAX);
             text.stderr_end.drain(..surplus);
         }
-        let begun = if source == Source::Stderr { &mut text.stderr } else { &mut text.stdout };
+        let begun = if source == Source::Stderr {
+            &mut text.stderr
+        } else {
+            &mut text.stdout
+        };
         begun.extend_from_slice(bytes);
         let mut lines = Vec::new();
         while let Some(end) = begun.iter().position(|byte| *byte == b'\n') {
@@ -275,7 +317,10 @@ impl TurnOutput {
     }
 
     fn take_rest(&self) -> Vec<(Source, String)> {
-        let mut text = self.text.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut text = self
+            .text
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
         let stdout = std::mem::take(&mut text.stdout);
         let stderr = std::mem::take(&mut text.stderr);
         [(Source::Stdout, stdout), (Source::Stderr, stderr)]

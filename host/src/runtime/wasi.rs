@@ -19,8 +19,12 @@ use tokio::io::AsyncWrite;
 use wasmtime::component::{HasData, Linker, Resource, ResourceTable};
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::bindings::clocks::monotonic_clock;
-use wasmtime_wasi::p2::{DynPollable, OutputStream, Pollable, StreamError, StreamResult, subscribe};
-use wasmtime_wasi::{HostMonotonicClock, HostWallClock, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
+use wasmtime_wasi::p2::{
+    DynPollable, OutputStream, Pollable, StreamError, StreamResult, subscribe,
+};
+use wasmtime_wasi::{
+    HostMonotonicClock, HostWallClock, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView,
+};
 use wasmtime_wasi_http::{
     Error as HttpError, RequestOptions, WasiBody, WasiHttpCtxView, WasiHttpHooks, WasiHttpView,
 };
@@ -38,8 +42,15 @@ const SLEEP_MS_MAX: u64 = 24 * 60 * 60 * 1000;
 /// Bytes of randomness per call.
 const RANDOM_BYTES_MAX: u64 = 64 * 1024;
 
-const PACKAGES: [&str; 7] =
-    ["wasi:io/", "wasi:cli/", "wasi:clocks/", "wasi:filesystem/", "wasi:sockets/", "wasi:random/", "wasi:http/"];
+const PACKAGES: [&str; 7] = [
+    "wasi:io/",
+    "wasi:cli/",
+    "wasi:clocks/",
+    "wasi:filesystem/",
+    "wasi:sockets/",
+    "wasi:random/",
+    "wasi:http/",
+];
 
 /// Whether an import is one of those always linked. What is behind the name is checked by the linker.
 pub(super) fn is_linked(import: &str) -> bool {
@@ -65,12 +76,20 @@ pub(super) fn context(scope: &Arc<Scope>, secret: &str) -> WasiCtx {
         builder.env(name, value);
     }
     builder
-        .stdout(Output { scope: scope.clone(), source: Source::Stdout })
-        .stderr(Output { scope: scope.clone(), source: Source::Stderr })
+        .stdout(Output {
+            scope: scope.clone(),
+            source: Source::Stdout,
+        })
+        .stderr(Output {
+            scope: scope.clone(),
+            source: Source::Stderr,
+        })
         .secure_random(random(secret, &scope.turn, "secure"))
         .insecure_random(random(secret, &scope.turn, "insecure"))
         .insecure_random_seed(u128::from_be_bytes(
-            seed(secret, &scope.turn, "seed")[..16].try_into().expect("sixteen of thirty-two bytes"),
+            seed(secret, &scope.turn, "seed")[..16]
+                .try_into()
+                .expect("sixteen of thirty-two bytes"),
         ))
         .max_random_size(RANDOM_BYTES_MAX)
         .wall_clock(scope.clock.clone())
@@ -82,7 +101,8 @@ pub(super) fn context(scope: &Arc<Scope>, secret: &str) -> WasiCtx {
 }
 
 fn seed(secret: &str, turn: &TurnId, stream: &str) -> [u8; 32] {
-    let mut mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes()).expect("HMAC takes keys of any length");
+    let mut mac =
+        Hmac::<Sha256>::new_from_slice(secret.as_bytes()).expect("HMAC takes keys of any length");
     mac.update(turn.as_str().as_bytes());
     mac.update(&[0]);
     mac.update(stream.as_bytes());
@@ -109,7 +129,9 @@ impl HostMonotonicClock for TurnClock {
     }
 
     fn now(&self) -> u64 {
-        self.now().ms_since(self.started()).saturating_mul(1_000_000)
+        self.now()
+            .ms_since(self.started())
+            .saturating_mul(1_000_000)
     }
 }
 
@@ -127,8 +149,15 @@ struct ClocksView<'a> {
 impl ClocksView<'_> {
     fn timer(&mut self, ms: u64) -> wasmtime::Result<Resource<DynPollable>> {
         let ms = ms.min(SLEEP_MS_MAX);
-        let n = self.scope.called(CallKind::Timer, &ms.to_string(), ms.to_string().as_bytes())?;
-        let timer = self.table.push(Timer { scope: self.scope.clone(), n, ms, state: TimerState::Set })?;
+        let n = self
+            .scope
+            .called(CallKind::Timer, &ms.to_string(), ms.to_string().as_bytes())?;
+        let timer = self.table.push(Timer {
+            scope: self.scope.clone(),
+            n,
+            ms,
+            state: TimerState::Set,
+        })?;
         subscribe(self.table, timer)
     }
 }
@@ -218,7 +247,11 @@ impl OutputStream for Output {
     }
 
     fn check_write(&mut self) -> StreamResult<usize> {
-        if self.scope.may_print() { Ok(64 * 1024) } else { Err(StreamError::Closed) }
+        if self.scope.may_print() {
+            Ok(64 * 1024)
+        } else {
+            Err(StreamError::Closed)
+        }
     }
 }
 
@@ -228,7 +261,11 @@ impl Pollable for Output {
 }
 
 impl AsyncWrite for Output {
-    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
         self.scope.printed(self.source, bytes);
         Poll::Ready(Ok(bytes.len()))
     }
@@ -244,20 +281,30 @@ impl AsyncWrite for Output {
 
 impl WasiView for Guest {
     fn ctx(&mut self) -> WasiCtxView<'_> {
-        WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
+        WasiCtxView {
+            ctx: &mut self.wasi,
+            table: &mut self.table,
+        }
     }
 }
 
 impl WasiHttpView for Guest {
     fn http(&mut self) -> WasiHttpCtxView<'_> {
-        WasiHttpCtxView { ctx: &mut self.wasi_http, table: &mut self.table, hooks: &mut self.no_http }
+        WasiHttpCtxView {
+            ctx: &mut self.wasi_http,
+            table: &mut self.table,
+            hooks: &mut self.no_http,
+        }
     }
 }
 
 /// Refuses every request: no agent can be granted `http` yet.
 pub(super) struct NoHttp;
 
-type Sent = (http::Response<WasiBody>, Box<dyn Future<Output = Result<(), HttpError>> + Send>);
+type Sent = (
+    http::Response<WasiBody>,
+    Box<dyn Future<Output = Result<(), HttpError>> + Send>,
+);
 
 impl WasiHttpHooks for NoHttp {
     fn send_request(

@@ -8,9 +8,9 @@ use serde_json::Value;
 use crate::clock::Time;
 use crate::id::{AgentName, Author, Digest, MessageId, Seq, SlotName, TurnId};
 use crate::journal::entry::{
-    Idempotency, InterruptRequested, MessageReceived, MessageReceivedPrivate, MessageSetAside, Outcome,
-    Payload, SessionChange, SessionChanged, SessionOpened, SessionOpenedPrivate, SlotCommitted,
-    SlotCommittedPrivate, TurnEndedPrivate, Writer,
+    Idempotency, InterruptRequested, MessageReceived, MessageReceivedPrivate, MessageSetAside,
+    Outcome, Payload, SessionChange, SessionChanged, SessionOpened, SessionOpenedPrivate,
+    SlotCommitted, SlotCommittedPrivate, TurnEndedPrivate, Writer,
 };
 use crate::journal::state::Phase;
 use crate::ledger::{AppendError, Batch, Dead, Ledger};
@@ -132,7 +132,10 @@ fn open_in(batch: &mut Batch<'_>, new: &NewSession) -> Result<bool> {
         agents: new.agents.clone(),
         entry: new.entry.clone(),
         expires_after_ms: new.expires_after_ms,
-        private: SessionOpenedPrivate { secret: hex::encode(secret), idempotency: new.idempotency },
+        private: SessionOpenedPrivate {
+            secret: hex::encode(secret),
+            idempotency: new.idempotency,
+        },
     }));
     Ok(true)
 }
@@ -144,7 +147,9 @@ pub fn add_agent(ledger: &Ledger, agent: &AgentName) -> Result<bool> {
         if batch.state().participants.contains_key(agent) {
             return Ok(false);
         }
-        let change = SessionChange::AgentAdded { agent: agent.clone() };
+        let change = SessionChange::AgentAdded {
+            agent: agent.clone(),
+        };
         batch.push(Payload::SessionChanged(SessionChanged { change }));
         Ok(true)
     })
@@ -155,14 +160,19 @@ pub fn remove_agent(ledger: &Ledger, agent: &AgentName) -> Result<()> {
     append(ledger, |batch| {
         must_be_open(batch)?;
         let participant = batch.state().participants.get(agent);
-        let turn = participant.ok_or(CommandError::AgentNotInSession)?.turn.clone();
+        let turn = participant
+            .ok_or(CommandError::AgentNotInSession)?
+            .turn
+            .clone();
         if batch.state().entry_agent() == Some(agent) {
             return Err(CommandError::EntryAgent);
         }
         if let Some(turn) = turn {
             cut(batch, &turn, Outcome::Cancelled);
         }
-        let change = SessionChange::AgentRemoved { agent: agent.clone() };
+        let change = SessionChange::AgentRemoved {
+            agent: agent.clone(),
+        };
         batch.push(Payload::SessionChanged(SessionChanged { change }));
         Ok(())
     })
@@ -176,7 +186,9 @@ pub fn delete(ledger: &Ledger) -> Result<()> {
         for turn in &turns {
             cut(batch, turn, Outcome::Cancelled);
         }
-        batch.push(Payload::SessionChanged(SessionChanged { change: SessionChange::Deleted }));
+        batch.push(Payload::SessionChanged(SessionChanged {
+            change: SessionChange::Deleted,
+        }));
         Ok(())
     })
 }
@@ -198,7 +210,11 @@ pub fn post(
             }
             Phase::Open => {
                 let entry = batch.state().entry_agent().cloned();
-                message.to.clone().or(entry).ok_or(CommandError::AgentNotInSession)?
+                message
+                    .to
+                    .clone()
+                    .or(entry)
+                    .ok_or(CommandError::AgentNotInSession)?
             }
             Phase::Ended => return Err(CommandError::Gone),
         };
@@ -212,14 +228,24 @@ pub fn post(
         if !takes_part {
             return Err(CommandError::AgentNotInSession);
         }
-        let waiting = batch.state().participants.get(&to).map_or(0, |it| it.pending.len());
+        let waiting = batch
+            .state()
+            .participants
+            .get(&to)
+            .map_or(0, |it| it.pending.len());
         if waiting >= limits.mailbox_messages_max {
             let limit = limits.mailbox_messages_max;
-            return Err(CommandError::Full { what: "the mailbox is full", limit });
+            return Err(CommandError::Full {
+                what: "the mailbox is full",
+                limit,
+            });
         }
         if message.idempotency.is_some() && batch.state().remembered_len() >= KEYS_MAX {
             let what = "too many idempotency keys in this session within a day";
-            return Err(CommandError::Full { what, limit: KEYS_MAX });
+            return Err(CommandError::Full {
+                what,
+                limit: KEYS_MAX,
+            });
         }
         if let Some(new) = new {
             open_in(batch, new)?;
@@ -235,32 +261,54 @@ pub fn post(
                 invoked: message.invoked,
             },
         }));
-        Ok(Posted { message: id, seq, replayed: false })
+        Ok(Posted {
+            message: id,
+            seq,
+            replayed: false,
+        })
     })
 }
 
 /// The message that the key stands for, if it was used.
 fn replayed(batch: &Batch<'_>, idempotency: Option<Idempotency>) -> Result<Option<Posted>> {
-    let Some(Idempotency { key, body }) = idempotency else { return Ok(None) };
-    let Some(remembered) = batch.state().remembered(&key, batch.now()) else { return Ok(None) };
+    let Some(Idempotency { key, body }) = idempotency else {
+        return Ok(None);
+    };
+    let Some(remembered) = batch.state().remembered(&key, batch.now()) else {
+        return Ok(None);
+    };
     if remembered.body != body {
         return Err(CommandError::KeyReused);
     }
     let message = MessageId::of(&batch.journal().session, remembered.message);
-    Ok(Some(Posted { message, seq: remembered.message, replayed: true }))
+    Ok(Some(Posted {
+        message,
+        seq: remembered.message,
+        replayed: true,
+    }))
 }
 
 /// Stop an agent's turn at its last shown chunk. Answers the last entry.
 pub fn interrupt(ledger: &Ledger, agent: Option<&AgentName>, by: Author) -> Result<Seq> {
     append(ledger, |batch| {
         must_be_open(batch)?;
-        let agent = agent.or(batch.state().entry_agent()).cloned().ok_or(CommandError::AgentNotInSession)?;
+        let agent = agent
+            .or(batch.state().entry_agent())
+            .cloned()
+            .ok_or(CommandError::AgentNotInSession)?;
         let participant = batch.state().participants.get(&agent);
-        let turn = participant.ok_or(CommandError::AgentNotInSession)?.turn.clone();
+        let turn = participant
+            .ok_or(CommandError::AgentNotInSession)?
+            .turn
+            .clone();
         let turn = turn.ok_or(CommandError::Idle)?;
         // Words not appended yet were shown to nobody.
         batch.drop_chunk(&turn);
-        let requested = InterruptRequested { turn: turn.clone(), agent, by };
+        let requested = InterruptRequested {
+            turn: turn.clone(),
+            agent,
+            by,
+        };
         batch.push(Payload::InterruptRequested(requested));
         cut(batch, &turn, Outcome::Interrupted);
         Ok(batch.state().last)
@@ -274,14 +322,20 @@ pub fn cancel(ledger: &Ledger, message: &MessageId) -> Result<bool> {
         must_be_open(batch)?;
         let state = batch.state();
         let holder = state.participants.iter().find_map(|(agent, participant)| {
-            let pending = participant.pending.iter().find(|pending| pending.message == *message)?;
+            let pending = participant
+                .pending
+                .iter()
+                .find(|pending| pending.message == *message)?;
             Some((agent.clone(), participant.turn.clone(), pending.deliveries))
         });
-        let Some((agent, turn, deliveries)) = holder else { return Ok(false) };
+        let Some((agent, turn, deliveries)) = holder else {
+            return Ok(false);
+        };
         let taken = turn.filter(|turn| {
-            state.turns.get(turn).is_some_and(|open| {
-                open.inputs.contains(message) || open.pulled.contains(message)
-            })
+            state
+                .turns
+                .get(turn)
+                .is_some_and(|open| open.inputs.contains(message) || open.pulled.contains(message))
         });
         match taken {
             Some(turn) => {
@@ -289,7 +343,12 @@ pub fn cancel(ledger: &Ledger, message: &MessageId) -> Result<bool> {
             }
             None => {
                 let (message, reason) = (message.clone(), "cancelled".to_owned());
-                batch.push(Payload::MessageSetAside(MessageSetAside { message, agent, reason, deliveries }));
+                batch.push(Payload::MessageSetAside(MessageSetAside {
+                    message,
+                    agent,
+                    reason,
+                    deliveries,
+                }));
             }
         }
         Ok(true)
@@ -298,7 +357,14 @@ pub fn cancel(ledger: &Ledger, message: &MessageId) -> Result<bool> {
 
 fn cut(batch: &mut Batch<'_>, turn: &TurnId, outcome: Outcome) {
     batch.drop_chunk(turn);
-    end_turn(batch, turn, outcome, None, TurnEndedPrivate::default(), None);
+    end_turn(
+        batch,
+        turn,
+        outcome,
+        None,
+        TurnEndedPrivate::default(),
+        None,
+    );
 }
 
 /// Write a slot from outside. `version` is the one replaced: none if the slot is to be new.
@@ -318,7 +384,9 @@ pub fn put_slot(
         must_be_open(batch)?;
         let state = batch.state();
         let current = state.slots.get(slot);
-        let newest = current.and_then(|it| it.document.as_ref()).map(|document| document.version);
+        let newest = current
+            .and_then(|it| it.document.as_ref())
+            .map(|document| document.version);
         if let Some(holder) = current.and_then(|it| it.lock.clone()) {
             return Err(CommandError::SlotLocked(holder));
         }
@@ -330,12 +398,18 @@ pub fn put_slot(
             _ => {}
         }
         if current.is_none() && state.slots.len() >= limits.slots_max {
-            return Err(CommandError::Full { what: "the session has enough slots", limit: limits.slots_max });
+            return Err(CommandError::Full {
+                what: "the session has enough slots",
+                limit: limits.slots_max,
+            });
         }
         let tenant = batch.journal().tenant.clone();
         let watches = |agent: &&AgentName| sessions.agents().watches(&tenant, agent, slot);
         let wakes = state.participants.keys().filter(watches).cloned().collect();
-        let private = SlotCommittedPrivate { content: batch.content(content), wakes };
+        let private = SlotCommittedPrivate {
+            content: batch.content(content),
+            wakes,
+        };
         let version = batch.next_seq();
         batch.push(Payload::SlotCommitted(SlotCommitted {
             slot: slot.clone(),

@@ -12,7 +12,8 @@ use tokio::time::Instant;
 use crate::clock::Time;
 use crate::id::{AgentName, TurnId};
 use crate::journal::entry::{
-    Failure, MessageSetAside, Outcome, Payload, SessionChange, SessionChanged, TurnEndedPrivate, TurnError,
+    Failure, MessageSetAside, Outcome, Payload, SessionChange, SessionChanged, TurnEndedPrivate,
+    TurnError,
 };
 use crate::ledger::{Dead, WINDOW_MS};
 
@@ -131,7 +132,10 @@ impl Driver {
             draining: self.draining(),
         };
         let now = self.sessions.now();
-        let actions = self.session.ledger.look(|state| decide(now, state, &situation, IDLE_MS));
+        let actions = self
+            .session
+            .ledger
+            .look(|state| decide(now, state, &situation, IDLE_MS));
         for action in actions {
             match action {
                 Action::Start(agent) => self.start(&agent),
@@ -140,9 +144,18 @@ impl Driver {
                         task.abort();
                     }
                 }
-                Action::SetAside { agent, message, deliveries } => {
+                Action::SetAside {
+                    agent,
+                    message,
+                    deliveries,
+                } => {
                     let reason = "every turn that took it failed".to_owned();
-                    self.append(Payload::MessageSetAside(MessageSetAside { message, agent, reason, deliveries }));
+                    self.append(Payload::MessageSetAside(MessageSetAside {
+                        message,
+                        agent,
+                        reason,
+                        deliveries,
+                    }));
                     self.session.ledger.flush();
                 }
                 Action::FlushSoon => {
@@ -150,7 +163,9 @@ impl Driver {
                     self.flush_at.get_or_insert(window);
                 }
                 Action::Expire => {
-                    self.append(Payload::SessionChanged(SessionChanged { change: SessionChange::Expired }));
+                    self.append(Payload::SessionChanged(SessionChanged {
+                        change: SessionChange::Expired,
+                    }));
                     self.session.ledger.flush();
                 }
                 Action::Bury => {
@@ -180,9 +195,15 @@ impl Driver {
             self.unready.insert(agent.clone());
             return;
         };
-        let Some(started) = turn::begin(&self.session, agent, version) else { return };
+        let Some(started) = turn::begin(&self.session, agent, version) else {
+            return;
+        };
         let name = started.turn.clone();
-        let task = self.tasks.spawn(turn::run(self.sessions.clone(), self.session.clone(), started));
+        let task = self.tasks.spawn(turn::run(
+            self.sessions.clone(),
+            self.session.clone(),
+            started,
+        ));
         self.running.insert(name, (task.id(), task));
     }
 
@@ -191,7 +212,11 @@ impl Driver {
             Ok((id, ())) => *id,
             Err(error) => error.id(),
         };
-        let turn = self.running.iter().find(|(_, (task, _))| *task == id).map(|(turn, _)| turn.clone());
+        let turn = self
+            .running
+            .iter()
+            .find(|(_, (task, _))| *task == id)
+            .map(|(turn, _)| turn.clone());
         let Some(turn) = turn else { return };
         self.running.remove(&turn);
         if let Err(error) = done
@@ -199,7 +224,10 @@ impl Driver {
         {
             tracing::error!(%turn, %error, "running a turn panicked");
             let message = "the host failed while it ran the turn".to_owned();
-            let error = TurnError { code: Failure::HostLost, message };
+            let error = TurnError {
+                code: Failure::HostLost,
+                message,
+            };
             let ended = self.session.ledger.append(None, |batch| {
                 let private = TurnEndedPrivate::default();
                 end_turn(batch, &turn, Outcome::Failed, Some(error), private, None);

@@ -33,7 +33,11 @@ pub(super) enum Action {
     /// The turn is over in the journal: end its instance.
     Abort(TurnId),
     /// Delivered as often as it may be.
-    SetAside { agent: AgentName, message: MessageId, deliveries: u32 },
+    SetAside {
+        agent: AgentName,
+        message: MessageId,
+        deliveries: u32,
+    },
     /// Hand over what was appended once the window is over.
     FlushSoon,
     Expire,
@@ -75,7 +79,11 @@ pub(super) fn decide(now: Time, state: &State, situation: &Situation, idle_ms: u
     }
     let mut starts = false;
     if !situation.draining {
-        for agent in state.participants.keys().filter(|agent| !situation.busy.contains(*agent)) {
+        for agent in state
+            .participants
+            .keys()
+            .filter(|agent| !situation.busy.contains(*agent))
+        {
             if state.due(agent, now, 1).is_some() {
                 starts = true;
                 actions.push(Action::Start(agent.clone()));
@@ -87,7 +95,10 @@ pub(super) fn decide(now: Time, state: &State, situation: &Situation, idle_ms: u
     }
     debug_assert!(!starts, "starting is an action");
     let due = state.next_due();
-    if state.expires_at().is_some_and(|at| at <= now) && due == state.expires_at() && !situation.draining {
+    if state.expires_at().is_some_and(|at| at <= now)
+        && due == state.expires_at()
+        && !situation.draining
+    {
         return vec![Action::Expire];
     }
     let rests_at = situation.idle_since.plus_ms(idle_ms);
@@ -95,7 +106,10 @@ pub(super) fn decide(now: Time, state: &State, situation: &Situation, idle_ms: u
         return vec![Action::Hibernate];
     }
     // What is due already waits for something else than time, such as a deployment.
-    let later = due.filter(|due| *due > now).into_iter().chain((!situation.held).then_some(rests_at));
+    let later = due
+        .filter(|due| *due > now)
+        .into_iter()
+        .chain((!situation.held).then_some(rests_at));
     later.min().map(Action::WakeAt).into_iter().collect()
 }
 

@@ -141,7 +141,11 @@ impl Sessions {
     }
 
     /// The session, woken if it rests.
-    pub async fn get(&self, tenant: &TenantId, session: &SessionId) -> Result<Arc<Session>, SessionError> {
+    pub async fn get(
+        &self,
+        tenant: &TenantId,
+        session: &SessionId,
+    ) -> Result<Arc<Session>, SessionError> {
         let open = self.open(tenant, session, false).await?;
         match open.ledger.look(|state| state.phase) {
             Phase::Open => Ok(open),
@@ -170,7 +174,10 @@ impl Sessions {
         session: &SessionId,
         absent: bool,
     ) -> Result<Arc<Session>, SessionError> {
-        let journal = JournalId { tenant: tenant.clone(), session: session.clone() };
+        let journal = JournalId {
+            tenant: tenant.clone(),
+            session: session.clone(),
+        };
         // Losing the race against a session that dies or goes to rest is rare; losing it this often is a defect.
         for _ in 0..8 {
             if self.0.stopping.is_cancelled() {
@@ -215,15 +222,23 @@ impl Sessions {
             Err(panicked) => return Err(SessionError::Broken(panicked.to_string())),
         };
         recovery::end_lost_turns(&ledger)?;
-        let session = Arc::new(Session { journal: journal.clone(), ledger });
-        self.0.drivers.spawn(driver::drive(self.clone(), session.clone()));
+        let session = Arc::new(Session {
+            journal: journal.clone(),
+            ledger,
+        });
+        self.0
+            .drivers
+            .spawn(driver::drive(self.clone(), session.clone()));
         Ok(session)
     }
 
     /// Forget a session, if nobody put a newer one in its place.
     fn forget(&self, journal: &JournalId, cell: &Arc<OnceCell<Arc<Session>>>) {
         let mut map = self.map();
-        if map.get(journal).is_some_and(|current| Arc::ptr_eq(current, cell)) {
+        if map
+            .get(journal)
+            .is_some_and(|current| Arc::ptr_eq(current, cell))
+        {
             map.remove(journal);
         }
     }
@@ -238,7 +253,10 @@ impl Sessions {
         map.remove(&session.journal);
         drop(map);
         if let Some(due) = session.ledger.look(|state| state.next_due()) {
-            self.0.agenda.put(&session.journal, due.max(self.now().plus_ms(wake::AGAIN_MS)));
+            self.0.agenda.put(
+                &session.journal,
+                due.max(self.now().plus_ms(wake::AGAIN_MS)),
+            );
         }
         true
     }
@@ -278,14 +296,19 @@ impl Sessions {
     pub async fn stop(&self, drain: Duration) -> bool {
         self.0.draining.cancel();
         self.0.drivers.close();
-        let drained = tokio::time::timeout(drain, self.0.drivers.wait()).await.is_ok();
+        let drained = tokio::time::timeout(drain, self.0.drivers.wait())
+            .await
+            .is_ok();
         self.0.stopping.cancel();
         self.0.drivers.wait().await;
         drained
     }
 
     fn map(&self) -> MutexGuard<'_, HashMap<JournalId, Arc<OnceCell<Arc<Session>>>>> {
-        self.0.open.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        self.0
+            .open
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }
 
@@ -299,5 +322,7 @@ fn tombstone_key(journal: &JournalId) -> RecordKey {
 }
 
 fn tombstone(store: &dyn Store, journal: &JournalId) -> Result<Option<Time>, ReadError> {
-    Ok(store.record(&tombstone_key(journal))?.and_then(|bytes| crate::ledger::parse_wake(&bytes)))
+    Ok(store
+        .record(&tombstone_key(journal))?
+        .and_then(|bytes| crate::ledger::parse_wake(&bytes)))
 }

@@ -54,7 +54,12 @@ pub struct Tracker {
 
 impl Tracker {
     pub fn new(message: MessageId) -> Self {
-        Self { message, taken: None, set_aside: None, done: false }
+        Self {
+            message,
+            taken: None,
+            set_aside: None,
+            done: false,
+        }
     }
 
     pub fn standing(&self) -> Standing {
@@ -79,7 +84,9 @@ impl Tracker {
         if encoded.seq == self.message.seq() {
             return true;
         }
-        let Some(taken) = &self.taken else { return false };
+        let Some(taken) = &self.taken else {
+            return false;
+        };
         #[derive(serde::Deserialize)]
         struct OfTurn {
             turn: Option<TurnId>,
@@ -93,7 +100,11 @@ impl Tracker {
         if self.is_over()
             || !matches!(
                 encoded.kind,
-                Kind::TurnStarted | Kind::Spoke | Kind::TurnEnded | Kind::MessageSetAside | Kind::SessionChanged
+                Kind::TurnStarted
+                    | Kind::Spoke
+                    | Kind::TurnEnded
+                    | Kind::MessageSetAside
+                    | Kind::SessionChanged
             )
         {
             return Ok(());
@@ -114,10 +125,14 @@ impl Tracker {
                 }
             }
             Payload::TurnEnded(ended) => {
-                let Some(taken) = self.taken.as_mut().filter(|taken| taken.turn == ended.turn) else {
+                let Some(taken) = self.taken.as_mut().filter(|taken| taken.turn == ended.turn)
+                else {
                     return Ok(());
                 };
-                let fate = ended.inputs.iter().find(|input| input.message == self.message);
+                let fate = ended
+                    .inputs
+                    .iter()
+                    .find(|input| input.message == self.message);
                 taken.ended = Some(Ended {
                     outcome: ended.outcome,
                     error: ended.error,
@@ -151,7 +166,9 @@ pub async fn look(session: &Session, message: &MessageId) -> Result<Option<Stand
         let Some(last) = entries.last() else { break };
         after = last.seq;
         for encoded in &entries {
-            tracker.next(encoded).map_err(|error| ReadError::Damaged(error.to_string()))?;
+            tracker
+                .next(encoded)
+                .map_err(|error| ReadError::Damaged(error.to_string()))?;
         }
     }
     Ok(Some(tracker.standing()))

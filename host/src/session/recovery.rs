@@ -1,8 +1,8 @@
 //! What an older process left open.
 
+use crate::id::TurnId;
 use crate::journal::entry::{Failure, Outcome, Payload, TurnEnded, TurnEndedPrivate, TurnError};
 use crate::ledger::{AppendError, Batch, Dead, Ledger};
-use crate::id::TurnId;
 
 /// End every open turn as failed(host-lost): its inputs follow the rule for failed turns. Done
 /// before anything new is admitted; the entries become durable with the next flush.
@@ -11,8 +11,18 @@ pub(super) fn end_lost_turns(ledger: &Ledger) -> Result<(), Dead> {
         let lost: Vec<TurnId> = batch.state().turns.keys().cloned().collect();
         for turn in &lost {
             let message = "the host stopped while the turn was open".to_owned();
-            let error = TurnError { code: Failure::HostLost, message };
-            end_turn(batch, turn, Outcome::Failed, Some(error), TurnEndedPrivate::default(), None);
+            let error = TurnError {
+                code: Failure::HostLost,
+                message,
+            };
+            end_turn(
+                batch,
+                turn,
+                Outcome::Failed,
+                Some(error),
+                TurnEndedPrivate::default(),
+                None,
+            );
         }
         Ok::<_, std::convert::Infallible>(())
     });
@@ -32,11 +42,22 @@ pub(super) fn end_turn(
     private: TurnEndedPrivate,
     wake_at: Option<crate::clock::Time>,
 ) -> bool {
-    let Some(open) = batch.state().turns.get(turn) else { return false };
+    let Some(open) = batch.state().turns.get(turn) else {
+        return false;
+    };
     let (agent, usage) = (open.agent.clone(), open.usage);
     let inputs = batch.state().fates(turn, outcome);
     let turn = turn.clone();
-    let ended = TurnEnded { turn, agent, outcome, error, usage, inputs, wake_at, private };
+    let ended = TurnEnded {
+        turn,
+        agent,
+        outcome,
+        error,
+        usage,
+        inputs,
+        wake_at,
+        private,
+    };
     batch.push(Payload::TurnEnded(ended));
     true
 }

@@ -37,17 +37,30 @@ pub(super) struct Started {
 struct NothingDue;
 
 /// Write the turn down with everything that is due for the agent; none if nothing is.
-pub(super) fn begin(session: &Session, agent: &AgentName, version: Arc<Version>) -> Option<Started> {
+pub(super) fn begin(
+    session: &Session,
+    agent: &AgentName,
+    version: Arc<Version>,
+) -> Option<Started> {
     let fresh = RunId::fresh();
     let begun = session.ledger.append(None, |batch| {
         let messages_max = version.config.batching.messages_max;
-        let due = batch.state().due(agent, batch.now(), messages_max).ok_or(NothingDue)?;
+        let due = batch
+            .state()
+            .due(agent, batch.now(), messages_max)
+            .ok_or(NothingDue)?;
         let run = due.run.unwrap_or(fresh);
         let turn = TurnId::of(&run, batch.state().next_index(&run), agent);
         let pending = &batch.state().participants[agent].pending;
-        let messages =
-            pending.iter().filter(|pending| due.inputs.contains(&pending.message)).cloned().collect();
-        let pinned = Pinned { component: version.component.to_string(), version: version.number };
+        let messages = pending
+            .iter()
+            .filter(|pending| due.inputs.contains(&pending.message))
+            .cloned()
+            .collect();
+        let pinned = Pinned {
+            component: version.component.to_string(),
+            version: version.number,
+        };
         let seq = batch.push(Payload::TurnStarted(TurnStarted {
             turn: turn.clone(),
             run: run.clone(),
@@ -60,7 +73,16 @@ pub(super) fn begin(session: &Session, agent: &AgentName, version: Arc<Version>)
         }));
         let at = batch.state().time;
         let (agent, causes, version) = (agent.clone(), due.causes, version.clone());
-        Ok::<_, NothingDue>(Started { turn, agent, run, seq, at, causes, messages, version })
+        Ok::<_, NothingDue>(Started {
+            turn,
+            agent,
+            run,
+            seq,
+            at,
+            causes,
+            messages,
+            version,
+        })
     });
     begun.ok()
 }
@@ -71,12 +93,28 @@ pub(super) async fn run(sessions: Sessions, session: Arc<Session>, started: Star
     let exit = execute(&sessions, &session, started).await;
     let (outcome, error, private, wake_at) = match exit {
         Exit::Completed { wake_at, context } => {
-            let private = TurnEndedPrivate { context, ..TurnEndedPrivate::default() };
+            let private = TurnEndedPrivate {
+                context,
+                ..TurnEndedPrivate::default()
+            };
             let soonest = sessions.now().plus_ms(WAKE_MS_MIN);
-            (Outcome::Completed, None, private, wake_at.map(|at| at.max(soonest)))
+            (
+                Outcome::Completed,
+                None,
+                private,
+                wake_at.map(|at| at.max(soonest)),
+            )
         }
-        Exit::Failed { error, backtrace, stderr } => {
-            let private = TurnEndedPrivate { backtrace, stderr, ..TurnEndedPrivate::default() };
+        Exit::Failed {
+            error,
+            backtrace,
+            stderr,
+        } => {
+            let private = TurnEndedPrivate {
+                backtrace,
+                stderr,
+                ..TurnEndedPrivate::default()
+            };
             (Outcome::Failed, Some(error), private, None)
         }
         // Whoever ended the turn wrote its end; a dead ledger takes no more entries.
@@ -95,15 +133,33 @@ pub(super) async fn run(sessions: Sessions, session: Arc<Session>, started: Star
 
 async fn execute(sessions: &Sessions, session: &Session, started: Started) -> Exit {
     let parts = &sessions.0.parts;
-    let Ok(_permit) = sessions.0.turns.acquire().await else { return Exit::Over };
-    let Started { turn, agent, run, seq, at, causes, messages, version } = started;
+    let Ok(_permit) = sessions.0.turns.acquire().await else {
+        return Exit::Over;
+    };
+    let Started {
+        turn,
+        agent,
+        run,
+        seq,
+        at,
+        causes,
+        messages,
+        version,
+    } = started;
     let loaded = match parts.agents.load(version.component, &version.config).await {
         Ok(loaded) => loaded,
         Err(error) => {
             tracing::error!(%agent, %error, "a deployed component cannot be loaded");
             let message = "the agent's component cannot be loaded".to_owned();
-            let error = TurnError { code: Failure::Component, message };
-            return Exit::Failed { error, backtrace: None, stderr: None };
+            let error = TurnError {
+                code: Failure::Component,
+                message,
+            };
+            return Exit::Failed {
+                error,
+                backtrace: None,
+                stderr: None,
+            };
         }
     };
     if parts.unclean
@@ -113,7 +169,10 @@ async fn execute(sessions: &Sessions, session: &Session, started: Started) -> Ex
     }
     let tenant = session.journal.tenant.clone();
     let (context, secret) = session.ledger.look(|state| {
-        let context = state.participants.get(&agent).map(|participant| participant.context.clone());
+        let context = state
+            .participants
+            .get(&agent)
+            .map(|participant| participant.context.clone());
         (context.unwrap_or_default(), state.secret.clone())
     });
     let watches = {
@@ -141,6 +200,11 @@ async fn execute(sessions: &Sessions, session: &Session, started: Started) -> Ex
         output: TurnOutput::default(),
         calls: AtomicU64::new(0),
     };
-    let input = Input { causes, messages, context, secret };
+    let input = Input {
+        causes,
+        messages,
+        context,
+        secret,
+    };
     instance::start(&parts.runtime, &loaded, Arc::new(scope), input).await
 }

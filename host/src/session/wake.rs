@@ -41,7 +41,10 @@ struct Times {
 
 impl Agenda {
     pub(super) fn put(&self, journal: &JournalId, at: Time) {
-        let mut times = self.times.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut times = self
+            .times
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
         if let Some(before) = times.of.insert(journal.clone(), at) {
             times.order.remove(&(before, journal.clone()));
         }
@@ -52,7 +55,10 @@ impl Agenda {
 
     /// The sessions due now, and when the next one is.
     fn take_due(&self, now: Time) -> (Vec<JournalId>, Option<Time>) {
-        let mut times = self.times.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut times = self
+            .times
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
         let mut due = Vec::new();
         while let Some((at, journal)) = times.order.first().cloned() {
             if at > now {
@@ -72,13 +78,23 @@ impl Sessions {
     pub fn read_agenda(&self, tenants: &[TenantId]) -> Result<usize, ReadError> {
         let mut count = 0;
         for tenant in tenants {
-            let records = self.0.parts.store.records(Some(tenant), RecordSpace::Wake, None, usize::MAX)?;
+            let records =
+                self.0
+                    .parts
+                    .store
+                    .records(Some(tenant), RecordSpace::Wake, None, usize::MAX)?;
             for (name, bytes) in records {
                 let (Ok(session), Some(at)) = (SessionId::new(&name), parse_wake(&bytes)) else {
                     return Err(ReadError::Damaged(format!("the wake record {name:?}")));
                 };
                 count += 1;
-                self.0.agenda.put(&JournalId { tenant: tenant.clone(), session }, at);
+                self.0.agenda.put(
+                    &JournalId {
+                        tenant: tenant.clone(),
+                        session,
+                    },
+                    at,
+                );
             }
         }
         Ok(count)
@@ -97,7 +113,9 @@ impl Sessions {
                 waking.join_all().await;
             }
             // Wall time may step; an hour at most is slept on it.
-            let wait_ms = next.map_or(3_600_000, |next| next.ms_since(self.now()).clamp(1, 3_600_000));
+            let wait_ms = next.map_or(3_600_000, |next| {
+                next.ms_since(self.now()).clamp(1, 3_600_000)
+            });
             tokio::select! {
                 () = self.0.draining.cancelled() => return,
                 () = self.0.agenda.earlier.notified() => {}
@@ -114,7 +132,9 @@ impl Sessions {
             Err(SessionError::NotFound) => unrecord(&self, &journal).await,
             Err(error) => {
                 tracing::error!(session = %journal.session, %error, "a session that is due cannot be woken");
-                self.0.agenda.put(&journal, self.now().plus_ms(60 * AGAIN_MS));
+                self.0
+                    .agenda
+                    .put(&journal, self.now().plus_ms(60 * AGAIN_MS));
             }
         }
     }
@@ -129,7 +149,10 @@ pub(super) async fn bury(sessions: &Sessions, session: &Arc<Session>) {
     }
     let until = sessions.now().plus_ms(TOMBSTONE_MS);
     let bytes = bytes::Bytes::copy_from_slice(&until.0.to_be_bytes());
-    let write = Write::Record { key: tombstone_key(journal), bytes };
+    let write = Write::Record {
+        key: tombstone_key(journal),
+        bytes,
+    };
     if let Err(error) = crate::store::write(&*sessions.0.parts.store, vec![write]).await {
         tracing::warn!(session = %journal.session, %error, "an ended session is not removed yet");
         return;
@@ -159,7 +182,9 @@ async fn remove(sessions: &Sessions, journal: &JournalId) {
 }
 
 async fn unrecord(sessions: &Sessions, journal: &JournalId) {
-    let write = Write::Unrecord { key: wake_key(journal) };
+    let write = Write::Unrecord {
+        key: wake_key(journal),
+    };
     if let Err(error) = crate::store::write(&*sessions.0.parts.store, vec![write]).await {
         tracing::debug!(session = %journal.session, %error, "a stale wake record stays");
     }

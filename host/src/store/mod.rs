@@ -9,10 +9,34 @@
 //! its `done` is called only after it is on disk (see `durability`) or failed. After the
 //! first failed sync the store is latched: every later commit fails, reads go on.
 
+pub mod check;
+mod commit;
+pub mod components;
+mod engine;
+mod keys;
+mod local;
+mod memory;
+mod owners;
+mod row;
+mod sled;
+pub mod transfer;
+mod view;
 
+#[cfg(test)]
+mod contract;
+#[cfg(test)]
+mod crash;
+
+use std::path::Path;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
+pub use self::memory::{Fault, Memory};
+pub use self::sled::{Durability, SledOptions, StoreOpenError};
+
+use self::local::LocalStore;
+use self::sled::SledEngine;
 use crate::id::{Digest, Seq, SessionId, TenantId};
 use crate::journal::codec::Frame;
 use crate::journal::entry::Kind;
@@ -180,7 +204,9 @@ pub trait Store: Send + Sync + 'static {
     /// crash leaves no trace of it.
     fn open(&self, journal: &JournalId) -> Result<Opened, OpenError>;
 
-    /// Give a journal back: the store need not remember who may append. Harmless if somebody newer has it.
+    /// Give a journal back: its owner is fenced, and the store forgets it once nothing of it
+    /// is in flight. Does nothing if somebody newer has it. Writes nothing; a crash
+    /// leaves no trace of it.
     fn release(&self, journal: &JournalId, generation: Generation);
 
     /// Queue a commit; never waits for the disk. Generations and tails are checked
@@ -251,6 +277,26 @@ pub trait Store: Send + Sync + 'static {
     fn close(&self);
 }
 
+/// The store of this host in a folder, made if there is none. A crash in the middle of making
+/// it leaves one that can be made again.
+pub fn open_sled(path: &Path, options: SledOptions) -> Result<Arc<dyn Store>, StoreOpenError> {
+    let engine = SledEngine::open_or_create(path, options)?;
+    start(Arc::new(engine))
+}
+
+/// A store on a disk in memory: for tests, also those of other layers.
+pub fn memory(disk: &Memory) -> Arc<dyn Store> {
+    start(Arc::new(disk.clone())).expect("a test can start a thread")
+}
+
+fn start(engine: Arc<dyn engine::Engine>) -> Result<Arc<dyn Store>, StoreOpenError> {
+    let store = LocalStore::start(engine).map_err(|error| StoreOpenError::Io {
+        what: "start the commit thread",
+        text: error.to_string(),
+    })?;
+    Ok(Arc::new(store))
+}
+
 /// Commit and wait until it is durable.
 pub async fn write(store: &dyn Store, writes: Vec<Write>) -> Result<(), CommitError> {
     let (sender, receiver) = tokio::sync::oneshot::channel();
@@ -261,6 +307,9 @@ pub async fn write(store: &dyn Store, writes: Vec<Write>) -> Result<(), CommitEr
     store.commit(Commit { writes, done })?;
     match receiver.await {
         Ok(result) => Ok(result?),
-        Err(_) => Err(Latched { reason: "the store was closed".into() }.into()),
+        Err(_) => Err(Latched {
+            reason: "the store was closed".into(),
+        }
+        .into()),
     }
 }

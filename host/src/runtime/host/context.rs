@@ -4,7 +4,9 @@
 //! comes from outside and nothing needs an entry: the changes are written with the outcome.
 
 use crate::id::MessageId;
-use crate::journal::context::{AddError as StateAddError, Age as StateAge, Change, Content as StateContent};
+use crate::journal::context::{
+    AddError as StateAddError, Age as StateAge, Change, Content as StateContent,
+};
 use crate::runtime::bindings::antiphon::agent::context::{
     AddError, Age, Content, Host, Item, ToolCall, ToolResult,
 };
@@ -14,9 +16,15 @@ fn to_wit(content: &StateContent) -> Content {
     match content.clone() {
         StateContent::Note(text) => Content::Note(text),
         StateContent::Message(message) => Content::Message(message.as_str().to_owned()),
-        StateContent::ToolCall { call, name, arguments } => {
-            Content::ToolCall(ToolCall { call, name, arguments })
-        }
+        StateContent::ToolCall {
+            call,
+            name,
+            arguments,
+        } => Content::ToolCall(ToolCall {
+            call,
+            name,
+            arguments,
+        }),
         StateContent::ToolResult { call, text } => Content::ToolResult(ToolResult { call, text }),
     }
 }
@@ -25,12 +33,18 @@ fn of_wit(content: Content) -> Result<StateContent, AddError> {
     Ok(match content {
         Content::Note(text) => StateContent::Note(text),
         Content::Message(id) => StateContent::Message(
-            MessageId::new(&id).map_err(|_| AddError::Other("this is not the id of a message".into()))?,
+            MessageId::new(&id)
+                .map_err(|_| AddError::Other("this is not the id of a message".into()))?,
         ),
-        Content::ToolCall(it) => {
-            StateContent::ToolCall { call: it.call, name: it.name, arguments: it.arguments }
-        }
-        Content::ToolResult(it) => StateContent::ToolResult { call: it.call, text: it.text },
+        Content::ToolCall(it) => StateContent::ToolCall {
+            call: it.call,
+            name: it.name,
+            arguments: it.arguments,
+        },
+        Content::ToolResult(it) => StateContent::ToolResult {
+            call: it.call,
+            text: it.text,
+        },
     })
 }
 

@@ -4,7 +4,8 @@ use wasmtime::component::Resource;
 
 use crate::id::SlotName;
 use crate::journal::entry::{
-    Observation, Observed, Payload, SlotCommitted, SlotCommittedPrivate, SlotLocked, SlotReleased, Writer,
+    Observation, Observed, Payload, SlotCommitted, SlotCommittedPrivate, SlotLocked, SlotReleased,
+    Writer,
 };
 use crate::ledger::Batch;
 use crate::runtime::bindings::antiphon::agent::kernel::{
@@ -35,16 +36,28 @@ impl Host for Guest {
         let scope = &self.scope;
         let snapshot = scope.observe(|batch| {
             let holder = holder(batch, &slot);
-            let snapshot = batch.state().slots.get(&slot).and_then(|it| it.document.as_ref()).map(|document| {
-                Snapshot {
+            let snapshot = batch
+                .state()
+                .slots
+                .get(&slot)
+                .and_then(|it| it.document.as_ref())
+                .map(|document| Snapshot {
                     content: batch.text(&document.content),
                     version: document.version.0,
                     state: slot_state(holder.clone()),
                     written_at: document.written_at.0,
-                }
-            });
-            let version = snapshot.as_ref().map(|snapshot| crate::id::Seq(snapshot.version));
-            (snapshot, Observation::SlotRead { slot: slot.clone(), version, holder })
+                });
+            let version = snapshot
+                .as_ref()
+                .map(|snapshot| crate::id::Seq(snapshot.version));
+            (
+                snapshot,
+                Observation::SlotRead {
+                    slot: slot.clone(),
+                    version,
+                    holder,
+                },
+            )
         })?;
         Ok(snapshot)
     }
@@ -56,7 +69,13 @@ impl Host for Guest {
         };
         let holder = self.scope.observe(|batch| {
             let holder = holder(batch, &slot);
-            (holder.clone(), Observation::SlotState { slot: slot.clone(), holder })
+            (
+                holder.clone(),
+                Observation::SlotState {
+                    slot: slot.clone(),
+                    holder,
+                },
+            )
         })?;
         Ok(slot_state(holder))
     }
@@ -76,8 +95,19 @@ impl Host for Guest {
             let turn = scope.turn.clone();
             let refused = |error: LockError, word: &str, holder: Option<String>| {
                 let (slot, error_word) = (name.chars().take(128).collect(), word.to_owned());
-                let what = Observation::SlotRefused { slot, error: error_word, holder };
-                (Payload::Observed(Observed { turn: turn.clone(), n, what }), Err(error))
+                let what = Observation::SlotRefused {
+                    slot,
+                    error: error_word,
+                    holder,
+                };
+                (
+                    Payload::Observed(Observed {
+                        turn: turn.clone(),
+                        n,
+                        what,
+                    }),
+                    Err(error),
+                )
             };
             let (payload, answer) = match SlotName::new(&name) {
                 Err(_) => refused(LockError::InvalidName, "invalid-name", None),
@@ -89,7 +119,11 @@ impl Host for Guest {
                         refused(LockError::TooMany, "too-many", None)
                     }
                     None => {
-                        let locked = SlotLocked { slot: slot.clone(), turn: turn.clone(), n };
+                        let locked = SlotLocked {
+                            slot: slot.clone(),
+                            turn: turn.clone(),
+                            n,
+                        };
                         (Payload::SlotLocked(locked), Ok(slot))
                     }
                 },
@@ -114,7 +148,11 @@ impl HostSlotLock for Guest {
         let scope = &self.scope;
         let committed = scope.append(|batch, n| {
             let turn = Some(scope.turn.clone());
-            let holds = batch.state().slots.get(&slot).is_some_and(|it| it.lock == turn);
+            let holds = batch
+                .state()
+                .slots
+                .get(&slot)
+                .is_some_and(|it| it.lock == turn);
             let refused = if !holds {
                 Some((CommitError::Lost, "lost"))
             } else if content.len() > scope.limits.slot_bytes_max {
@@ -123,8 +161,15 @@ impl HostSlotLock for Guest {
                 None
             };
             if let Some((error, word)) = refused {
-                let what = Observation::CommitRefused { slot: slot.clone(), error: word.into() };
-                batch.push(Payload::Observed(Observed { turn: scope.turn.clone(), n, what }));
+                let what = Observation::CommitRefused {
+                    slot: slot.clone(),
+                    error: word.into(),
+                };
+                batch.push(Payload::Observed(Observed {
+                    turn: scope.turn.clone(),
+                    n,
+                    what,
+                }));
                 return Err(error);
             }
             let wakes = batch
@@ -134,7 +179,10 @@ impl HostSlotLock for Guest {
                 .filter(|agent| **agent != scope.agent && (scope.watches)(agent, &slot))
                 .cloned()
                 .collect();
-            let private = SlotCommittedPrivate { content: batch.content(&content), wakes };
+            let private = SlotCommittedPrivate {
+                content: batch.content(&content),
+                wakes,
+            };
             let version = batch.push(Payload::SlotCommitted(SlotCommitted {
                 slot: slot.clone(),
                 version: batch.next_seq(),
@@ -169,8 +217,17 @@ impl Guest {
         let scope = &self.scope;
         scope.append(|batch, n| {
             let turn = scope.turn.clone();
-            if batch.state().slots.get(slot).is_some_and(|it| it.lock.as_ref() == Some(&turn)) {
-                batch.push(Payload::SlotReleased(SlotReleased { slot: slot.clone(), turn, n }));
+            if batch
+                .state()
+                .slots
+                .get(slot)
+                .is_some_and(|it| it.lock.as_ref() == Some(&turn))
+            {
+                batch.push(Payload::SlotReleased(SlotReleased {
+                    slot: slot.clone(),
+                    turn,
+                    n,
+                }));
             }
         })?;
         Ok(())

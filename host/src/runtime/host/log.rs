@@ -28,8 +28,12 @@ impl Host for Guest {
             Level::Warn => "warn",
             Level::Error => "error",
         };
-        let fields = fields.into_iter().take(FIELDS_MAX).map(|(name, value)| (cut(name), cut(value)));
-        self.scope.log(Source::Log, Some(level), message, fields.collect());
+        let fields = fields
+            .into_iter()
+            .take(FIELDS_MAX)
+            .map(|(name, value)| (cut(name), cut(value)));
+        self.scope
+            .log(Source::Log, Some(level), message, fields.collect());
         Ok(())
     }
 }

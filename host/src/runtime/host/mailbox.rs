@@ -36,12 +36,18 @@ pub(in crate::runtime) fn header(pending: &Pending) -> Header {
 /// The message in an entry, if it was sent to this agent.
 fn message(entry: Entry, to: &AgentName) -> Option<Message> {
     let (id, sender, receiver, body) = match entry.payload {
-        Payload::MessageReceived(it) => {
-            (it.message, Sender::Person(it.author.as_str().to_owned()), it.to, it.body)
-        }
-        Payload::MessageSent(it) => {
-            (it.message, Sender::Agent(it.from.as_str().to_owned()), it.to, it.body)
-        }
+        Payload::MessageReceived(it) => (
+            it.message,
+            Sender::Person(it.author.as_str().to_owned()),
+            it.to,
+            it.body,
+        ),
+        Payload::MessageSent(it) => (
+            it.message,
+            Sender::Agent(it.from.as_str().to_owned()),
+            it.to,
+            it.body,
+        ),
         _ => return None,
     };
     if receiver != *to {
@@ -67,12 +73,15 @@ fn message(entry: Entry, to: &AgentName) -> Option<Message> {
 fn waiting<'a>(scope: &'a Scope, batch: &'a Batch<'_>) -> impl Iterator<Item = &'a Pending> {
     let turn = batch.state().turns.get(&scope.turn);
     let participant = batch.state().participants.get(&scope.agent);
-    participant.into_iter().flat_map(|participant| &participant.pending).filter(move |pending| {
-        let input = turn.is_some_and(|turn| turn.inputs.contains(&pending.message));
-        let pulled = turn.is_some_and(|turn| turn.pulled.contains(&pending.message));
-        // What arrived after this turn started waits for the next one.
-        !pulled && (input || !pending.fresh)
-    })
+    participant
+        .into_iter()
+        .flat_map(|participant| &participant.pending)
+        .filter(move |pending| {
+            let input = turn.is_some_and(|turn| turn.inputs.contains(&pending.message));
+            let pulled = turn.is_some_and(|turn| turn.pulled.contains(&pending.message));
+            // What arrived after this turn started waits for the next one.
+            !pulled && (input || !pending.fresh)
+        })
 }
 
 /// A message of this agent, wherever in the journal it is.
@@ -90,8 +99,9 @@ impl Host for Guest {
     fn pending(&mut self) -> wasmtime::Result<Vec<Header>> {
         let scope = &self.scope;
         Ok(scope.observe(|batch| {
-            let (messages, headers) =
-                waiting(scope, batch).map(|pending| (pending.message.clone(), header(pending))).unzip();
+            let (messages, headers) = waiting(scope, batch)
+                .map(|pending| (pending.message.clone(), header(pending)))
+                .unzip();
             (headers, Observation::MailboxPending { messages })
         })?)
     }
@@ -101,8 +111,10 @@ impl Host for Guest {
         // The guest chose the number.
         let max = usize::try_from(max).unwrap_or(usize::MAX).min(PULL_MAX);
         let taken = scope.observe(|batch| {
-            let messages: Vec<MessageId> =
-                waiting(&scope, batch).take(max).map(|pending| pending.message.clone()).collect();
+            let messages: Vec<MessageId> = waiting(&scope, batch)
+                .take(max)
+                .map(|pending| pending.message.clone())
+                .collect();
             (messages.clone(), Observation::MailboxPulled { messages })
         })?;
         let mut messages = Vec::with_capacity(taken.len());
@@ -123,7 +135,11 @@ impl Host for Guest {
                 return false;
             };
             let what = Observation::MailboxLeft { message };
-            batch.push(Payload::Observed(Observed { turn: scope.turn.clone(), n, what }));
+            batch.push(Payload::Observed(Observed {
+                turn: scope.turn.clone(),
+                n,
+                what,
+            }));
             true
         })?)
     }
@@ -137,7 +153,10 @@ impl Host for Guest {
         };
         let message = id.chars().take(160).collect();
         Ok(scope.observe(|_| {
-            let what = Observation::MailboxRead { message, found: found.is_some() };
+            let what = Observation::MailboxRead {
+                message,
+                found: found.is_some(),
+            };
             (found, what)
         })?)
     }
@@ -152,7 +171,9 @@ impl Host for Guest {
             Some(Err(_)) => Seq(0),
         };
         let needle = query.to_lowercase();
-        let mut back = scope.ledger.back(before, &[Kind::MessageReceived, Kind::MessageSent]);
+        let mut back = scope
+            .ledger
+            .back(before, &[Kind::MessageReceived, Kind::MessageSent]);
         let (mut headers, mut found, mut next, mut scanned) = (Vec::new(), Vec::new(), None, 0);
         while let Some(encoded) = scope.cpu.waiting(back.next()).await? {
             if headers.len() == PAGE || scanned == SCANNED_MAX {
@@ -160,8 +181,12 @@ impl Host for Guest {
                 break;
             }
             scanned += 1;
-            let entry = encoded.decode().map_err(|error| ReadError::Damaged(error.to_string()))?;
-            let Some(message) = message(entry, &scope.agent) else { continue };
+            let entry = encoded
+                .decode()
+                .map_err(|error| ReadError::Damaged(error.to_string()))?;
+            let Some(message) = message(entry, &scope.agent) else {
+                continue;
+            };
             let (Body::Text(text) | Body::Json(text)) = &message.body;
             if text.to_lowercase().contains(&needle) {
                 found.push(MessageId::of(&scope.session, encoded.seq));
@@ -170,7 +195,10 @@ impl Host for Guest {
         }
         let query = Digest::of(query.as_bytes());
         Ok(scope.observe(|_| {
-            let page = Page { headers, next: next.map(|seq| seq.to_string()) };
+            let page = Page {
+                headers,
+                next: next.map(|seq| seq.to_string()),
+            };
             (page, Observation::MailboxSearched { query, found, next })
         })?)
     }
@@ -185,13 +213,18 @@ impl Host for Guest {
             Body::Json(text) => serde_json::from_str(&text),
         };
         Ok(scope.append(|batch, n| {
-            let receiver = AgentName::new(&to).ok().filter(|agent| *agent != scope.agent);
-            let participant =
-                receiver.as_ref().and_then(|agent| batch.state().participants.get(agent));
+            let receiver = AgentName::new(&to)
+                .ok()
+                .filter(|agent| *agent != scope.agent);
+            let participant = receiver
+                .as_ref()
+                .and_then(|agent| batch.state().participants.get(agent));
             let refused = match (participant, &body) {
                 (None, _) => Some((SendError::UnknownAgent, "unknown-agent")),
                 (_, Err(_)) => Some((SendError::Other("the body is not JSON".into()), "other")),
-                _ if length > scope.limits.message_bytes_max => Some((SendError::TooLarge, "too-large")),
+                _ if length > scope.limits.message_bytes_max => {
+                    Some((SendError::TooLarge, "too-large"))
+                }
                 (Some(participant), _)
                     if participant.pending.len() >= scope.limits.mailbox_messages_max =>
                 {
@@ -202,8 +235,15 @@ impl Host for Guest {
             let (Some(receiver), Ok(body), None) = (receiver, body, &refused) else {
                 let (error, word) = refused.unwrap_or((SendError::UnknownAgent, "unknown-agent"));
                 let to = to.chars().take(63).collect();
-                let what = Observation::SendRefused { to, error: word.into() };
-                batch.push(Payload::Observed(Observed { turn: scope.turn.clone(), n, what }));
+                let what = Observation::SendRefused {
+                    to,
+                    error: word.into(),
+                };
+                batch.push(Payload::Observed(Observed {
+                    turn: scope.turn.clone(),
+                    n,
+                    what,
+                }));
                 return Err(error);
             };
             let message = MessageId::of(&scope.session, batch.next_seq());

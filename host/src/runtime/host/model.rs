@@ -15,13 +15,14 @@ use wasmtime::component::Resource;
 use crate::journal::entry::{CallKind, CallResult, Piece, Usage as EntryUsage};
 use crate::ledger::WINDOW_MS;
 use crate::model::{
-    Answer, Delta as ModelDelta, Finish as ModelFinish, Message as ModelMessage, ModelError as CallError,
-    Parameters as ModelParameters, Request as ModelRequest, Tool as ModelTool, ToolCall as ModelToolCall,
-    ToolChoice as ModelToolChoice, Usage as ModelUsage,
+    Answer, Delta as ModelDelta, Finish as ModelFinish, Message as ModelMessage,
+    ModelError as CallError, Parameters as ModelParameters, Request as ModelRequest,
+    Tool as ModelTool, ToolCall as ModelToolCall, ToolChoice as ModelToolChoice,
+    Usage as ModelUsage,
 };
 use crate::runtime::bindings::antiphon::agent::model::{
-    Completion, Delta, Finish, Finished, Host, HostDeltas, Message, ModelError, ProviderError, Request,
-    ToolCall, ToolChoice, Usage,
+    Completion, Delta, Finish, Finished, Host, HostDeltas, Message, ModelError, ProviderError,
+    Request, ToolCall, ToolChoice, Usage,
 };
 use crate::runtime::guest::Guest;
 use crate::runtime::scope::{Scope, Stop};
@@ -78,13 +79,23 @@ impl Deltas {
         let target: String = name.chars().take(64).collect();
         let n = scope.called(CallKind::Model, &target, &digest.0)?;
         if !allowed {
-            let refused = CallError::Refused(format!("the agent is not configured for the model {target:?}"));
+            let refused = CallError::Refused(format!(
+                "the agent is not configured for the model {target:?}"
+            ));
             return Err(fail(scope, n, &[], refused, "")?);
         }
         let called = scope.ledger.look(|state| state.last);
-        scope.cpu.waiting(scope.ledger.durable(called)).await.map_err(Stop::Dead)?;
+        scope
+            .cpu
+            .waiting(scope.ledger.durable(called))
+            .await
+            .map_err(Stop::Dead)?;
         let key = scope.call_key(n, &digest.0);
-        match scope.cpu.waiting(scope.models.open(&name, &request, &key)).await {
+        match scope
+            .cpu
+            .waiting(scope.models.open(&name, &request, &key))
+            .await
+        {
             Ok(answer) => Ok(Self {
                 call: Some(Call { n, answer }),
                 ready: VecDeque::new(),
@@ -100,7 +111,9 @@ impl Deltas {
     /// before anybody sees them. With `window`, wait a little longer for more, so that a
     /// fast model does not cost an entry per token.
     async fn advance(&mut self, scope: &Arc<Scope>, window: Option<Instant>) -> Result<(), Failed> {
-        let Some(Call { n, answer }) = &mut self.call else { return Ok(()) };
+        let Some(Call { n, answer }) = &mut self.call else {
+            return Ok(());
+        };
         let n = *n;
         let mut pieces = Vec::new();
         let mut bytes = 0;
@@ -117,7 +130,11 @@ impl Deltas {
                 }
                 None => match window {
                     Some(until) => {
-                        match scope.cpu.waiting(tokio::time::timeout_at(until, answer.next())).await {
+                        match scope
+                            .cpu
+                            .waiting(tokio::time::timeout_at(until, answer.next()))
+                            .await
+                        {
                             Ok(next) => next,
                             Err(_) => break,
                         }
@@ -211,12 +228,18 @@ impl Deltas {
                     scope.ledger.flush();
                 }
                 shown = Instant::now();
-                scope.cpu.waiting(scope.ledger.room()).await.map_err(Stop::Dead)?;
+                scope
+                    .cpu
+                    .waiting(scope.ledger.room())
+                    .await
+                    .map_err(Stop::Dead)?;
             }
             if self.call.is_none() {
                 return Ok(self.completion());
             }
-            let advanced = self.advance(scope, Some(shown + Duration::from_millis(WINDOW_MS))).await;
+            let advanced = self
+                .advance(scope, Some(shown + Duration::from_millis(WINDOW_MS)))
+                .await;
             if let Err(failed) = advanced {
                 self.say_rest(scope)?;
                 return Err(failed);
@@ -243,10 +266,23 @@ impl Deltas {
 }
 
 /// Write the failure of call `n` down; answers what the guest is told.
-fn fail(scope: &Scope, n: u32, pieces: &[Piece], error: CallError, text: &str) -> Result<Failed, Stop> {
+fn fail(
+    scope: &Scope,
+    n: u32,
+    pieces: &[Piece],
+    error: CallError,
+    text: &str,
+) -> Result<Failed, Stop> {
     let detail: String = error.to_string().chars().take(1_000).collect();
-    let result = CallResult::Failed { error: error.name().into(), status: error.status(), detail: detail.clone() };
-    let usage = EntryUsage { model_calls: 1, ..EntryUsage::default() };
+    let result = CallResult::Failed {
+        error: error.name().into(),
+        status: error.status(),
+        detail: detail.clone(),
+    };
+    let usage = EntryUsage {
+        model_calls: 1,
+        ..EntryUsage::default()
+    };
     scope.returned(n, result, Some(usage), pieces)?;
     Ok(Failed::Guest(match error {
         CallError::Refused(text) => ModelError::Refused(text),
@@ -254,15 +290,19 @@ fn fail(scope: &Scope, n: u32, pieces: &[Piece], error: CallError, text: &str) -
         CallError::Deadline => ModelError::Deadline,
         CallError::CircuitOpen => ModelError::CircuitOpen,
         CallError::Interrupted(_) => ModelError::Interrupted(text.to_owned()),
-        CallError::Provider(fault) => {
-            ModelError::Provider(ProviderError { status: fault.status(), text: detail })
-        }
+        CallError::Provider(fault) => ModelError::Provider(ProviderError {
+            status: fault.status(),
+            text: detail,
+        }),
         CallError::Other(text) => ModelError::Other(text),
     }))
 }
 
 impl Host for Guest {
-    async fn complete(&mut self, request: Request) -> wasmtime::Result<Result<Completion, ModelError>> {
+    async fn complete(
+        &mut self,
+        request: Request,
+    ) -> wasmtime::Result<Result<Completion, ModelError>> {
         let scope = self.scope.clone();
         into_wit(match Deltas::open(&scope, request).await {
             Ok(deltas) => deltas.complete(&scope).await,
@@ -270,7 +310,10 @@ impl Host for Guest {
         })
     }
 
-    async fn open(&mut self, request: Request) -> wasmtime::Result<Result<Resource<Deltas>, ModelError>> {
+    async fn open(
+        &mut self,
+        request: Request,
+    ) -> wasmtime::Result<Result<Resource<Deltas>, ModelError>> {
         let scope = self.scope.clone();
         match into_wit(Deltas::open(&scope, request).await)? {
             Ok(deltas) => Ok(Ok(self.table.push(deltas)?)),
@@ -280,7 +323,10 @@ impl Host for Guest {
 }
 
 impl HostDeltas for Guest {
-    async fn next(&mut self, deltas: Resource<Deltas>) -> wasmtime::Result<Result<Option<Delta>, ModelError>> {
+    async fn next(
+        &mut self,
+        deltas: Resource<Deltas>,
+    ) -> wasmtime::Result<Result<Option<Delta>, ModelError>> {
         let scope = self.scope.clone();
         scope.count()?;
         let deltas = self.table.get_mut(&deltas)?;
@@ -296,7 +342,10 @@ impl HostDeltas for Guest {
         Ok(Ok(deltas.ready.pop_front().map(delta_to_wit)))
     }
 
-    async fn relay(&mut self, deltas: Resource<Deltas>) -> wasmtime::Result<Result<Completion, ModelError>> {
+    async fn relay(
+        &mut self,
+        deltas: Resource<Deltas>,
+    ) -> wasmtime::Result<Result<Completion, ModelError>> {
         let scope = self.scope.clone();
         scope.count()?;
         let deltas = self.table.delete(deltas)?;
@@ -340,11 +389,18 @@ fn delta_bytes(delta: &ModelDelta) -> usize {
 
 fn entry_usage(usage: Option<ModelUsage>) -> EntryUsage {
     let usage = usage.unwrap_or_default();
-    EntryUsage { model_calls: 1, input_tokens: usage.input_tokens, output_tokens: usage.output_tokens }
+    EntryUsage {
+        model_calls: 1,
+        input_tokens: usage.input_tokens,
+        output_tokens: usage.output_tokens,
+    }
 }
 
 fn usage_to_wit(usage: ModelUsage) -> Usage {
-    Usage { input_tokens: usage.input_tokens, output_tokens: usage.output_tokens }
+    Usage {
+        input_tokens: usage.input_tokens,
+        output_tokens: usage.output_tokens,
+    }
 }
 
 fn finish_to_wit(finish: ModelFinish) -> Finish {
@@ -358,29 +414,44 @@ fn finish_to_wit(finish: ModelFinish) -> Finish {
 }
 
 fn tool_call_to_wit(call: ModelToolCall) -> ToolCall {
-    ToolCall { id: call.id, name: call.name, arguments: call.arguments }
+    ToolCall {
+        id: call.id,
+        name: call.name,
+        arguments: call.arguments,
+    }
 }
 
 fn delta_to_wit(delta: ModelDelta) -> Delta {
     match delta {
         ModelDelta::Text(text) => Delta::Text(text),
         ModelDelta::ToolCall(call) => Delta::ToolCall(tool_call_to_wit(call)),
-        ModelDelta::Finished { reason, usage } => {
-            Delta::Finished(Finished { reason: finish_to_wit(reason), usage: usage.map(usage_to_wit) })
-        }
+        ModelDelta::Finished { reason, usage } => Delta::Finished(Finished {
+            reason: finish_to_wit(reason),
+            usage: usage.map(usage_to_wit),
+        }),
     }
 }
 
 fn request_of_wit(request: Request) -> ModelRequest {
-    let tool_call = |call: ToolCall| ModelToolCall { id: call.id, name: call.name, arguments: call.arguments };
+    let tool_call = |call: ToolCall| ModelToolCall {
+        id: call.id,
+        name: call.name,
+        arguments: call.arguments,
+    };
     let messages = request.messages.into_iter().map(|message| match message {
         Message::System(text) => ModelMessage::System(text),
-        Message::User(user) => ModelMessage::User { name: user.name, text: user.text },
+        Message::User(user) => ModelMessage::User {
+            name: user.name,
+            text: user.text,
+        },
         Message::Assistant(assistant) => ModelMessage::Assistant {
             text: assistant.text,
             tool_calls: assistant.tool_calls.into_iter().map(tool_call).collect(),
         },
-        Message::Tool(tool) => ModelMessage::Tool { call: tool.call, text: tool.text },
+        Message::Tool(tool) => ModelMessage::Tool {
+            call: tool.call,
+            text: tool.text,
+        },
     });
     let tools = request.tools.into_iter().map(|tool| ModelTool {
         name: tool.name,

@@ -30,8 +30,15 @@ impl Host for Guest {
     async fn say(&mut self, text: String) -> wasmtime::Result<Result<(), SayError>> {
         let scope = self.scope.clone();
         scope.count()?;
-        scope.cpu.waiting(scope.ledger.room()).await.map_err(Stop::Dead)?;
-        if !scope.ledger.look(|state| state.turns.contains_key(&scope.turn)) {
+        scope
+            .cpu
+            .waiting(scope.ledger.room())
+            .await
+            .map_err(Stop::Dead)?;
+        if !scope
+            .ledger
+            .look(|state| state.turns.contains_key(&scope.turn))
+        {
             return Err(Stop::Over.into());
         }
         Ok(say(&scope, &text)?.map_err(|TooLarge| SayError::TooLarge))

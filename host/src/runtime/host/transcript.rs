@@ -34,7 +34,9 @@ impl Host for Guest {
         let scope = self.scope.clone();
         scope.count()?;
         // The guest chose both numbers.
-        let max = usize::try_from(max_items).unwrap_or(usize::MAX).min(ITEMS_MAX);
+        let max = usize::try_from(max_items)
+            .unwrap_or(usize::MAX)
+            .min(ITEMS_MAX);
         let before = match cursor.as_deref().map(str::parse::<Offset>) {
             None => scope.started,
             Some(Ok(Offset(seq))) => seq.min(scope.started),

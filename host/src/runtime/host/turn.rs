@@ -14,7 +14,10 @@ impl Host for Guest {
             session: scope.session.as_str().to_owned(),
             run: scope.run.as_str().to_owned(),
             id: scope.turn.as_str().to_owned(),
-            parent: scope.parent.as_ref().map(|parent| parent.as_str().to_owned()),
+            parent: scope
+                .parent
+                .as_ref()
+                .map(|parent| parent.as_str().to_owned()),
             agent: scope.agent.as_str().to_owned(),
             // Callers that send a deadline or instructions come with the agent bus and the OpenAI surface.
             deadline: None,
@@ -28,7 +31,10 @@ impl Host for Guest {
             let said = batch.said(&scope.turn);
             let ran = batch.now().ms_since(scope.clock.started());
             let allowance = Allowance {
-                host_calls: scope.limits.host_calls_max.saturating_sub(scope.calls.load(Ordering::Relaxed)),
+                host_calls: scope
+                    .limits
+                    .host_calls_max
+                    .saturating_sub(scope.calls.load(Ordering::Relaxed)),
                 reply_bytes: scope.limits.reply_bytes_max.saturating_sub(said),
                 wall_ms: scope.limits.turn_ms_max.saturating_sub(ran),
             };

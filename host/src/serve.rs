@@ -1,0 +1,276 @@
+//! The server: every layer put together, started, and stopped in order.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ::http::HeaderValue;
+use tokio::net::TcpListener;
+
+use crate::agents::Agents;
+use crate::clock::Clock;
+use crate::config::{Config, Durability as DurabilitySetting};
+use crate::http::{self, Settings};
+use crate::id::TenantId;
+use crate::logs::Logs;
+use crate::model::{ModelConfig, Models, Secret, SetupError};
+use crate::runtime::engine::Runtime;
+use crate::runtime::limits::TurnLimits;
+use crate::session::{Parts, Sessions};
+use crate::shutdown::Shutdown;
+use crate::store::components::{ComponentError, Components};
+use crate::store::{self, Durability, ReadError, SledOptions, Store, StoreOpenError};
+use crate::telemetry::Telemetry;
+use crate::tenants::{TenantError, Tenants};
+
+/// Sessions and a small task to keep the loop alive while the last connections end.
+const LAST_CONNECTIONS: Duration = Duration::from_secs(2);
+
+/// Why the server does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    #[error("the data folder {path}: {error}")]
+    Data { path: String, error: io::Error },
+    #[error(transparent)]
+    Store(#[from] StoreOpenError),
+    #[error(transparent)]
+    Components(#[from] ComponentError),
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    #[error(transparent)]
+    Tenant(#[from] TenantError),
+    #[error(transparent)]
+    Model(#[from] SetupError),
+    #[error("the WebAssembly engine: {0}")]
+    Engine(io::Error),
+    #[error("`http.cors_origins`: {0:?} is not an origin")]
+    Origin(String),
+    #[error("the listening socket: {0}")]
+    Listener(io::Error),
+    #[error("starting was interrupted")]
+    Interrupted,
+}
+
+/// Serve on `listener` until `shutdown` says stop; then drain as configured. Returns when
+/// everything acknowledged is durable and nothing runs any more.
+pub async fn serve(
+    listener: TcpListener,
+    config: Config,
+    shutdown: Shutdown,
+) -> Result<(), ServeError> {
+    let address = listener.local_addr().map_err(ServeError::Listener)?;
+    let opening = config.clone();
+    let host = tokio::task::spawn_blocking(move || Host::open(&opening));
+    let host = host.await.map_err(|_| ServeError::Interrupted)??;
+    host.tenants
+        .bootstrap(&config.data.join("default.key"), host.clock.now())
+        .await?;
+    write_url(&config.data, &format!("http://{address}"))?;
+
+    let due = host.sessions.clone();
+    let tenants = host.tenants.clone();
+    let listed = tokio::task::spawn_blocking(move || due.read_agenda(&tenants.list()?));
+    let count = listed.await.map_err(|_| ServeError::Interrupted)??;
+    tracing::info!(%address, due = count, pooling = host.runtime.pooling, unclean = host.unclean, "serving");
+    let agenda = tokio::spawn(host.sessions.clone().keep_agenda());
+
+    let router = http::router(http::Parts {
+        sessions: host.sessions.clone(),
+        tenants: host.tenants.clone(),
+        logs: host.logs.clone(),
+        clock: host.clock.clone(),
+        telemetry: Telemetry::new(),
+        shutdown: shutdown.clone(),
+        settings: settings(&config)?,
+    });
+    let header_bytes_max = as_usize(config.limits.header_bytes_max);
+    // Turns and connections drain side by side: an answer waits for its turn.
+    let sessions = host.sessions.clone();
+    let stop = async {
+        shutdown.stopping().await;
+        let drained = sessions.stop(config.drain).await;
+        if !drained {
+            tracing::info!(
+                "turns were still running at the end of the drain; they are taken up at the next start"
+            );
+        }
+    };
+    tokio::join!(
+        http::run(
+            listener,
+            router,
+            &shutdown,
+            header_bytes_max,
+            config.drain + LAST_CONNECTIONS
+        ),
+        stop
+    );
+    agenda.abort();
+    host.close(&config.data).await;
+    Ok(())
+}
+
+/// What is opened at the start and closed at the end.
+struct Host {
+    store: Arc<dyn Store>,
+    clock: Clock,
+    runtime: Arc<Runtime>,
+    tenants: Tenants,
+    sessions: Sessions,
+    logs: Logs,
+    unclean: bool,
+}
+
+impl Host {
+    /// Blocks: it reads the disk.
+    fn open(config: &Config) -> Result<Self, ServeError> {
+        let data = &config.data;
+        let failed = |error| ServeError::Data {
+            path: data.display().to_string(),
+            error,
+        };
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(data)
+            .map_err(failed)?;
+        let durability = match config.durability {
+            DurabilitySetting::Power => Durability::Power,
+            DurabilitySetting::Process => Durability::Process,
+        };
+        let options = SledOptions {
+            durability,
+            ..SledOptions::default()
+        };
+        let store = store::open_sled(&data.join("store"), options)?;
+        // Only whoever has the store may say that the host runs.
+        let unclean = mark_running(data).map_err(failed)?;
+        let limits = turn_limits(config);
+        let turns_max = u32::try_from(config.limits.turns_max).unwrap_or(u32::MAX);
+        let cache = data.join("compiled");
+        let runtime =
+            Arc::new(Runtime::new(turns_max, &limits, Some(&cache)).map_err(ServeError::Engine)?);
+        let components = Components::open(&data.join("components"))?;
+        let clock = Clock::System;
+        let tenants = Tenants::new(store.clone());
+        let mut owners = tenants.list()?;
+        let default = TenantId::new("default").expect("it obeys the rule");
+        if !owners.contains(&default) {
+            owners.push(default);
+        }
+        let agents = Agents::open(
+            store.clone(),
+            components,
+            runtime.clone(),
+            clock.clone(),
+            &owners,
+        )?;
+        let logs = Logs::default();
+        let sessions = Sessions::new(Parts {
+            store: store.clone(),
+            clock: clock.clone(),
+            runtime: runtime.clone(),
+            agents: Arc::new(agents),
+            models: models(config)?,
+            logs: logs.clone(),
+            limits,
+            turns_max: as_usize(config.limits.turns_max),
+            unclean,
+        });
+        Ok(Self {
+            store,
+            clock,
+            runtime,
+            tenants,
+            sessions,
+            logs,
+            unclean,
+        })
+    }
+
+    async fn close(self, data: &Path) {
+        let store = self.store.clone();
+        drop(self);
+        let latched = store.latched().is_some();
+        // Closing waits for the disk.
+        let _ = tokio::task::spawn_blocking(move || store.close()).await;
+        if !latched && let Err(error) = fs::remove_file(data.join("running")) {
+            tracing::warn!(%error, "this stop will look unclean");
+        }
+    }
+}
+
+/// True if the last process did not stop cleanly.
+fn mark_running(data: &Path) -> io::Result<bool> {
+    match fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .open(data.join("running"))
+    {
+        Ok(_) => Ok(false),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(true),
+        Err(error) => Err(error),
+    }
+}
+
+/// Where client commands on this machine find the server.
+fn write_url(data: &Path, url: &str) -> Result<(), ServeError> {
+    let failed = |error| ServeError::Data {
+        path: data.display().to_string(),
+        error,
+    };
+    fs::write(data.join("url"), url).map_err(failed)
+}
+
+fn models(config: &Config) -> Result<Models, SetupError> {
+    let mut models = BTreeMap::new();
+    for (name, model) in &config.models {
+        let mut endpoint = ModelConfig::new(&model.base_url, &model.model);
+        endpoint.api_key = model.api_key.as_ref().map(|key| Secret::new(key.reveal()));
+        models.insert(name.clone(), endpoint);
+    }
+    Models::new(models, Models::OFFLINE_TOKEN_MS)
+}
+
+fn turn_limits(config: &Config) -> TurnLimits {
+    let limits = &config.limits;
+    TurnLimits {
+        memory_bytes_max: limits.memory_bytes_max,
+        cpu_ms_max: limits.cpu_ms_max,
+        turn_ms_max: limits.turn_ms_max,
+        host_calls_max: limits.host_calls_max,
+        host_call_bytes_max: as_usize(limits.host_call_bytes_max),
+        handles_max: as_usize(limits.handles_max),
+        reply_bytes_max: limits.reply_bytes_max,
+        message_bytes_max: as_usize(limits.message_bytes_max),
+        slot_bytes_max: as_usize(limits.slot_bytes_max),
+        slots_max: as_usize(limits.slots_max),
+        mailbox_messages_max: as_usize(limits.mailbox_messages_max),
+    }
+}
+
+fn settings(config: &Config) -> Result<Settings, ServeError> {
+    let origin =
+        |text: &String| HeaderValue::from_str(text).map_err(|_| ServeError::Origin(text.clone()));
+    Ok(Settings {
+        component_bytes_max: as_usize(config.limits.component_bytes_max),
+        request_bytes_max: as_usize(config.limits.request_bytes_max),
+        streams_max: as_usize(config.limits.streams_max),
+        invoked_expire_after_ms: u64::try_from(config.sessions.invoked_expire_after.as_millis())
+            .unwrap_or(u64::MAX),
+        cors_origins: config
+            .http
+            .cors_origins
+            .iter()
+            .map(origin)
+            .collect::<Result<_, _>>()?,
+    })
+}
+
+fn as_usize(number: u64) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
+}

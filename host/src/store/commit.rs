@@ -1,0 +1,461 @@
+//! Group commit: one queue, one thread, one batch and one sync for many commits.
+//!
+//! ```text
+//! callers: encode, then under the lock: check, number, queue
+//! thread:  take a group -> publish its changes -> apply -> sync -> take the changes back
+//!          -> settle -> call each `done` in order
+//! ```
+//!
+//! Invariant: commits are applied in the order accepted, and a `done` is called
+//! with `Ok` only after a sync that covers it. The first failure latches: the group
+//! and everything queued behind it is told so in order, and its changes stay
+//! published, so that readers go on seeing the last good sync.
+//!
+//! The queue itself has no bound: its length is that of the commits not yet done,
+//! and whoever commits waits for `done` or accounts for the bytes it has in flight.
+
+use std::any::Any;
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{Builder, JoinHandle};
+
+use bytes::{BufMut, BytesMut};
+
+use super::engine::{Change, Changes, Engine, EngineError};
+use super::keys::{self, Stem};
+use super::owners::{Owners, Taken, Ticket};
+use super::row;
+use super::view::InFlight;
+use super::{Commit, CommitError, Generation, JournalId, Latched, OpenError, Tail, Write};
+use crate::id::Seq;
+
+/// A group ends here, so that it stays below one of sled's segments (512 KiB): sled
+/// may write over freed segments when it has begun later ones, and does so safely only
+/// if what it moved out of them was synced by us before. A larger commit goes alone.
+const GROUP_BYTES_MAX: usize = 256 * 1024;
+
+type Done = Box<dyn FnOnce(Result<(), Latched>) + Send>;
+
+/// A write as rows.
+enum Op {
+    /// A key that was never there.
+    New(Vec<u8>, Vec<u8>),
+    /// A row that is the same whenever it is written.
+    Once(Vec<(Vec<u8>, Vec<u8>)>),
+    /// A row in place of another, or of nothing.
+    Replace(Stem, Vec<(Vec<u8>, Vec<u8>)>),
+    /// All parts of a row.
+    Remove(Stem),
+    /// One key.
+    Delete(Vec<u8>),
+}
+
+struct Accepted {
+    ops: Vec<Op>,
+    bytes: usize,
+    ticket: Ticket,
+    done: Done,
+}
+
+#[derive(Default)]
+struct Queue {
+    accepted: VecDeque<Accepted>,
+    owners: Owners,
+    newest: Ticket,
+    /// Everything up to here is durable or failed.
+    settled: Ticket,
+    latched: Option<Latched>,
+    closing: bool,
+    /// The thread waits for work, so it must be woken.
+    idle: bool,
+}
+
+struct Shared {
+    engine: Arc<dyn Engine>,
+    in_flight: Arc<InFlight>,
+    queue: Mutex<Queue>,
+    work: Condvar,
+    settled: Condvar,
+}
+
+/// The queue and its thread.
+pub(in crate::store) struct Committer {
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Committer {
+    pub(in crate::store) fn start(
+        engine: Arc<dyn Engine>,
+        in_flight: Arc<InFlight>,
+    ) -> std::io::Result<Self> {
+        let shared = Arc::new(Shared {
+            engine,
+            in_flight,
+            queue: Mutex::default(),
+            work: Condvar::new(),
+            settled: Condvar::new(),
+        });
+        let thread = Builder::new().name("store-commit".into()).spawn({
+            let shared = Arc::clone(&shared);
+            move || shared.run()
+        })?;
+        Ok(Self {
+            shared,
+            thread: Mutex::new(Some(thread)),
+        })
+    }
+
+    pub(in crate::store) fn commit(&self, commit: Commit) -> Result<Option<Tail>, CommitError> {
+        let ops = encode(&commit.writes);
+        let mut queue = self.shared.lock();
+        queue.admit()?;
+        let ticket = Ticket(queue.newest.0 + 1);
+        let tail = queue.owners.accept(&commit.writes, ticket)?;
+        self.shared.push(queue, ops, commit.done);
+        Ok(tail)
+    }
+
+    /// Remove keys of a journal that nobody has open, and wait until that is durable.
+    pub(in crate::store) fn delete(&self, keys: Vec<Vec<u8>>) -> Result<(), Latched> {
+        let queue = self.shared.lock();
+        queue.admit()?;
+        let ops = keys.into_iter().map(Op::Delete).collect();
+        let ticket = self.shared.push(queue, ops, Box::new(|_| {}));
+        self.wait(ticket)
+    }
+
+    pub(in crate::store) fn take_over(&self, journal: &JournalId) -> Result<Taken, OpenError> {
+        let mut queue = self.shared.lock();
+        queue.admit()?;
+        let taken = queue.owners.take_over(journal);
+        drop(queue);
+        self.wait(taken.last)?;
+        Ok(taken)
+    }
+
+    pub(in crate::store) fn set_tail(&self, journal: &JournalId, of: Generation, tail: Seq) {
+        self.shared.lock().owners.set_tail(journal, of, tail);
+    }
+
+    pub(in crate::store) fn release(&self, journal: &JournalId, generation: Generation) {
+        let queue = &mut *self.shared.lock();
+        queue.owners.release(journal, generation, queue.settled);
+    }
+
+    pub(in crate::store) fn latched(&self) -> Option<Latched> {
+        self.shared.lock().admit().err()
+    }
+
+    /// Write out what is queued and end the thread.
+    pub(in crate::store) fn close(&self) {
+        self.shared.stop();
+        let thread = self
+            .thread
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        // The thread catches panics of the engine and of every `done`, so it ends well.
+        if let Some(thread) = thread
+            && thread.join().is_err()
+        {
+            tracing::error!("the commit thread panicked");
+        }
+    }
+
+    /// Wait until a commit is durable, or learn that it failed.
+    fn wait(&self, ticket: Ticket) -> Result<(), Latched> {
+        let mut queue = self.shared.lock();
+        loop {
+            if let Some(latched) = &queue.latched {
+                return Err(latched.clone());
+            }
+            if queue.settled >= ticket {
+                return Ok(());
+            }
+            queue = self
+                .shared
+                .settled
+                .wait(queue)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    #[cfg(test)]
+    pub(in crate::store) fn owners_len(&self) -> usize {
+        self.shared.lock().owners.len()
+    }
+}
+
+impl Drop for Committer {
+    /// Does not wait: in tests the thread may be stopped for ever.
+    fn drop(&mut self) {
+        self.shared.stop();
+    }
+}
+
+impl Queue {
+    fn admit(&self) -> Result<(), Latched> {
+        match &self.latched {
+            Some(latched) => Err(latched.clone()),
+            None if self.closing => Err(Latched {
+                reason: "the store is closed".into(),
+            }),
+            None => Ok(()),
+        }
+    }
+
+    fn next_group(&mut self) -> Vec<Accepted> {
+        let mut bytes = 0;
+        let count = self
+            .accepted
+            .iter()
+            .take_while(|accepted| {
+                let fits = bytes == 0 || bytes + accepted.bytes <= GROUP_BYTES_MAX;
+                bytes += accepted.bytes;
+                fits
+            })
+            .count();
+        self.accepted.drain(..count).collect()
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn push(&self, mut queue: MutexGuard<'_, Queue>, ops: Vec<Op>, done: Done) -> Ticket {
+        queue.newest.0 += 1;
+        let ticket = queue.newest;
+        let bytes = ops.iter().map(Op::bytes).sum();
+        queue.accepted.push_back(Accepted {
+            ops,
+            bytes,
+            ticket,
+            done,
+        });
+        // Waking costs a system call, so only when the thread sleeps.
+        let wake = std::mem::take(&mut queue.idle);
+        drop(queue);
+        if wake {
+            self.work.notify_one();
+        }
+        ticket
+    }
+
+    fn stop(&self) {
+        self.lock().closing = true;
+        self.work.notify_one();
+    }
+
+    fn run(&self) {
+        while let Some(mut group) = self.wait_for_work() {
+            let written = catch_unwind(AssertUnwindSafe(|| self.write(&mut group)))
+                .unwrap_or_else(|panic| Err(EngineError::Failed(text_of(&*panic))));
+            match written {
+                Ok(()) => self.acknowledge(group),
+                Err(EngineError::Failed(reason)) => return self.latch(group, reason),
+                Err(EngineError::Stopped) => return,
+            }
+        }
+    }
+
+    fn wait_for_work(&self) -> Option<Vec<Accepted>> {
+        let mut queue = self.lock();
+        loop {
+            if !queue.accepted.is_empty() {
+                return Some(queue.next_group());
+            }
+            if queue.closing {
+                return None;
+            }
+            queue.idle = true;
+            queue = self
+                .work
+                .wait(queue)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// A crash in here leaves the whole group or, unless the sync was over, nothing of it.
+    fn write(&self, group: &mut [Accepted]) -> Result<(), EngineError> {
+        let mut changes = Changes::new();
+        for op in group
+            .iter_mut()
+            .flat_map(|accepted| std::mem::take(&mut accepted.ops))
+        {
+            add(&mut changes, op, &*self.engine)?;
+        }
+        let changes = Arc::new(changes);
+        self.in_flight.publish(Some(Arc::clone(&changes)));
+        self.engine.apply(&changes)?;
+        self.engine.sync()?;
+        self.in_flight.publish(None);
+        Ok(())
+    }
+
+    fn acknowledge(&self, group: Vec<Accepted>) {
+        if let Some(last) = group.last() {
+            let mut queue = self.lock();
+            let settled = last.ticket;
+            queue.settled = settled;
+            queue.owners.settle(settled);
+            drop(queue);
+            self.settled.notify_all();
+        }
+        for accepted in group {
+            call(accepted.done, Ok(()));
+        }
+    }
+
+    fn latch(&self, group: Vec<Accepted>, reason: String) {
+        tracing::error!(reason, "the store takes no more writes");
+        let latched = Latched { reason };
+        let mut queue = self.lock();
+        queue.latched = Some(latched.clone());
+        queue.settled = queue.newest;
+        let behind = std::mem::take(&mut queue.accepted);
+        drop(queue);
+        self.settled.notify_all();
+        for accepted in group.into_iter().chain(behind) {
+            call(accepted.done, Err(latched.clone()));
+        }
+    }
+}
+
+/// A panic of one who is told must not keep the others from being told.
+fn call(done: Done, result: Result<(), Latched>) {
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| done(result))) {
+        tracing::error!(reason = text_of(&*panic), "the end of a commit panicked");
+    }
+}
+
+fn text_of(panic: &(dyn Any + Send)) -> String {
+    let text = panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied());
+    format!("panic: {}", text.unwrap_or("without a message"))
+}
+
+impl Op {
+    fn bytes(&self) -> usize {
+        let rows = |rows: &[(Vec<u8>, Vec<u8>)]| -> usize {
+            rows.iter()
+                .map(|(key, value)| key.len() + value.len())
+                .sum()
+        };
+        match self {
+            Self::New(key, value) => key.len() + value.len(),
+            Self::Once(all) | Self::Replace(_, all) => rows(all),
+            Self::Remove(stem) => stem.bytes().len(),
+            Self::Delete(key) => key.len(),
+        }
+    }
+}
+
+fn encode(writes: &[Write]) -> Vec<Op> {
+    let mut ops = Vec::with_capacity(writes.len());
+    for write in writes {
+        match write {
+            Write::Append { journal, frame, .. } => {
+                let stem = keys::frame(journal, frame.first());
+                ops.extend(
+                    row::encode(&stem, frame.bytes()).map(|(key, value)| Op::New(key, value)),
+                );
+            }
+            Write::Snapshot {
+                journal,
+                seq,
+                bytes,
+                ..
+            } => {
+                let mut payload = BytesMut::with_capacity(8 + bytes.len());
+                payload.put_u64(seq.0);
+                payload.put_slice(bytes);
+                let stem = keys::snapshot(journal);
+                let rows = row::encode(&stem, &payload).collect();
+                ops.push(Op::Replace(stem, rows));
+            }
+            Write::Value {
+                journal,
+                digest,
+                bytes,
+            } => {
+                let stem = keys::value(journal, digest);
+                ops.push(Op::Once(row::encode(&stem, bytes).collect()));
+            }
+            Write::Record { key, bytes } => {
+                let stem = keys::record(key);
+                let rows = row::encode(&stem, bytes).collect();
+                ops.push(Op::Replace(stem, rows));
+            }
+            Write::Unrecord { key } => ops.push(Op::Remove(keys::record(key))),
+        }
+    }
+    ops
+}
+
+/// Add a write to the changes of a group, after those before it.
+fn add(changes: &mut Changes, op: Op, engine: &dyn Engine) -> Result<(), EngineError> {
+    match op {
+        Op::New(key, value) => {
+            let (new, old) = (Some(value), None);
+            changes.insert(key, Change { new, old });
+        }
+        Op::Once(rows) => {
+            let first = &rows[0].0;
+            if !changes.contains_key(first) && engine.get(first)?.is_none() {
+                for (key, value) in rows {
+                    let (new, old) = (Some(value), None);
+                    changes.insert(key, Change { new, old });
+                }
+            }
+        }
+        Op::Replace(stem, rows) => {
+            let before = parts_now(changes, &stem, engine)?;
+            let now = u16::try_from(rows.len()).expect("rows are encoded with u16 part numbers");
+            for (key, value) in rows {
+                set(changes, key, Some(value), engine)?;
+            }
+            for part in now..before {
+                set(changes, stem.part(part), None, engine)?;
+            }
+        }
+        Op::Remove(stem) => {
+            for part in 0..parts_now(changes, &stem, engine)? {
+                set(changes, stem.part(part), None, engine)?;
+            }
+        }
+        Op::Delete(key) => set(changes, key, None, engine)?,
+    }
+    Ok(())
+}
+
+/// How many parts a row has after the changes so far. A damaged row counts one, and so can be replaced.
+fn parts_now(changes: &Changes, stem: &Stem, engine: &dyn Engine) -> Result<u16, EngineError> {
+    let first = stem.part(0);
+    let count = |value: &[u8]| row::parts(value).unwrap_or(1);
+    Ok(match changes.get(&first) {
+        Some(change) => change.new.as_deref().map_or(0, count),
+        None => engine.get(&first)?.as_deref().map_or(0, count),
+    })
+}
+
+fn set(
+    changes: &mut Changes,
+    key: Vec<u8>,
+    new: Option<Vec<u8>>,
+    engine: &dyn Engine,
+) -> Result<(), EngineError> {
+    match changes.get_mut(&key) {
+        Some(change) => change.new = new,
+        None => {
+            let old = engine.get(&key)?;
+            changes.insert(key, Change { new, old });
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,57 @@
+//! An ordered map of bytes that can apply a batch at once: what an engine must do.
+//!
+//! Invariant: a batch is applied whole or, after a crash, not at all; batches
+//! reach the disk in the order applied; what was applied before a successful
+//! [`Engine::sync`] is on disk after it. What readers may see of a batch that is
+//! applied and not yet synced is not the engine's business but [`super::view`]'s.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+/// An engine's failure. Text only: nobody can repair one by its kind.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(in crate::store) enum EngineError {
+    #[error("{0}")]
+    Failed(String),
+    /// The machine was stopped in the middle of this call (tests only): the
+    /// caller no longer exists, so it must neither acknowledge nor refuse.
+    #[error("stopped")]
+    Stopped,
+}
+
+/// What becomes of one key, and what it was: `None` is absent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::store) struct Change {
+    pub(in crate::store) new: Option<Vec<u8>>,
+    pub(in crate::store) old: Option<Bytes>,
+}
+
+/// The changes of one group of commits.
+pub(in crate::store) type Changes = BTreeMap<Vec<u8>, Change>;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::store) enum Order {
+    Forward,
+    Backward,
+}
+
+/// Keys with their values, read one by one: changes made meanwhile may or may not be seen.
+pub(in crate::store) type Rows<'a> =
+    Box<dyn Iterator<Item = Result<(Bytes, Bytes), EngineError>> + Send + 'a>;
+
+pub(in crate::store) trait Engine: Send + Sync + 'static {
+    /// Make all changes at once. A crash before the next sync leaves all of them or none.
+    fn apply(&self, changes: &Changes) -> Result<(), EngineError>;
+
+    /// Bring everything applied to disk. A crash before it returns may lose what
+    /// was applied since the last one; a crash after loses nothing.
+    fn sync(&self) -> Result<(), EngineError>;
+
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, EngineError>;
+
+    /// Keys from `low` up to, not including, `high`.
+    fn range(&self, low: &[u8], high: &[u8], order: Order) -> Rows<'_>;
+
+    fn size_on_disk(&self) -> Result<u64, EngineError>;
+}

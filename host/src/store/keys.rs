@@ -1,0 +1,355 @@
+//! The layout of every key: the only place that knows it.
+//!
+//! One ordered map holds everything, so that one batch is atomic for a group of
+//! commits. `00` is a zero byte, `part` a u16 and `seq` a u64, big-endian:
+//!
+//! | row      | key                                              | ordered by            |
+//! |----------|--------------------------------------------------|-----------------------|
+//! | record   | tenant `00` `00` `0` space `00` name `00` part   | name, in its space    |
+//! | snapshot | tenant `00` session `00` `1` part                | one per journal       |
+//! | value    | tenant `00` session `00` `2` digest(32) part     | digest                |
+//! | frame    | tenant `00` session `00` `3` seq part            | seq of its first entry|
+//!
+//! - Tenants, sessions, spaces and names hold no zero byte, so none is a prefix of
+//!   another with its separator: `a 00` ends before `ab 00` begins, and the rows of
+//!   one owner are one range. A record of the host has the empty tenant, which no
+//!   tenant has; records have the empty session, which no session has.
+//! - Digest and seq have a fixed length and may hold any byte.
+//! - All parts of a row stand together, in order, before the next row.
+//! - Clearing a journal goes up: its frames go last, so that a half-cleared one
+//!   still exists and its end is still known.
+//!
+//! Invariant: the layout is a promise to every store ever written; the golden
+//! file `testdata/keys.txt` only ever grows.
+
+use std::ops::Range;
+
+use crate::id::{Digest, Seq, SessionId, TenantId};
+
+use super::{JournalId, RecordKey, RecordSpace};
+
+const RECORD: u8 = b'0';
+const SNAPSHOT: u8 = b'1';
+const VALUE: u8 = b'2';
+const FRAME: u8 = b'3';
+
+/// The length of the part number at the end of a key.
+const PART: usize = 2;
+
+/// A key without its part number: names a row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::store) struct Stem(Vec<u8>);
+
+impl Stem {
+    /// Of a key that was read.
+    pub(in crate::store) fn of(stem: &[u8]) -> Self {
+        Self(stem.to_vec())
+    }
+
+    pub(in crate::store) fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    pub(in crate::store) fn part(&self, part: u16) -> Vec<u8> {
+        let mut key = Vec::with_capacity(self.0.len() + PART);
+        key.extend_from_slice(&self.0);
+        key.extend_from_slice(&part.to_be_bytes());
+        key
+    }
+}
+
+/// What a stored key names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::store) enum Row {
+    Record(RecordKey),
+    Snapshot(JournalId),
+    Value(JournalId, Digest),
+    Frame(JournalId, Seq),
+}
+
+fn stem(tenant: &str, session: &str, kind: u8, more: usize) -> Vec<u8> {
+    let mut key = Vec::with_capacity(tenant.len() + session.len() + 3 + more);
+    key.extend_from_slice(tenant.as_bytes());
+    key.push(0);
+    key.extend_from_slice(session.as_bytes());
+    key.push(0);
+    key.push(kind);
+    key
+}
+
+fn of_journal(journal: &JournalId, kind: u8, more: usize) -> Vec<u8> {
+    stem(
+        journal.tenant.as_str(),
+        journal.session.as_str(),
+        kind,
+        more,
+    )
+}
+
+/// Panics if the name holds a zero byte: whoever makes up records keeps it out.
+pub(in crate::store) fn record(key: &RecordKey) -> Stem {
+    assert!(
+        !key.name.as_bytes().contains(&0),
+        "names of records hold no zero byte"
+    );
+    let mut stem = space(key.tenant.as_ref(), key.space, key.name.len() + 1);
+    stem.extend_from_slice(key.name.as_bytes());
+    stem.push(0);
+    Stem(stem)
+}
+
+fn space(tenant: Option<&TenantId>, space: RecordSpace, more: usize) -> Vec<u8> {
+    let word = space.name();
+    let mut key = stem(
+        tenant.map_or("", TenantId::as_str),
+        "",
+        RECORD,
+        word.len() + 1 + more,
+    );
+    key.extend_from_slice(word.as_bytes());
+    key.push(0);
+    key
+}
+
+pub(in crate::store) fn snapshot(journal: &JournalId) -> Stem {
+    Stem(of_journal(journal, SNAPSHOT, 0))
+}
+
+pub(in crate::store) fn value(journal: &JournalId, digest: &Digest) -> Stem {
+    let mut key = of_journal(journal, VALUE, digest.0.len());
+    key.extend_from_slice(&digest.0);
+    Stem(key)
+}
+
+pub(in crate::store) fn frame(journal: &JournalId, first: Seq) -> Stem {
+    let mut key = of_journal(journal, FRAME, 8);
+    key.extend_from_slice(&first.0.to_be_bytes());
+    Stem(key)
+}
+
+/// All frames of a journal.
+pub(in crate::store) fn frames(journal: &JournalId) -> Range<Vec<u8>> {
+    of_journal(journal, FRAME, 0)..of_journal(journal, FRAME + 1, 0)
+}
+
+/// All rows of a journal.
+pub(in crate::store) fn journal(journal: &JournalId) -> Range<Vec<u8>> {
+    let mut low = of_journal(journal, 0, 0);
+    low.pop();
+    below_next(low)
+}
+
+/// All rows of the sessions of a tenant, or of those after a session.
+pub(in crate::store) fn sessions(tenant: &TenantId, after: Option<&SessionId>) -> Range<Vec<u8>> {
+    let mut low = tenant.as_str().as_bytes().to_vec();
+    let mut high = low.clone();
+    high.push(1);
+    low.push(0);
+    // The empty session, whose rows are the records, is passed over like any other.
+    low.extend_from_slice(after.map_or("", SessionId::as_str).as_bytes());
+    low.push(1);
+    low..high
+}
+
+/// All records of a space, or those after a name.
+pub(in crate::store) fn records(
+    tenant: Option<&TenantId>,
+    of: RecordSpace,
+    after: Option<&str>,
+) -> Range<Vec<u8>> {
+    let all = below_next(space(tenant, of, 0));
+    let Some(after) = after else {
+        return all;
+    };
+    let mut low = all.start;
+    low.extend_from_slice(after.as_bytes());
+    low.push(1);
+    low..all.end
+}
+
+/// Everything: no key begins with `FF`, as names are ASCII.
+pub(in crate::store) fn everything() -> Range<Vec<u8>> {
+    vec![]..vec![0xff]
+}
+
+/// From a prefix that ends in its separator to what follows all its keys.
+fn below_next(prefix: Vec<u8>) -> Range<Vec<u8>> {
+    let mut high = prefix.clone();
+    if let Some(separator) = high.last_mut() {
+        *separator = 1;
+    }
+    prefix..high
+}
+
+/// A key as its stem and part number; none if it is too short to be one of ours.
+pub(in crate::store) fn split(key: &[u8]) -> Option<(&[u8], u16)> {
+    let (stem, part) = key.split_at_checked(key.len().checked_sub(PART)?)?;
+    Some((stem, u16::from_be_bytes([part[0], part[1]])))
+}
+
+/// What a stem names; none if it is not one of ours.
+pub(in crate::store) fn parse(stem: &[u8]) -> Option<Row> {
+    let (tenant, rest) = until_zero(stem)?;
+    let (session, rest) = until_zero(rest)?;
+    let (&kind, rest) = rest.split_first()?;
+    if kind == RECORD {
+        if !session.is_empty() {
+            return None;
+        }
+        let (space, rest) = until_zero(rest)?;
+        let (name, rest) = until_zero(rest)?;
+        let space = RecordSpace::ALL.into_iter().find(|s| s.name() == space)?;
+        let tenant = match tenant {
+            "" => None,
+            tenant => Some(TenantId::new(tenant).ok()?),
+        };
+        return rest.is_empty().then(|| {
+            Row::Record(RecordKey {
+                tenant,
+                space,
+                name: name.to_owned(),
+            })
+        });
+    }
+    let journal = JournalId {
+        tenant: TenantId::new(tenant).ok()?,
+        session: SessionId::new(session).ok()?,
+    };
+    match kind {
+        SNAPSHOT => rest.is_empty().then_some(Row::Snapshot(journal)),
+        VALUE => Some(Row::Value(journal, Digest(rest.try_into().ok()?))),
+        FRAME => Some(Row::Frame(
+            journal,
+            Seq(u64::from_be_bytes(rest.try_into().ok()?)),
+        )),
+        _ => None,
+    }
+}
+
+fn until_zero(bytes: &[u8]) -> Option<(&str, &[u8])> {
+    let zero = bytes.iter().position(|byte| *byte == 0)?;
+    Some((
+        std::str::from_utf8(&bytes[..zero]).ok()?,
+        &bytes[zero + 1..],
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn tenant(name: &str) -> TenantId {
+        TenantId::new(name).unwrap()
+    }
+
+    fn id(tenant_name: &str, session: &str) -> JournalId {
+        JournalId {
+            tenant: tenant(tenant_name),
+            session: SessionId::new(session).unwrap(),
+        }
+    }
+
+    #[test]
+    fn the_layout_is_the_golden_one() {
+        let mut lines = Vec::new();
+        let mut line = |what: &str, key: Vec<u8>| {
+            let shown: String = key
+                .iter()
+                .flat_map(|b| std::ascii::escape_default(*b))
+                .map(char::from)
+                .collect();
+            lines.push(format!("{what}: {shown}"));
+        };
+        for space in RecordSpace::ALL {
+            for owner in [None, Some(tenant("acme"))] {
+                let key = RecordKey {
+                    tenant: owner,
+                    space,
+                    name: "echo".into(),
+                };
+                line("record", record(&key).part(0));
+            }
+        }
+        let journal = id("acme", "User@example.com_1");
+        line("snapshot", snapshot(&journal).part(0));
+        line("value", value(&journal, &Digest::of(b"x")).part(2));
+        line("frame", frame(&journal, Seq(7)).part(0));
+        line("frame", frame(&journal, Seq(u64::MAX)).part(u16::MAX));
+        assert_eq!(
+            lines.join("\n") + "\n",
+            include_str!("testdata/keys.txt"),
+            "stores already written hold the keys of the golden file"
+        );
+    }
+
+    fn any_row() -> impl Strategy<Value = (Row, Stem)> {
+        let journal = ("[a-b]{1,2}", "[0s.]{1,3}").prop_map(|(t, s)| id(&t, &s));
+        prop_oneof![
+            (prop::option::of("[a-b]{1,2}"), 0usize..6, "[ -~é]{0,3}").prop_map(
+                |(owner, space, name)| {
+                    let key = RecordKey {
+                        tenant: owner.as_deref().map(tenant),
+                        space: RecordSpace::ALL[space],
+                        name,
+                    };
+                    (Row::Record(key.clone()), record(&key))
+                }
+            ),
+            journal
+                .clone()
+                .prop_map(|j| (Row::Snapshot(j.clone()), snapshot(&j))),
+            (journal.clone(), any::<[u8; 32]>())
+                .prop_map(|(j, d)| (Row::Value(j.clone(), Digest(d)), value(&j, &Digest(d)))),
+            (journal, any::<u64>())
+                .prop_map(|(j, seq)| (Row::Frame(j.clone(), Seq(seq)), frame(&j, Seq(seq)))),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn keys_come_back((row, stem) in any_row(), part: u16) {
+            let key = stem.part(part);
+            prop_assert_eq!(split(&key), Some((stem.bytes(), part)));
+            prop_assert_eq!(parse(stem.bytes()), Some(row));
+        }
+
+        #[test]
+        fn ranges_hold_what_is_theirs_and_nothing_else(
+            (row, stem) in any_row(), part: u16, t in "[a-b]{1,2}", s in "[0s.]{1,3}", space in 0usize..6,
+        ) {
+            let key = stem.part(part);
+            let (owner, space, of) = (tenant(&t), RecordSpace::ALL[space], id(&t, &s));
+            let (in_journal, in_frames, in_sessions, in_records) = match &row {
+                Row::Record(key) => (false, false, false, key.tenant.as_ref() == Some(&owner) && key.space == space),
+                Row::Snapshot(j) | Row::Value(j, _) => (*j == of, false, j.tenant == owner, false),
+                Row::Frame(j, _) => (*j == of, *j == of, j.tenant == owner, false),
+            };
+            prop_assert_eq!(journal(&of).contains(&key), in_journal);
+            prop_assert_eq!(frames(&of).contains(&key), in_frames);
+            prop_assert_eq!(sessions(&owner, None).contains(&key), in_sessions);
+            prop_assert_eq!(records(Some(&owner), space, None).contains(&key), in_records);
+            prop_assert!(everything().contains(&key));
+        }
+
+        #[test]
+        fn rows_stand_in_the_order_of_what_they_name((a, x) in any_row(), (b, y) in any_row(), p: u16, q: u16) {
+            let (left, right) = (x.part(p), y.part(q));
+            match (&a, &b) {
+                (Row::Frame(j, m), Row::Frame(k, n)) if j == k && m != n => prop_assert_eq!(left < right, m < n),
+                (Row::Record(m), Row::Record(n)) if m.tenant == n.tenant && m.space == n.space && m.name != n.name =>
+                    prop_assert_eq!(left < right, m.name < n.name),
+                _ if a == b => prop_assert_eq!(left.cmp(&right), p.cmp(&q)),
+                _ => {}
+            }
+        }
+
+        #[test]
+        fn junk_is_no_key(bytes: Vec<u8>) {
+            if let Some((stem, _)) = split(&bytes) {
+                parse(stem);
+            }
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! The store's folder: what is in it, who may open it, and how a bad one is refused.
+//!
+//! ```text
+//! lock              held by the process that has the store open
+//! format            written last when a store is made: "antiphon store 1"
+//! db conf blobs snap.*   sled's
+//! quarantine-snap.* snapshots of sled's log that kept it from opening
+//! ```
+//!
+//! Invariant: an empty store is made only where there never was one. Where `format`
+//! stands, `db` must hold something; a store that cannot be opened is left as it is.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, ErrorKind, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+use sled::{Config, Db, Mode};
+
+use super::SledOptions;
+
+const FORMAT: &str = "antiphon store 1\n";
+const SNAPSHOT: &str = "snap.";
+
+/// Why there is no store. The folder was left as it was found.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StoreOpenError {
+    #[error("the store in {} is in use by another process", path.display())]
+    InUse { path: PathBuf },
+    #[error("there is no store in {}", path.display())]
+    Missing { path: PathBuf },
+    /// Nothing was repaired and no empty store was put in its place.
+    #[error("the store in {} is damaged: {reason}", path.display())]
+    Damaged { path: PathBuf, reason: String },
+    #[error("could not {what}: {text}")]
+    Io { what: &'static str, text: String },
+}
+
+fn io(what: &'static str) -> impl FnOnce(io::Error) -> StoreOpenError {
+    move |error| StoreOpenError::Io {
+        what,
+        text: error.to_string(),
+    }
+}
+
+pub(super) struct Opened {
+    pub(super) db: Db,
+    pub(super) log: File,
+    pub(super) lock: File,
+}
+
+/// A crash in here leaves a store, or a folder in which one can be made again.
+pub(super) fn open_or_create(path: &Path, options: SledOptions) -> Result<Opened, StoreOpenError> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(io("make the store's folder"))?;
+    open(path, options)
+}
+
+pub(super) fn open_existing(path: &Path, options: SledOptions) -> Result<Opened, StoreOpenError> {
+    if path.join("format").exists() || path.join("db").exists() {
+        open(path, options)
+    } else {
+        Err(StoreOpenError::Missing { path: path.into() })
+    }
+}
+
+fn open(path: &Path, options: SledOptions) -> Result<Opened, StoreOpenError> {
+    let lock = lock(path)?;
+    let is_made = read_format(path)?;
+    let db_path = path.join("db");
+    let has_log = fs::metadata(&db_path).is_ok_and(|db| db.len() > 0);
+    if is_made && !has_log {
+        return Err(StoreOpenError::Damaged {
+            path: path.into(),
+            reason: "its file `db` is gone or empty".into(),
+        });
+    }
+    let db = open_without_bad_snapshot(path, options)?;
+    let log = OpenOptions::new()
+        .write(true)
+        .open(&db_path)
+        .map_err(io("open the store's log"))?;
+    if !is_made {
+        if let Err(error) = db.flush() {
+            return Err(refused(path, &error));
+        }
+        log.sync_all().map_err(io("sync the store's log"))?;
+        write_format(path).map_err(io("mark the store as made"))?;
+    }
+    sync_dir(path).map_err(io("sync the store's folder"))?;
+    if let Some(parent) = path.parent().filter(|parent| parent.is_dir()) {
+        sync_dir(parent).map_err(io("sync the folder of the store's folder"))?;
+    }
+    Ok(Opened { db, log, lock })
+}
+
+fn lock(path: &Path) -> Result<File, StoreOpenError> {
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path.join("lock"))
+        .map_err(io("open the store's lock"))?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(Errno::WOULDBLOCK) => Err(StoreOpenError::InUse { path: path.into() }),
+        Err(errno) => Err(io("lock the store")(errno.into())),
+    }
+}
+
+/// Whether the store was made, completely, some time.
+fn read_format(path: &Path) -> Result<bool, StoreOpenError> {
+    match fs::read(path.join("format")) {
+        Ok(text) if text == FORMAT.as_bytes() => Ok(true),
+        Ok(_) => Err(StoreOpenError::Damaged {
+            path: path.into(),
+            reason: "its file `format` is not one that this binary knows".into(),
+        }),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(io("read the store's format")(error)),
+    }
+}
+
+fn write_format(path: &Path) -> io::Result<()> {
+    let new = path.join("format.new");
+    let mut file = File::create(&new)?;
+    file.write_all(FORMAT.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(new, path.join("format"))
+}
+
+pub(in crate::store) fn sync_dir(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+/// sled refuses to open over a bad snapshot of its log, although the log alone has
+/// everything: then the snapshots are moved aside, once, and the log is read whole.
+fn open_without_bad_snapshot(path: &Path, options: SledOptions) -> Result<Db, StoreOpenError> {
+    let first = match open_sled(path, options) {
+        Err(error @ StoreOpenError::Damaged { .. }) => error,
+        other => return other,
+    };
+    let snapshots = snapshots(path).map_err(io("list the store's folder"))?;
+    if snapshots.is_empty() {
+        return Err(first);
+    }
+    let rename = |from: &str, to: &str| {
+        fs::rename(path.join(from), path.join(to)).map_err(io("move a bad snapshot aside"))
+    };
+    for name in &snapshots {
+        rename(name, &format!("quarantine-{name}"))?;
+    }
+    match open_sled(path, options) {
+        Ok(db) => {
+            tracing::warn!(
+                path = %path.display(), ?snapshots, %first,
+                "snapshots of the store's log were bad; moved aside, the log is complete"
+            );
+            Ok(db)
+        }
+        Err(_) => {
+            for name in &snapshots {
+                rename(&format!("quarantine-{name}"), name)?;
+            }
+            Err(first)
+        }
+    }
+}
+
+fn open_sled(path: &Path, options: SledOptions) -> Result<Db, StoreOpenError> {
+    let config = Config::new()
+        .path(path)
+        .cache_capacity(options.cache_bytes)
+        .mode(Mode::LowSpace)
+        .flush_every_ms(None);
+    match catch_unwind(AssertUnwindSafe(|| config.open())) {
+        Ok(Ok(db)) => Ok(db),
+        Ok(Err(error)) => Err(refused(path, &error)),
+        Err(panic) => Err(StoreOpenError::Damaged {
+            path: path.into(),
+            reason: super::text_of_panic(&*panic),
+        }),
+    }
+}
+
+fn refused(path: &Path, error: &sled::Error) -> StoreOpenError {
+    match error {
+        // The end of a file where there should be more of it is damage, not a bad disk.
+        sled::Error::Io(error) if error.kind() != ErrorKind::UnexpectedEof => StoreOpenError::Io {
+            what: "open the store",
+            text: error.to_string(),
+        },
+        error => StoreOpenError::Damaged {
+            path: path.into(),
+            reason: error.to_string(),
+        },
+    }
+}
+
+fn snapshots(path: &Path) -> io::Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(path)? {
+        if let Ok(name) = entry?.file_name().into_string()
+            && name.starts_with(SNAPSHOT)
+        {
+            names.push(name);
+        }
+    }
+    Ok(names)
+}
+
+/// The bytes of everything in the folder, as long as files say they are.
+pub(super) fn size(path: &Path) -> io::Result<u64> {
+    let mut bytes = 0;
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        match entry.metadata() {
+            Ok(metadata) if metadata.is_dir() => bytes += size(&entry.path())?,
+            Ok(metadata) => bytes += metadata.len(),
+            // Removed meanwhile.
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(bytes)
+}

@@ -1,0 +1,253 @@
+//! The engine on disk: sled 0.34.7, one tree, kept to what it does reliably.
+//!
+//! - Never `flush_async`, which deadlocks. [`Engine::apply`] and [`Engine::sync`] are
+//!   called by the commit thread only.
+//! - `flush` brings sled's log to the kernel (`sync_file_range`), not safely to the
+//!   disk; so sync goes on with `fdatasync` on our own handle of the same file, which
+//!   covers the file's size too.
+//! - A background write of sled that fails (a full disk) records the error without
+//!   waking those who wait for it. [`Watchdog`] wakes them.
+//! - After a failed apply or sync the database is leaked, never dropped: dropping
+//!   writes and syncs again, and panics when that fails.
+//!
+//! Invariant: nothing is read from or written to sled's files but by sled, except
+//! that `db` is synced; values stay below [`super::row::VALUE_MAX`], so that sled
+//! never makes a file under `blobs`, which it would not sync.
+
+mod files;
+#[cfg(test)]
+mod tests;
+
+use std::any::Any;
+use std::fs::File;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
+
+use bytes::Bytes;
+use sled::{Batch, Db, IVec};
+
+use super::engine::{Changes, Engine, EngineError, Order, Rows};
+
+pub use self::files::StoreOpenError;
+
+/// What an acknowledged commit survives.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Durability {
+    /// The end of the process, however sudden.
+    Process,
+    /// Also the end of the machine's power.
+    #[default]
+    Power,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SledOptions {
+    /// sled's page cache. The process grows by several times as much.
+    pub cache_bytes: u64,
+    pub durability: Durability,
+}
+
+impl Default for SledOptions {
+    fn default() -> Self {
+        Self {
+            cache_bytes: 64 << 20,
+            durability: Durability::Power,
+        }
+    }
+}
+
+pub(in crate::store) struct SledEngine {
+    db: Db,
+    /// Our own handle of sled's log: a file is synced by inode, not by handle.
+    log: File,
+    durability: Durability,
+    path: PathBuf,
+    watchdog: Watchdog,
+    /// Held until the end: a second process is told so.
+    _lock: File,
+}
+
+impl SledEngine {
+    pub(in crate::store) fn open_or_create(
+        path: &Path,
+        options: SledOptions,
+    ) -> Result<Self, StoreOpenError> {
+        Self::of(files::open_or_create(path, options)?, path, options)
+    }
+
+    /// Refuses a folder that holds no store.
+    pub(in crate::store) fn open_existing(
+        path: &Path,
+        options: SledOptions,
+    ) -> Result<Self, StoreOpenError> {
+        Self::of(files::open_existing(path, options)?, path, options)
+    }
+
+    fn of(
+        opened: files::Opened,
+        path: &Path,
+        options: SledOptions,
+    ) -> Result<Self, StoreOpenError> {
+        let watchdog = Watchdog::start(opened.db.clone()).map_err(|error| StoreOpenError::Io {
+            what: "start the watchdog's thread",
+            text: error.to_string(),
+        })?;
+        Ok(Self {
+            db: opened.db,
+            log: opened.log,
+            durability: options.durability,
+            path: path.to_owned(),
+            watchdog,
+            _lock: opened.lock,
+        })
+    }
+
+    /// Run a write; after the first that fails, by error or panic, the database is never dropped.
+    fn guarded(&self, write: impl FnOnce() -> Result<(), EngineError>) -> Result<(), EngineError> {
+        let result = catch_unwind(AssertUnwindSafe(write))
+            .unwrap_or_else(|panic| Err(EngineError::Failed(text_of_panic(&*panic))));
+        if result.is_err() {
+            std::mem::forget(self.db.clone());
+        }
+        result
+    }
+}
+
+impl Engine for SledEngine {
+    fn apply(&self, changes: &Changes) -> Result<(), EngineError> {
+        let mut batch = Batch::default();
+        for (key, change) in changes {
+            match &change.new {
+                Some(value) => batch.insert(&key[..], &value[..]),
+                None => batch.remove(&key[..]),
+            }
+        }
+        self.guarded(|| self.db.apply_batch(batch).map_err(|error| of_sled(&error)))
+    }
+
+    fn sync(&self) -> Result<(), EngineError> {
+        self.guarded(|| {
+            self.db.flush().map_err(|error| of_sled(&error))?;
+            match self.durability {
+                Durability::Process => Ok(()),
+                Durability::Power => self.log.sync_data().map_err(|error| of_io(&error)),
+            }
+        })
+    }
+
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
+        let value = self.db.get(key).map_err(|error| of_sled(&error))?;
+        Ok(value.map(bytes_of))
+    }
+
+    fn range(&self, low: &[u8], high: &[u8], order: Order) -> Rows<'_> {
+        let mut rows = self.db.range(low..high);
+        Box::new(std::iter::from_fn(move || {
+            let row = match order {
+                Order::Forward => rows.next(),
+                Order::Backward => rows.next_back(),
+            }?;
+            Some(match row {
+                Ok((key, value)) => Ok((bytes_of(key), bytes_of(value))),
+                Err(error) => Err(of_sled(&error)),
+            })
+        }))
+    }
+
+    fn size_on_disk(&self) -> Result<u64, EngineError> {
+        files::size(&self.path).map_err(|error| of_io(&error))
+    }
+}
+
+impl Drop for SledEngine {
+    fn drop(&mut self) {
+        // It holds the database too; sled's own lock goes with the last handle.
+        self.watchdog.stop();
+    }
+}
+
+/// A view of what sled read, not a copy.
+fn bytes_of(value: IVec) -> Bytes {
+    Bytes::from_owner(value)
+}
+
+fn of_sled(error: &sled::Error) -> EngineError {
+    match error {
+        sled::Error::Io(error) => of_io(error),
+        error => EngineError::Failed(format!("sled: {error}")),
+    }
+}
+
+fn of_io(error: &std::io::Error) -> EngineError {
+    // sled hides the number of the error in its text and keeps only the kind.
+    EngineError::Failed(if error.kind() == std::io::ErrorKind::StorageFull {
+        "the disk is full".into()
+    } else {
+        error.to_string()
+    })
+}
+
+fn text_of_panic(panic: &(dyn Any + Send)) -> String {
+    let text = panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied());
+    format!("sled panicked: {}", text.unwrap_or("without a message"))
+}
+
+/// Wakes those who wait inside sled for a background write that has failed.
+///
+/// `Log::exit_reservation` of sled 0.34.7 stores the error and notifies nobody, so
+/// a `flush` that waits already would wait for ever. Any later `flush` notifies on its
+/// way out with the same error; this thread makes one as soon as it sees the error.
+struct Watchdog {
+    stop: Arc<(Mutex<bool>, Condvar)>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// How long a failed write may go unnoticed. One look costs a load and two
+/// context switches, so looking every half a second costs nothing.
+const WATCH_EVERY: Duration = Duration::from_millis(500);
+
+impl Watchdog {
+    fn start(db: Db) -> std::io::Result<Self> {
+        let stop = Arc::new((Mutex::new(false), Condvar::new()));
+        let thread = Builder::new().name("store-watchdog".into()).spawn({
+            let stop = Arc::clone(&stop);
+            move || watch(&db, &stop)
+        })?;
+        Ok(Self {
+            stop,
+            thread: Some(thread),
+        })
+    }
+
+    fn stop(&mut self) {
+        *self.stop.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.stop.1.notify_all();
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the store's watchdog panicked");
+        }
+    }
+}
+
+fn watch(db: &Db, (stop, told): &(Mutex<bool>, Condvar)) {
+    let mut stopped = stop.lock().unwrap_or_else(PoisonError::into_inner);
+    while !*stopped {
+        if let Err(error) = db.context.global_error() {
+            tracing::error!(%error, "a background write of sled failed");
+            // With the error set it does not wait; what it answers is the error.
+            if db.flush().is_ok() {
+                tracing::debug!("nobody waited for it");
+            }
+        }
+        (stopped, _) = told
+            .wait_timeout(stopped, WATCH_EVERY)
+            .unwrap_or_else(PoisonError::into_inner);
+    }
+}

@@ -1,0 +1,513 @@
+//! A store as lines of JSON, and back: the way to another engine or machine.
+//!
+//! The first line is `{"export":1}`. Then one line for each record, value and entry,
+//! in the order of the keys: of each tenant first the records, then of each
+//! session first the values and then the entries. Bytes are `text` where they are
+//! UTF-8 and `hex` where not. Snapshots are left out, as they can be made again.
+//! The last line counts the lines before it, so that a file cut short is seen.
+//!
+//! Invariant: an export imported into an empty store reads the same, byte for byte,
+//! and has the same frames.
+
+use std::cell::Cell;
+use std::io::{BufRead, Write};
+use std::path::Path;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::check::rows;
+use super::engine::{Change, Changes, Engine, EngineError, Order};
+use super::keys::{self, Row, Stem};
+use super::sled::{SledEngine, SledOptions, StoreOpenError};
+use super::{JournalId, RecordKey, RecordSpace, row};
+use crate::clock::Time;
+use crate::id::{Digest, Seq, SessionId, TenantId};
+use crate::journal::codec::{Encoded, Frame};
+use crate::journal::entry::Kind;
+
+const VERSION: u32 = 1;
+
+/// Rows are written in batches of about this size: below one of sled's segments.
+const BATCH_BYTES_MAX: usize = 256 * 1024;
+
+#[derive(Debug, thiserror::Error)]
+pub enum ExportError {
+    #[error(transparent)]
+    Open(#[from] StoreOpenError),
+    #[error("the store stopped answering: {0}")]
+    Engine(String),
+    #[error("row {row} is damaged: {what}")]
+    Damaged { row: String, what: String },
+    #[error("could not write the export: {0}")]
+    Io(#[from] std::io::Error),
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ImportError {
+    #[error(transparent)]
+    Open(#[from] StoreOpenError),
+    #[error("the store stopped answering: {0}")]
+    Engine(String),
+    /// Nothing was written.
+    #[error("the store is not empty")]
+    NotEmpty,
+    /// What came before it was written: the folder is to be thrown away.
+    #[error("line {line}: {what}")]
+    Malformed { line: u64, what: String },
+    #[error("could not read the export: {0}")]
+    Io(#[from] std::io::Error),
+}
+
+impl From<EngineError> for ExportError {
+    fn from(error: EngineError) -> Self {
+        Self::Engine(error.to_string())
+    }
+}
+
+impl From<EngineError> for ImportError {
+    fn from(error: EngineError) -> Self {
+        Self::Engine(error.to_string())
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Line {
+    Export(u32),
+    Record {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        tenant: Option<TenantId>,
+        space: String,
+        name: String,
+        #[serde(flatten)]
+        bytes: Text,
+    },
+    Value {
+        tenant: TenantId,
+        session: SessionId,
+        digest: Digest,
+        #[serde(flatten)]
+        bytes: Text,
+    },
+    Entry {
+        tenant: TenantId,
+        session: SessionId,
+        /// The first entry of the frame that holds it.
+        frame: Seq,
+        seq: Seq,
+        time: Time,
+        kind: String,
+        public: Box<RawValue>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        private: Option<Box<RawValue>>,
+    },
+    End {
+        lines: u64,
+    },
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Text {
+    Text(String),
+    Hex(String),
+}
+
+impl Text {
+    fn of(bytes: &[u8]) -> Self {
+        match std::str::from_utf8(bytes) {
+            Ok(text) => Self::Text(text.to_owned()),
+            Err(_) => Self::Hex(hex::encode(bytes)),
+        }
+    }
+
+    fn bytes(self) -> Result<Vec<u8>, String> {
+        match self {
+            Self::Text(text) => Ok(text.into_bytes()),
+            Self::Hex(text) => hex::decode(text).map_err(|error| error.to_string()),
+        }
+    }
+}
+
+/// Write everything in a store out. The host must not run.
+pub fn export(path: &Path, out: impl Write) -> Result<(), ExportError> {
+    let engine = SledEngine::open_existing(path, SledOptions::default())?;
+    export_engine(&engine, out)
+}
+
+pub(in crate::store) fn export_engine(
+    engine: &dyn Engine,
+    mut out: impl Write,
+) -> Result<(), ExportError> {
+    let lines = Cell::new(0);
+    let mut write = |line: &Line| -> Result<(), ExportError> {
+        serde_json::to_writer(&mut out, line).map_err(std::io::Error::from)?;
+        out.write_all(b"\n")?;
+        lines.set(lines.get() + 1);
+        Ok(())
+    };
+    write(&Line::Export(VERSION))?;
+    for row in rows(engine) {
+        let (stem, values) = row?;
+        let damaged = |what: String| ExportError::Damaged {
+            row: stem.escape_ascii().to_string(),
+            what,
+        };
+        let row = keys::parse(&stem).ok_or_else(|| damaged("not a key of this store".into()))?;
+        let payload = row::decode(&stem, &values).map_err(|error| damaged(error.to_string()))?;
+        match row {
+            Row::Snapshot(_) => {}
+            Row::Record(RecordKey {
+                tenant,
+                space,
+                name,
+            }) => write(&Line::Record {
+                tenant,
+                space: space.name().to_owned(),
+                name,
+                bytes: Text::of(&payload),
+            })?,
+            Row::Value(JournalId { tenant, session }, digest) => write(&Line::Value {
+                tenant,
+                session,
+                digest,
+                bytes: Text::of(&payload),
+            })?,
+            Row::Frame(journal, frame) => {
+                for entry in entries(payload).map_err(damaged)? {
+                    write(&line_of(&journal, frame, &entry).map_err(damaged)?)?;
+                }
+            }
+        }
+    }
+    write(&Line::End { lines: lines.get() })?;
+    Ok(out.flush()?)
+}
+
+fn entries(payload: Bytes) -> Result<Vec<Encoded>, String> {
+    Frame::parse(payload)
+        .and_then(|frame| frame.entries())
+        .map_err(|error| error.to_string())
+}
+
+fn line_of(journal: &JournalId, frame: Seq, entry: &Encoded) -> Result<Line, String> {
+    let raw = |json: &[u8]| serde_json::from_slice(json).map_err(|error| error.to_string());
+    let private = entry.private();
+    Ok(Line::Entry {
+        tenant: journal.tenant.clone(),
+        session: journal.session.clone(),
+        frame,
+        seq: entry.seq,
+        time: entry.time,
+        kind: entry.kind.name().to_owned(),
+        public: raw(&entry.public())?,
+        private: (!private.is_empty()).then(|| raw(&private)).transpose()?,
+    })
+}
+
+/// Fill an empty store, made if there is none. A crash or an error leaves a part: the
+/// folder is then to be thrown away.
+pub fn import(path: &Path, input: impl BufRead) -> Result<(), ImportError> {
+    let engine = SledEngine::open_or_create(path, SledOptions::default())?;
+    import_engine(&engine, input)
+}
+
+pub(in crate::store) fn import_engine(
+    engine: &dyn Engine,
+    input: impl BufRead,
+) -> Result<(), ImportError> {
+    let all = keys::everything();
+    if let Some(row) = engine.range(&all.start, &all.end, Order::Forward).next() {
+        row?;
+        return Err(ImportError::NotEmpty);
+    }
+    let mut import = Import {
+        engine,
+        changes: Changes::new(),
+        bytes: 0,
+        open: None,
+    };
+    let (mut line, mut ended) = (0, false);
+    for text in input.lines() {
+        let text = text?;
+        let malformed = |what: String| ImportError::Malformed {
+            line: line + 1,
+            what,
+        };
+        let parsed: Line =
+            serde_json::from_str(&text).map_err(|error| malformed(error.to_string()))?;
+        match (line, &parsed) {
+            (0, Line::Export(VERSION)) => {}
+            (0, _) => return Err(malformed("not an export of version 1".into())),
+            _ if ended => return Err(malformed("more after the end".into())),
+            (_, Line::End { lines }) if *lines == line => ended = true,
+            (_, Line::End { .. }) => return Err(malformed("lines are missing".into())),
+            _ => {}
+        }
+        import.line(parsed).map_err(malformed)?;
+        if import.bytes > BATCH_BYTES_MAX {
+            import.write()?;
+        }
+        line += 1;
+    }
+    if !ended {
+        let what = "the export is cut short".into();
+        return Err(ImportError::Malformed { line, what });
+    }
+    import.write()
+}
+
+/// The frame that entries are gathered for.
+struct OpenFrame {
+    journal: JournalId,
+    first: Seq,
+    entries: Vec<Encoded>,
+}
+
+struct Import<'a> {
+    engine: &'a dyn Engine,
+    changes: Changes,
+    bytes: usize,
+    open: Option<OpenFrame>,
+}
+
+impl Import<'_> {
+    fn line(&mut self, line: Line) -> Result<(), String> {
+        let (journal, frame, entry) = match line {
+            Line::Entry {
+                tenant,
+                session,
+                frame,
+                seq,
+                time,
+                kind,
+                public,
+                private,
+            } => {
+                let kind = Kind::of_name(&kind).ok_or_else(|| format!("no kind is {kind}"))?;
+                let private = private.as_ref().map_or("", |private| private.get());
+                let (public, private) = (public.get().as_bytes(), private.as_bytes());
+                let entry = Encoded::from_parts(seq, time, kind, public, private);
+                entry.decode().map_err(|error| error.to_string())?;
+                (JournalId { tenant, session }, frame, entry)
+            }
+            other => {
+                self.close_frame();
+                return self.other_line(other);
+            }
+        };
+        let goes_on = self.open.as_ref().is_some_and(|open| {
+            open.journal == journal
+                && open.first == frame
+                && open.entries.last().map(|last| last.seq.next()) == Some(entry.seq)
+        });
+        if !goes_on {
+            if entry.seq != frame {
+                return Err(format!("entry {} does not begin frame {frame}", entry.seq));
+            }
+            let before = self.close_frame();
+            if before.is_some_and(|(of, last)| of == journal && last.next() != frame) {
+                return Err(format!("entries before {frame} are missing"));
+            }
+            self.open = Some(OpenFrame {
+                journal,
+                first: frame,
+                entries: vec![],
+            });
+        }
+        if let Some(open) = &mut self.open {
+            open.entries.push(entry);
+        }
+        Ok(())
+    }
+
+    fn other_line(&mut self, line: Line) -> Result<(), String> {
+        match line {
+            Line::Record {
+                tenant,
+                space,
+                name,
+                bytes,
+            } => {
+                let space = RecordSpace::ALL
+                    .into_iter()
+                    .find(|known| known.name() == space)
+                    .ok_or_else(|| format!("no space is {space}"))?;
+                if name.contains('\0') {
+                    return Err("a name with a zero byte".into());
+                }
+                let key = RecordKey {
+                    tenant,
+                    space,
+                    name,
+                };
+                self.row(&keys::record(&key), &bytes.bytes()?);
+            }
+            Line::Value {
+                tenant,
+                session,
+                digest,
+                bytes,
+            } => {
+                let bytes = bytes.bytes()?;
+                if Digest::of(&bytes) != digest {
+                    return Err("the value has another digest".into());
+                }
+                self.row(
+                    &keys::value(&JournalId { tenant, session }, &digest),
+                    &bytes,
+                );
+            }
+            Line::Export(_) | Line::Entry { .. } | Line::End { .. } => {}
+        }
+        Ok(())
+    }
+
+    /// The journal of the frame that is now complete, and its last entry.
+    fn close_frame(&mut self) -> Option<(JournalId, Seq)> {
+        let open = self.open.take()?;
+        let frame = Frame::of(&open.entries);
+        self.row(&keys::frame(&open.journal, open.first), frame.bytes());
+        Some((open.journal, frame.last()))
+    }
+
+    fn row(&mut self, stem: &Stem, payload: &[u8]) {
+        for (key, value) in row::encode(stem, payload) {
+            self.bytes += key.len() + value.len();
+            let (new, old) = (Some(value), None);
+            self.changes.insert(key, Change { new, old });
+        }
+    }
+
+    fn write(&mut self) -> Result<(), ImportError> {
+        self.engine.apply(&self.changes)?;
+        self.engine.sync()?;
+        self.changes.clear();
+        self.bytes = 0;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::contract::{Owner, append, frame, id, spoke, write};
+    use crate::store::{Memory, Store, Write, check, memory};
+
+    fn filled() -> (Memory, std::sync::Arc<dyn Store>) {
+        let disk = Memory::new();
+        let store = memory(&disk);
+        for (tenant, session) in [("a", "s"), ("a", "s0"), ("ab", "s")] {
+            let mut owner = Owner::of(&*store, &id(tenant, session));
+            append(&*store, &mut owner, frame(1, 3));
+            append(&*store, &mut owner, frame(4, 1));
+            append(
+                &*store,
+                &mut owner,
+                Frame::of(&[spoke(5, &"long ".repeat(9_000))]),
+            );
+            for bytes in [&b"text"[..], b"\xff\0 no text"] {
+                let value = Write::Value {
+                    journal: owner.journal.clone(),
+                    digest: Digest::of(bytes),
+                    bytes: Bytes::from(bytes),
+                };
+                write(&*store, vec![value]);
+            }
+        }
+        for tenant in [None, Some(TenantId::new("a").unwrap())] {
+            let key = RecordKey {
+                tenant,
+                space: RecordSpace::Agent,
+                name: "echo".into(),
+            };
+            let bytes = "{\"n\":1}".into();
+            write(&*store, vec![Write::Record { key, bytes }]);
+        }
+        (disk, store)
+    }
+
+    fn exported(engine: &dyn Engine) -> String {
+        let mut out = Vec::new();
+        export_engine(engine, &mut out).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    fn all(engine: &dyn Engine) -> Vec<(Bytes, Bytes)> {
+        let range = keys::everything();
+        let rows = engine.range(&range.start, &range.end, Order::Forward);
+        rows.map(Result::unwrap).collect()
+    }
+
+    #[test]
+    fn an_export_comes_back_byte_for_byte() {
+        let (disk, store) = filled();
+        store.close();
+        let text = exported(&disk);
+        let copy = Memory::new();
+        import_engine(&copy, text.as_bytes()).unwrap();
+        assert_eq!(all(&copy), all(&disk));
+        assert_eq!(exported(&copy), text);
+        let report = check::check_engine(&copy).unwrap();
+        assert_eq!((report.journals, report.entries), (3, 15));
+        assert_eq!((report.values, report.records), (6, 2));
+        assert_eq!(report.problems, []);
+        let again = import_engine(&copy, text.as_bytes());
+        assert!(matches!(again, Err(ImportError::NotEmpty)));
+    }
+
+    #[test]
+    fn a_damaged_export_is_refused() {
+        let (disk, store) = filled();
+        store.close();
+        let text = exported(&disk);
+        let lines: Vec<&str> = text.lines().collect();
+        for gone in 0..lines.len() {
+            let mut some = lines.clone();
+            some.remove(gone);
+            let result = import_engine(&Memory::new(), some.join("\n").as_bytes());
+            assert!(
+                matches!(result, Err(ImportError::Malformed { .. })),
+                "without line {gone}: {result:?}"
+            );
+        }
+        let other = text.replace("\"text\":\"text\"", "\"text\":\"next\"");
+        assert!(import_engine(&Memory::new(), other.as_bytes()).is_err());
+    }
+
+    #[test]
+    fn the_check_finds_every_damaged_row() {
+        let (disk, store) = filled();
+        store.close();
+        for (key, value) in all(&disk) {
+            for missing in [false, true] {
+                let (mut flipped, at) = (value.to_vec(), value.len() - 1);
+                flipped[at] ^= 1;
+                let new = (!missing).then_some(flipped);
+                let change = |new, old: &Bytes| {
+                    let old = Some(old.clone());
+                    Changes::from([(key.to_vec(), Change { new, old })])
+                };
+                disk.apply(&change(new, &value)).unwrap();
+                let report = check::check_engine(&disk).unwrap();
+                let stem = keys::split(&key).unwrap().0;
+                let seen = report.problem_count > 0 || !report.half_removed.is_empty();
+                // A whole record or value that is gone, or the last frame, leaves no trace.
+                let whole = row::parts(&value) == Ok(1);
+                let may_vanish = match keys::parse(stem).unwrap() {
+                    Row::Frame(_, first) => first == Seq(5),
+                    _ => true,
+                };
+                assert!(
+                    seen || missing && whole && may_vanish,
+                    "{} missing: {missing}",
+                    key.escape_ascii()
+                );
+                disk.apply(&change(Some(value.to_vec()), &value)).unwrap();
+            }
+        }
+        assert_eq!(check::check_engine(&disk).unwrap().problem_count, 0);
+    }
+}
