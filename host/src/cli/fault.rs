@@ -25,6 +25,11 @@ impl std::error::Error for Hinted {}
 #[error("interrupted")]
 pub(super) struct Interrupted;
 
+/// A child process has said what is wrong.
+#[derive(Debug, thiserror::Error)]
+#[error("said already")]
+pub(super) struct SaidAlready;
+
 pub(super) fn hinted(message: impl Into<String>, hint: impl Into<String>) -> anyhow::Error {
     Hinted {
         message: message.into(),
@@ -64,6 +69,9 @@ pub(super) fn exit_code(result: anyhow::Result<()>) -> ExitCode {
     };
     if error.is::<Interrupted>() {
         return ExitCode::from(130);
+    }
+    if error.is::<SaidAlready>() {
+        return ExitCode::FAILURE;
     }
     if is_broken_pipe(&error) {
         // Whoever read our output has seen enough.

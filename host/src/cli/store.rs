@@ -11,7 +11,7 @@ use std::time::Duration;
 use antiphon::store::{check, transfer};
 use anyhow::Context;
 
-use super::fault::{Hint, hinted};
+use super::fault::{Hint, SaidAlready, hinted};
 use super::term::out;
 
 /// Where a data folder holds the store.
@@ -59,7 +59,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
         Action::CheckHere => check_here(&store),
         Action::Export => {
             let stdout = BufWriter::new(std::io::stdout().lock());
-            transfer::export(&store, stdout).hint("is a server running on this folder?")
+            transfer::export(&store, stdout).hint("stop the server first, and name its data folder with --data")
         }
         Action::Import => {
             std::fs::create_dir_all(&args.data)
@@ -87,8 +87,8 @@ fn check_in_child(data: &Path, deadline: Duration) -> anyhow::Result<()> {
     });
     match finished.recv_timeout(deadline) {
         Ok(status) if status.as_ref().is_ok_and(|status| status.success()) => Ok(()),
-        // It has said why.
-        Ok(_) => anyhow::bail!("the store is not sound"),
+        Ok(Ok(status)) if status.code().is_some() => Err(SaidAlready.into()),
+        Ok(_) => anyhow::bail!("the checking process broke down: the store is damaged"),
         Err(_) => {
             kill(id);
             Err(hinted(
@@ -114,7 +114,7 @@ fn kill(id: u32) {
 }
 
 fn check_here(store: &Path) -> anyhow::Result<()> {
-    let report = check::check(store).hint("is a server running on this folder?")?;
+    let report = check::check(store).hint("stop the server first, and name its data folder with --data")?;
     out(&format!(
         "{} journals, {} entries, {} snapshots, {} values, {} records\n",
         report.journals, report.entries, report.snapshots, report.values, report.records

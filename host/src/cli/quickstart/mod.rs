@@ -26,7 +26,8 @@ use watch::Watch;
 
 const AGENTS: [&str; 3] = ["echo", "talker", "thinker"];
 const AUTHOR: &str = "you";
-/// Typed quickly one after another: one turn answers both.
+/// Sent at once one after another: the second waits until the talker has answered the first,
+/// while the thinker is at work already.
 const MESSAGES: [&str; 2] = [
     "Should a small team write its next service in Rust?",
     "We are four, and we know Python.",
@@ -53,14 +54,24 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(args: Args) -> anyhow::Result<()> {
-    tokio::select! {
-        result = show_all(args) => result,
-        () = server::asked_to_stop() => Err(Interrupted.into()),
+    let (data, scratch) = data_folder(args.data)?;
+    let mut running = tokio::select! {
+        running = show_all(&data, args.exit) => running?,
+        () = server::asked_to_stop() => return Err(Interrupted.into()),
+    };
+    if !args.exit {
+        tokio::select! {
+            ended = running.ended() => return ended,
+            () = server::asked_to_stop() => {}
+        }
     }
+    running.stop().await?;
+    drop(scratch);
+    Ok(())
 }
 
-async fn show_all(args: Args) -> anyhow::Result<()> {
-    let (data, scratch) = data_folder(args.data)?;
+/// Everything, and the server that it happened in.
+async fn show_all(data: &Path, exit: bool) -> anyhow::Result<Running> {
     let show = Show {
         paint: Paint::stdout(),
     };
@@ -68,7 +79,7 @@ async fn show_all(args: Args) -> anyhow::Result<()> {
 
     let components = build_agents(&show).await?;
     let flags = Flags {
-        data: Some(data.clone()),
+        data: Some(data.to_owned()),
         ..Flags::default()
     };
     let file = std::env::var_os("ANTIPHON_CONFIG").map(PathBuf::from);
@@ -123,15 +134,12 @@ async fn show_all(args: Args) -> anyhow::Result<()> {
     }
     check_saved(&show, &client, &session, &heard).await?;
 
-    if args.exit {
-        running.stop().await?;
-        drop(scratch);
-        return show.title("all of it happened");
+    if exit {
+        show.title("all of it happened")?;
+    } else {
+        how_to_go_on(&show, &running, data, &session)?;
     }
-    how_to_go_on(&show, &running, &data, &session)?;
-    stay(running).await?;
-    drop(scratch);
-    Ok(())
+    Ok(running)
 }
 
 /// How it looks.
@@ -180,7 +188,7 @@ fn source() -> anyhow::Result<PathBuf> {
             .join("Cargo.toml")
             .is_file()
     };
-    if AGENTS.iter().all(|name| is_there(name)) {
+    if AGENTS.iter().all(is_there) {
         return checkout.canonicalize().context("the checkout");
     }
     let cache = std::env::var_os("XDG_CACHE_HOME")
@@ -413,10 +421,6 @@ fn shell_word(path: &Path) -> String {
         return text;
     }
     format!("'{}'", text.replace('\'', "'\\''"))
-}
-
-async fn stay(mut running: Running) -> anyhow::Result<()> {
-    running.ended().await
 }
 
 #[cfg(test)]
