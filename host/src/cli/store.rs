@@ -59,7 +59,8 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
         Action::CheckHere => check_here(&store),
         Action::Export => {
             let stdout = BufWriter::new(std::io::stdout().lock());
-            transfer::export(&store, stdout).hint("stop the server first, and name its data folder with --data")
+            transfer::export(&store, stdout)
+                .hint("stop the server first, and name its data folder with --data")
         }
         Action::Import => {
             std::fs::create_dir_all(&args.data)
@@ -114,7 +115,8 @@ fn kill(id: u32) {
 }
 
 fn check_here(store: &Path) -> anyhow::Result<()> {
-    let report = check::check(store).hint("stop the server first, and name its data folder with --data")?;
+    let report =
+        check::check(store).hint("stop the server first, and name its data folder with --data")?;
     out(&format!(
         "{} journals, {} entries, {} snapshots, {} values, {} records\n",
         report.journals, report.entries, report.snapshots, report.values, report.records
