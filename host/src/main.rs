@@ -1,1 +1,7 @@
-fn main() {}
+//! The binary `antiphon`. Everything is in [`cli`]; the server itself is the library.
+
+mod cli;
+
+fn main() -> std::process::ExitCode {
+    cli::main()
+}

@@ -1,0 +1,495 @@
+//! The server as these commands see it: HTTP requests and their answers, typed.
+//!
+//! Answers are read leniently, fields that a newer server adds are ignored. A request that
+//! must not happen twice carries an `Idempotency-Key` and may then be repeated.
+
+use std::time::Duration;
+
+use antiphon::config::Secret;
+use antiphon::id::{AgentName, SessionId};
+use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue};
+use reqwest::{Method, RequestBuilder, Response, StatusCode};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+
+use super::event::Event;
+use super::fault::hinted;
+use super::place::Place;
+
+/// Nobody waits longer for a connection on the same planet.
+const CONNECT_WAIT: Duration = Duration::from_secs(10);
+
+#[derive(Debug, Clone)]
+pub(super) struct Client {
+    http: reqwest::Client,
+    url: String,
+    key: Secret,
+}
+
+/// Why a request has no answer of the kind asked for.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum CallError {
+    /// The server said no.
+    #[error("{message}{}", if code.is_empty() { String::new() } else { format!(" ({code})") })]
+    Refused {
+        status: StatusCode,
+        code: String,
+        message: String,
+        retry_after: Option<Duration>,
+    },
+    #[error("cannot reach the server at {url}: {reason}")]
+    Unreachable { url: String, reason: String },
+    #[error("the server's answer to {what} is not what was expected: {reason}")]
+    Strange { what: &'static str, reason: String },
+}
+
+impl CallError {
+    /// Whether the same request may work a moment later.
+    pub(super) fn is_transient(&self) -> bool {
+        match self {
+            Self::Refused { status, .. } => {
+                *status == StatusCode::SERVICE_UNAVAILABLE
+                    || *status == StatusCode::TOO_MANY_REQUESTS
+                    || *status == StatusCode::BAD_GATEWAY
+            }
+            Self::Unreachable { .. } => true,
+            Self::Strange { .. } => false,
+        }
+    }
+
+    pub(super) fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Refused { retry_after, .. } => *retry_after,
+            Self::Unreachable { .. } | Self::Strange { .. } => None,
+        }
+    }
+
+    pub(super) fn is(&self, wanted: &str) -> bool {
+        matches!(self, Self::Refused { code, .. } if code == wanted)
+    }
+
+    /// For a person: with what to do about it, where that is known.
+    pub(super) fn explain(self) -> anyhow::Error {
+        let hint = match &self {
+            Self::Unreachable { .. } => "is it running? `antiphon serve` starts one",
+            Self::Refused { code, .. } => match code.as_str() {
+                "invalid_key" => "give the right one with --key, or its data folder with --data",
+                "agent_not_found" => "deploy it first: antiphon deploy AGENT FILE.wasm",
+                "session_not_found" | "session_gone" => "without --session a new one is opened",
+                "agent_not_in_session" => "name one of the session's agents",
+                "import_not_granted" => {
+                    "add the interface to `grants` in the agent's configuration"
+                }
+                "too_large" => "the server's `limits` in its settings say how much it takes",
+                _ => return self.into(),
+            },
+            Self::Strange { .. } => return self.into(),
+        };
+        hinted(self.to_string(), hint)
+    }
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Deployed {
+    #[serde(default)]
+    pub(super) version: Option<u64>,
+    /// The answer was 201: this made a new version.
+    #[serde(skip)]
+    pub(super) is_new: bool,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Session {
+    pub(super) session: SessionId,
+    #[serde(default)]
+    agents: Vec<Participant>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Participant {
+    agent: String,
+}
+
+impl Session {
+    pub(super) fn agents(&self) -> impl Iterator<Item = &str> {
+        self.agents
+            .iter()
+            .map(|participant| participant.agent.as_str())
+    }
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Accepted {
+    pub(super) message: String,
+}
+
+/// None of either before the first commit.
+#[derive(Debug, Deserialize)]
+pub(super) struct Slot {
+    pub(super) content: Option<String>,
+    pub(super) version: Option<u64>,
+}
+
+#[derive(Debug)]
+pub(super) struct Page {
+    pub(super) events: Vec<Event>,
+    /// Where the next page begins.
+    pub(super) offset: String,
+    pub(super) up_to_date: bool,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Transcript {
+    #[serde(default)]
+    pub(super) items: Vec<TranscriptItem>,
+    #[serde(default)]
+    pub(super) offset: Option<String>,
+}
+
+/// What a person (`author`) or an agent said.
+#[derive(Debug, Deserialize)]
+pub(super) struct TranscriptItem {
+    #[serde(default)]
+    author: Option<String>,
+    #[serde(default)]
+    agent: Option<String>,
+    #[serde(default)]
+    pub(super) text: String,
+}
+
+impl TranscriptItem {
+    pub(super) fn speaker(&self) -> &str {
+        self.agent
+            .as_deref()
+            .or(self.author.as_deref())
+            .unwrap_or("?")
+    }
+}
+
+/// The answer of an invocation without a stream.
+#[derive(Debug, Deserialize)]
+pub(super) struct Invoked {
+    #[serde(default)]
+    pub(super) reply: Value,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub(super) struct LogLine {
+    #[serde(default)]
+    pub(super) number: u64,
+    #[serde(default)]
+    pub(super) time: Value,
+    #[serde(default)]
+    pub(super) session: String,
+    #[serde(default)]
+    pub(super) source: String,
+    #[serde(default)]
+    pub(super) level: Option<String>,
+    #[serde(default)]
+    pub(super) text: String,
+    #[serde(default)]
+    pub(super) fields: Vec<(String, String)>,
+}
+
+impl Client {
+    pub(super) fn new(place: Place) -> anyhow::Result<Self> {
+        let mut http = reqwest::Client::builder()
+            .connect_timeout(CONNECT_WAIT)
+            .user_agent(concat!("antiphon/", env!("CARGO_PKG_VERSION")));
+        if is_loopback(&place.url) {
+            // A proxy of the network around us cannot reach this machine's loopback.
+            http = http.no_proxy();
+        }
+        Ok(Self {
+            http: http.build()?,
+            url: place.url,
+            key: place.key,
+        })
+    }
+
+    fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        let mut bearer = HeaderValue::from_str(&format!("Bearer {}", self.key.reveal()))
+            // A key with a line break is no key: the server will say so.
+            .unwrap_or_else(|_| HeaderValue::from_static("Bearer"));
+        bearer.set_sensitive(true);
+        self.http
+            .request(method, format!("{}{path}", self.url))
+            .header(AUTHORIZATION, bearer)
+    }
+
+    /// Send and wait for the head of a good answer.
+    async fn send(&self, request: RequestBuilder) -> Result<Response, CallError> {
+        let response = request
+            .send()
+            .await
+            .map_err(|error| self.unreachable(&error))?;
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        let status = response.status();
+        let retry_after = response
+            .headers()
+            .get("retry-after")
+            .and_then(|value| value.to_str().ok()?.parse().ok())
+            .map(Duration::from_secs);
+        let body: Value = response.json().await.unwrap_or_default();
+        let text = |name: &str| body["error"][name].as_str().map(str::to_owned);
+        Err(CallError::Refused {
+            status,
+            code: text("code").unwrap_or_default(),
+            message: text("message").unwrap_or_else(|| format!("the server answered {status}")),
+            retry_after,
+        })
+    }
+
+    pub(super) fn unreachable(&self, error: &reqwest::Error) -> CallError {
+        // The outer texts repeat the address; the innermost says what happened.
+        let mut cause: &dyn std::error::Error = error;
+        while let Some(inner) = cause.source() {
+            cause = inner;
+        }
+        CallError::Unreachable {
+            url: self.url.clone(),
+            reason: cause.to_string(),
+        }
+    }
+
+    async fn json<T: DeserializeOwned>(
+        &self,
+        what: &'static str,
+        response: Response,
+    ) -> Result<T, CallError> {
+        let bytes = response
+            .bytes()
+            .await
+            .map_err(|error| self.unreachable(&error))?;
+        serde_json::from_slice(&bytes).map_err(|error| CallError::Strange {
+            what,
+            reason: error.to_string(),
+        })
+    }
+
+    /// Whether somebody answers there.
+    pub(super) async fn is_alive(&self) -> bool {
+        self.send(self.request(Method::GET, "/healthz"))
+            .await
+            .is_ok()
+    }
+
+    pub(super) async fn put_config(
+        &self,
+        agent: &AgentName,
+        config: Vec<u8>,
+    ) -> Result<(), CallError> {
+        let request = self
+            .request(Method::PUT, &format!("/v1/agents/{agent}/config"))
+            .header(CONTENT_TYPE, "application/json")
+            .body(config);
+        self.send(request).await.map(drop)
+    }
+
+    pub(super) async fn put_component(
+        &self,
+        agent: &AgentName,
+        component: Vec<u8>,
+    ) -> Result<Deployed, CallError> {
+        let request = self
+            .request(Method::PUT, &format!("/v1/agents/{agent}"))
+            .header(CONTENT_TYPE, "application/wasm")
+            .body(component);
+        let response = self.send(request).await?;
+        let is_new = response.status() == StatusCode::CREATED;
+        let deployed: Deployed = self.json("an upload", response).await?;
+        Ok(Deployed { is_new, ..deployed })
+    }
+
+    pub(super) async fn open_session(
+        &self,
+        id: Option<&SessionId>,
+        agents: &[&AgentName],
+        entry: &AgentName,
+    ) -> Result<Session, CallError> {
+        let (method, path) = match id {
+            Some(id) => (Method::PUT, format!("/v1/sessions/{id}")),
+            None => (Method::POST, "/v1/sessions".to_owned()),
+        };
+        let body = json!({"agents": agents, "entry": entry});
+        let response = self.send(self.request(method, &path).json(&body)).await?;
+        self.json("opening a session", response).await
+    }
+
+    pub(super) async fn session(&self, id: &SessionId) -> Result<Session, CallError> {
+        let response = self
+            .send(self.request(Method::GET, &format!("/v1/sessions/{id}")))
+            .await?;
+        self.json("reading a session", response).await
+    }
+
+    /// Send a message. The same `key` makes a repetition harmless.
+    pub(super) async fn send_message(
+        &self,
+        session: &SessionId,
+        to: Option<&AgentName>,
+        author: &str,
+        text: &str,
+        key: &str,
+    ) -> Result<Accepted, CallError> {
+        let mut body = json!({"author": author, "body": text});
+        if let Some(to) = to {
+            body["to"] = to.as_str().into();
+        }
+        let request = self
+            .request(Method::POST, &format!("/v1/sessions/{session}/messages"))
+            .header("idempotency-key", key)
+            .json(&body);
+        let response = self.send(request).await?;
+        self.json("a message", response).await
+    }
+
+    pub(super) async fn interrupt(
+        &self,
+        session: &SessionId,
+        agent: Option<&AgentName>,
+    ) -> Result<(), CallError> {
+        let body = agent.map_or_else(|| json!({}), |agent| json!({"agent": agent}));
+        let path = format!("/v1/sessions/{session}/interrupt");
+        self.send(self.request(Method::POST, &path).json(&body))
+            .await
+            .map(drop)
+    }
+
+    pub(super) async fn slot(&self, session: &SessionId, name: &str) -> Result<Slot, CallError> {
+        let path = format!("/v1/sessions/{session}/slots/{name}");
+        let response = self.send(self.request(Method::GET, &path)).await?;
+        self.json("a slot", response).await
+    }
+
+    pub(super) async fn transcript(
+        &self,
+        session: &SessionId,
+        items_max: u32,
+    ) -> Result<Transcript, CallError> {
+        let path = format!("/v1/sessions/{session}/transcript?limit={items_max}");
+        let response = self.send(self.request(Method::GET, &path)).await?;
+        self.json("the transcript", response).await
+    }
+
+    /// A page of events after an offset.
+    pub(super) async fn events(
+        &self,
+        session: &SessionId,
+        offset: &str,
+    ) -> Result<Page, CallError> {
+        #[derive(Deserialize)]
+        struct Answer {
+            events: Vec<Box<RawValue>>,
+            offset: String,
+            up_to_date: bool,
+        }
+        let path = format!("/v1/sessions/{session}/events?offset={offset}");
+        let response = self.send(self.request(Method::GET, &path)).await?;
+        let answer: Answer = self.json("the events", response).await?;
+        Ok(Page {
+            events: answer
+                .events
+                .iter()
+                .filter_map(|event| Event::parse(event.get()))
+                .collect(),
+            offset: answer.offset,
+            up_to_date: answer.up_to_date,
+        })
+    }
+
+    /// The live stream of events after an offset; none is the beginning.
+    pub(super) async fn follow(
+        &self,
+        session: &SessionId,
+        offset: Option<&str>,
+    ) -> Result<Response, CallError> {
+        let mut request = self
+            .request(
+                Method::GET,
+                &format!("/v1/sessions/{session}/events?live=sse"),
+            )
+            .header(ACCEPT, "text/event-stream");
+        if let Some(offset) = offset {
+            request = request.header("last-event-id", offset);
+        }
+        self.send(request).await
+    }
+
+    pub(super) async fn invoke(&self, agent: &AgentName, text: &str) -> Result<Invoked, CallError> {
+        let path = format!("/v1/agents/{agent}/invoke");
+        let request = self
+            .request(Method::POST, &path)
+            .json(&json!({"body": text}));
+        let response = self.send(request).await?;
+        self.json("an invocation", response).await
+    }
+
+    /// Invoke and follow: the session it is in, where its message begins, and the stream.
+    pub(super) async fn invoke_stream(
+        &self,
+        agent: &AgentName,
+        body: &Value,
+    ) -> Result<(Option<SessionId>, Response), CallError> {
+        let request = self
+            .request(Method::POST, &format!("/v1/agents/{agent}/invoke"))
+            .header(ACCEPT, "text/event-stream")
+            .json(body);
+        let response = self.send(request).await?;
+        let session = response
+            .headers()
+            .get("x-antiphon-session")
+            .and_then(|value| SessionId::new(value.to_str().ok()?).ok());
+        Ok((session, response))
+    }
+
+    /// What an agent printed, as far as it is kept.
+    pub(super) async fn logs(
+        &self,
+        agent: &AgentName,
+        session: Option<&SessionId>,
+    ) -> Result<Vec<LogLine>, CallError> {
+        let mut path = format!("/v1/agents/{agent}/logs");
+        if let Some(session) = session {
+            path.push_str(&format!("?session={session}"));
+        }
+        #[derive(Deserialize)]
+        struct Page {
+            lines: Vec<LogLine>,
+        }
+        let response = self.send(self.request(Method::GET, &path)).await?;
+        let page: Page = self.json("the logs", response).await?;
+        Ok(page.lines)
+    }
+}
+
+fn is_loopback(url: &str) -> bool {
+    ["http://127.", "http://localhost", "http://[::1]"]
+        .iter()
+        .any(|begin| url.starts_with(begin))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_read_as_sentences() {
+        let error = CallError::Refused {
+            status: StatusCode::NOT_FOUND,
+            code: "agent_not_found".into(),
+            message: "no agent `poet`".into(),
+            retry_after: None,
+        };
+        assert!(!error.is_transient());
+        assert_eq!(error.to_string(), "no agent `poet` (agent_not_found)");
+        assert_eq!(
+            error.explain().to_string(),
+            "no agent `poet` (agent_not_found)"
+        );
+    }
+}
