@@ -5,6 +5,11 @@ use std::process::Command;
 
 use crate::process::command;
 
+/// Both scaffolds are the same crate with the same dependencies: they are built once.
+fn target() -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/scaffold")
+}
+
 /// Scaffold an agent in `folder`, then test and build it as its README says.
 fn scaffold_in(folder: &Path) {
     let made = command(&["new", "my-agent"])
@@ -23,6 +28,7 @@ fn scaffold_in(folder: &Path) {
         .current_dir(&crate_folder)
         .env_clear()
         .envs(std::env::vars().filter(|(name, _)| !name.starts_with("CARGO_") && name != "CARGO"))
+        .env("CARGO_TARGET_DIR", target())
         .output()
         .expect("cargo runs");
     let words = String::from_utf8_lossy(&tested.stdout).into_owned();
@@ -34,6 +40,7 @@ fn scaffold_in(folder: &Path) {
     assert!(words.contains("test result: ok. 1 passed"), "{words}");
     let built = command(&["build"])
         .current_dir(&crate_folder)
+        .env("CARGO_TARGET_DIR", target())
         .output()
         .expect("it runs");
     assert!(
