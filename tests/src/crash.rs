@@ -314,7 +314,7 @@ impl Drop for SmallDisk {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_is_a_clear_error_and_loses_nothing_acknowledged() {
     let folder = tempfile::tempdir().expect("a folder");
-    let Some(disk) = SmallDisk::mount(folder.path(), 24) else {
+    let Some(disk) = SmallDisk::mount(folder.path(), 96) else {
         eprintln!("skipped: mounting a tmpfs is not allowed here");
         return;
     };
@@ -345,7 +345,7 @@ async fn a_full_disk_is_a_clear_error_and_loses_nothing_acknowledged() {
         }
         assert!(
             acknowledged.len() < 1_000,
-            "24 MiB hold fewer than a thousand of these"
+            "96 MiB hold fewer than a thousand of these"
         );
     };
     assert_eq!(refused["error"]["code"], "store_latched", "{refused}");
