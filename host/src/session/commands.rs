@@ -240,7 +240,7 @@ pub fn post(
                 limit,
             });
         }
-        if message.idempotency.is_some() && batch.state().remembered_len() >= KEYS_MAX {
+        if message.idempotency.is_some() && batch.state().remembered_len(batch.now()) >= KEYS_MAX {
             let what = "too many idempotency keys in this session within a day";
             return Err(CommandError::Full {
                 what,

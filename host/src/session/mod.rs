@@ -214,10 +214,8 @@ impl Sessions {
         let (store, clock) = (self.0.parts.store.clone(), self.0.parts.clock.clone());
         let name = journal.clone();
         let opening = tokio::task::spawn_blocking(move || {
-            if let Some(until) = tombstone(&*store, &name)? {
-                if clock.now() < until {
-                    return Err(SessionError::Gone);
-                }
+            if tombstone(&*store, &name)?.is_some_and(|until| clock.now() < until) {
+                return Err(SessionError::Gone);
             }
             if !absent && !store.exists(&name)? {
                 return Err(SessionError::NotFound);

@@ -69,10 +69,18 @@ impl State {
         entry: &Entry,
         received: &MessageReceived,
     ) -> Result<(), &'static str> {
-        let participant = self
-            .participants
-            .get_mut(&received.to)
-            .ok_or("the agent takes no part")?;
+        if !self.participants.contains_key(&received.to) {
+            return Err("the agent takes no part");
+        }
+        if received.message.seq() != entry.seq {
+            return Err("its id is not its number");
+        }
+        if let Some(idempotency) = received.private.idempotency
+            && self.remembered(&idempotency.key, entry.time).is_some()
+        {
+            return Err("its idempotency key is taken");
+        }
+        let participant = self.participant_mut(&received.to)?;
         participant.pending.push_back(Pending {
             message: received.message.clone(),
             sender: Sender::Person(received.author.clone()),
@@ -98,6 +106,10 @@ impl State {
         if !self.participants.contains_key(&sent.to) {
             return Err("the agent takes no part");
         }
+        if sent.message.seq() != entry.seq {
+            return Err("its id is not its number");
+        }
+        self.must_be_of(&sent.turn, &sent.from)?;
         let run = self.call(&sent.turn, sent.n)?.run.clone();
         self.hold(&run);
         let pending = Pending {

@@ -41,3 +41,10 @@ impl State {
         self.runs.get(run).map_or(0, |run| run.next_index)
     }
 }
+
+#[cfg(test)]
+impl Run {
+    pub(super) fn holds(&self) -> u32 {
+        self.holds
+    }
+}

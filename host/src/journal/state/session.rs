@@ -4,7 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::Time;
 use crate::id::{AgentName, Digest, RunId, Seq};
-use crate::journal::entry::{Entry, Idempotency, SessionChange, SessionOpened};
+use crate::journal::entry::{
+    Entry, Idempotency, SessionChange, SessionOpened, SessionOpenedPrivate,
+};
 
 use super::{Participant, Phase, State};
 
@@ -35,7 +37,11 @@ impl State {
             .iter()
             .map(|agent| (agent.clone(), Participant::default()))
             .collect();
-        self.opened = Some(opened.clone());
+        // A fold from a snapshot must be the same as one from the first entry.
+        self.opened = Some(SessionOpened {
+            private: SessionOpenedPrivate::default(),
+            ..opened.clone()
+        });
         Ok(())
     }
 
@@ -69,7 +75,12 @@ impl State {
                 self.participants.remove(agent);
                 runs.iter().for_each(|run| self.release(Some(run)));
             }
-            SessionChange::Expired | SessionChange::Deleted => self.phase = Phase::Ended,
+            SessionChange::Expired | SessionChange::Deleted => {
+                if !self.turns.is_empty() {
+                    return Err("a turn is open");
+                }
+                self.phase = Phase::Ended;
+            }
         }
         Ok(())
     }
@@ -101,7 +112,9 @@ impl State {
         (now.ms_since(remembered.at) < IDEMPOTENCY_MS).then_some(remembered)
     }
 
-    pub fn remembered_len(&self) -> usize {
-        self.remembered.len()
+    /// Keys that are remembered now. Those that are not any more are forgotten with the next one.
+    pub fn remembered_len(&self, now: Time) -> usize {
+        let past = |(at, _): &(Time, Digest)| now.ms_since(*at) >= IDEMPOTENCY_MS;
+        self.remembered_order.len() - self.remembered_order.partition_point(past)
     }
 }

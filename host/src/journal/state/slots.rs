@@ -58,6 +58,11 @@ impl State {
         if committed.version != entry.seq {
             return Err("its version is not its number");
         }
+        if let Writer::Agent(agent) = &committed.by
+            && committed.private.wakes.contains(agent)
+        {
+            return Err("it wakes its own writer");
+        }
         let run = match &committed.turn {
             Some(turn) => {
                 if !self.holds(&committed.slot, turn) {

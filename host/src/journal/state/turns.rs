@@ -32,6 +32,8 @@ pub struct OpenTurn {
     pub open_calls: BTreeSet<u32>,
     pub locks: BTreeSet<SlotName>,
     pub usage: Usage,
+    /// Somebody asked it to stop: nothing of it follows but its end.
+    pub interrupted: bool,
 }
 
 impl State {
@@ -56,6 +58,21 @@ impl State {
             .any(|input| position(participant, input).is_none())
         {
             return Err("a message it takes does not wait");
+        }
+        if started.inputs.is_empty() == started.causes.contains(&Cause::Messages) {
+            return Err("its causes do not say what it takes");
+        }
+        let is_due = |cause: &Cause| match cause {
+            Cause::Messages => true,
+            Cause::Slot(slot) => participant.watched.contains_key(slot),
+            Cause::Wake => participant.wake.is_some(),
+        };
+        if started.causes.is_empty() || !started.causes.iter().all(is_due) {
+            return Err("what caused it is not due");
+        }
+        let index = self.next_index(&started.run);
+        if started.turn != TurnId::of(&started.run, index, &started.agent) {
+            return Err("its name is not the next of its run");
         }
         let participant = self.participant_mut(&started.agent)?;
         participant.turn = Some(started.turn.clone());
@@ -84,6 +101,7 @@ impl State {
                 open_calls: BTreeSet::new(),
                 locks: BTreeSet::new(),
                 usage: Usage::default(),
+                interrupted: false,
             },
         );
         Ok(())
@@ -96,7 +114,7 @@ impl State {
     }
 
     pub(super) fn returned(&mut self, returned: &Returned) -> Result<(), &'static str> {
-        let turn = self.turn_mut(&returned.turn)?;
+        let turn = self.speaking(&returned.turn)?;
         if !turn.open_calls.remove(&returned.n) {
             return Err("no such call is open");
         }
@@ -105,7 +123,7 @@ impl State {
     }
 
     pub(super) fn streamed(&mut self, streamed: &Streamed) -> Result<(), &'static str> {
-        let turn = self.turn_mut(&streamed.turn)?;
+        let turn = self.speaking(&streamed.turn)?;
         turn.open_calls
             .contains(&streamed.n)
             .then_some(())
@@ -113,7 +131,8 @@ impl State {
     }
 
     pub(super) fn spoke(&mut self, spoke: &Spoke) -> Result<(), &'static str> {
-        let turn = self.turn_mut(&spoke.turn)?;
+        self.must_be_of(&spoke.turn, &spoke.agent)?;
+        let turn = self.speaking(&spoke.turn)?;
         if turn.said != spoke.at {
             return Err("words are missing before it");
         }
@@ -125,7 +144,9 @@ impl State {
         &mut self,
         requested: &InterruptRequested,
     ) -> Result<(), &'static str> {
-        self.turn_mut(&requested.turn).map(|_| ())
+        self.must_be_of(&requested.turn, &requested.agent)?;
+        self.speaking(&requested.turn)?.interrupted = true;
+        Ok(())
     }
 
     pub(super) fn observed(&mut self, observed: &Observed) -> Result<(), &'static str> {
@@ -150,6 +171,11 @@ impl State {
                     .extend(messages.iter().cloned());
             }
             Observation::MailboxLeft { message } => {
+                if let Some(turn) = self.turns.get(&observed.turn)
+                    && !turn.pulled.contains(message)
+                {
+                    return Err("the turn did not pull it");
+                }
                 self.call(&observed.turn, observed.n)?
                     .pulled
                     .remove(message);
@@ -176,18 +202,22 @@ impl State {
         entry: &Entry,
         ended: &TurnEnded,
     ) -> Result<(), &'static str> {
-        let turn = self.turns.get(&ended.turn).ok_or("the turn is not open")?;
-        if turn.agent != ended.agent {
-            return Err("it is another agent's turn");
+        self.must_be_of(&ended.turn, &ended.agent)?;
+        let interrupted = |turn: &OpenTurn| turn.interrupted;
+        if self.turns.get(&ended.turn).is_some_and(interrupted)
+            && ended.outcome != Outcome::Interrupted
+        {
+            return Err("the turn is interrupted");
         }
         let turn = self
             .turns
             .remove(&ended.turn)
             .expect("it was there a line above");
         turn.locks.iter().for_each(|slot| self.unlock(slot));
-        let Some(participant) = self.participants.get_mut(&ended.agent) else {
-            return Err("the agent takes no part");
-        };
+        let participant = self
+            .participants
+            .get_mut(&ended.agent)
+            .expect("an agent does not leave while its turn is open");
         participant.turn = None;
         let mut released = vec![turn.run.clone()];
         for input in &ended.inputs {
@@ -210,7 +240,7 @@ impl State {
 
     /// The turn, one call further.
     pub(super) fn call(&mut self, turn: &TurnId, n: u32) -> Result<&mut OpenTurn, &'static str> {
-        let turn = self.turn_mut(turn)?;
+        let turn = self.speaking(turn)?;
         if turn.calls != n {
             return Err("its call number does not follow");
         }
@@ -218,7 +248,20 @@ impl State {
         Ok(turn)
     }
 
-    pub(super) fn turn_mut(&mut self, turn: &TurnId) -> Result<&mut OpenTurn, &'static str> {
-        self.turns.get_mut(turn).ok_or("the turn is not open")
+    /// The open turn, if nobody has asked it to stop: an interruption is a cut.
+    fn speaking(&mut self, turn: &TurnId) -> Result<&mut OpenTurn, &'static str> {
+        let turn = self.turns.get_mut(turn).ok_or("the turn is not open")?;
+        if turn.interrupted {
+            return Err("the turn is interrupted");
+        }
+        Ok(turn)
+    }
+
+    pub(super) fn must_be_of(&self, turn: &TurnId, agent: &AgentName) -> Result<(), &'static str> {
+        let turn = self.turns.get(turn).ok_or("the turn is not open")?;
+        if turn.agent != *agent {
+            return Err("it is another agent's turn");
+        }
+        Ok(())
     }
 }
