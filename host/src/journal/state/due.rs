@@ -72,6 +72,23 @@ impl State {
         work.chain(self.expires_at()).min()
     }
 
+    /// When an agent that runs no turn has something to do next, after `now`.
+    pub fn later(&self, now: Time) -> Option<Time> {
+        let idle = self
+            .participants
+            .values()
+            .filter(|participant| participant.turn.is_none());
+        let times = idle.flat_map(|participant| {
+            let messages = participant
+                .pending
+                .iter()
+                .filter(|pending| pending.fresh)
+                .map(|pending| pending.not_before);
+            messages.chain(participant.wake.as_ref().map(|wake| wake.at))
+        });
+        times.filter(|at| *at > now).min()
+    }
+
     /// When it ends by itself if nothing happens.
     pub fn expires_at(&self) -> Option<Time> {
         let after_ms = self.opened.as_ref()?.expires_after_ms?;
