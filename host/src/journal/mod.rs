@@ -11,4 +11,6 @@
 pub mod codec;
 pub mod context;
 pub mod entry;
+#[cfg(test)]
+pub(crate) mod script;
 pub mod state;

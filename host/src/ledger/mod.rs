@@ -349,12 +349,20 @@ impl Ledger {
     fn lock(&self) -> MutexGuard<'_, Live> {
         self.live.lock().unwrap_or_else(|poisoned| {
             let mut live = poisoned.into_inner();
-            live.dead.get_or_insert(Dead::Fenced);
+            if live.dead.is_none() {
+                live.dead = Some(Dead::Fenced);
+                // Whoever waits would wait for ever otherwise.
+                self.mark.send_modify(|mark| {
+                    mark.dead.get_or_insert(Dead::Fenced);
+                });
+            }
             live
         })
     }
 
     fn submit(&self, mut live: MutexGuard<'_, Live>) {
+        // Nobody may be reading: what is kept is bounded all the same.
+        live.trim(self.mark.borrow().durable);
         let Some((mut writes, last)) = live.take_frame(&self.journal) else {
             return;
         };

@@ -100,25 +100,34 @@ impl Follower {
 
     /// The next durable entries, at least one. Cancel-safe.
     pub async fn next(&mut self) -> Result<Vec<Encoded>, FollowError> {
-        loop {
-            let until = {
-                let at = self.at;
-                let mark = self
-                    .mark
-                    .wait_for(|mark| mark.durable > at || mark.dead.is_some())
-                    .await
-                    .expect("the ledger holds the sender");
-                match &mark.dead {
-                    _ if mark.durable > at => mark.durable,
-                    Some(dead) => return Err(dead.clone().into()),
-                    None => unreachable!("the wait ends for one of the two"),
-                }
-            };
-            let entries = self.ledger.entries(self.at, until).await?;
-            if let Some(last) = entries.last() {
-                self.at = last.seq;
-                return Ok(entries);
+        let until = {
+            let at = self.at;
+            let mark = self
+                .mark
+                .wait_for(|mark| mark.durable > at || mark.dead.is_some())
+                .await
+                .expect("the ledger holds the sender");
+            match &mark.dead {
+                _ if mark.durable > at => mark.durable,
+                Some(dead) => return Err(dead.clone().into()),
+                None => unreachable!("the wait ends for one of the two"),
             }
+        };
+        let entries = self.ledger.entries(self.at, until).await?;
+        match entries.last() {
+            Some(last) if entries[0].seq == self.at.next() => {
+                self.at = last.seq;
+                Ok(entries)
+            }
+            _ => Err(self.missing()),
+        }
+    }
+
+    /// A session that has ended is removed while the last ones still read it.
+    fn missing(&self) -> FollowError {
+        match &self.mark.borrow().dead {
+            Some(dead) => dead.clone().into(),
+            None => ReadError::Damaged(format!("entries after {} are missing", self.at)).into(),
         }
     }
 

@@ -155,7 +155,8 @@ pub fn add_agent(ledger: &Ledger, agent: &AgentName) -> Result<bool> {
     })
 }
 
-/// Remove an agent with what waits for it; its running turn is cancelled.
+/// Remove an agent; its running turn is cancelled, and what waits for it is set aside: whoever
+/// wrote it, or waits for the answer, is told.
 pub fn remove_agent(ledger: &Ledger, agent: &AgentName) -> Result<()> {
     append(ledger, |batch| {
         must_be_open(batch)?;
@@ -169,6 +170,19 @@ pub fn remove_agent(ledger: &Ledger, agent: &AgentName) -> Result<()> {
         }
         if let Some(turn) = turn {
             cut(batch, &turn, Outcome::Cancelled);
+        }
+        let waiting = batch.state().participants.get(agent).into_iter();
+        let waiting: Vec<(MessageId, u32)> = waiting
+            .flat_map(|participant| &participant.pending)
+            .map(|pending| (pending.message.clone(), pending.deliveries))
+            .collect();
+        for (message, deliveries) in waiting {
+            batch.push(Payload::MessageSetAside(MessageSetAside {
+                message,
+                agent: agent.clone(),
+                reason: "the agent left the session".to_owned(),
+                deliveries,
+            }));
         }
         let change = SessionChange::AgentRemoved {
             agent: agent.clone(),
@@ -240,7 +254,7 @@ pub fn post(
                 limit,
             });
         }
-        if message.idempotency.is_some() && batch.state().remembered_len() >= KEYS_MAX {
+        if message.idempotency.is_some() && batch.state().remembered_len(batch.now()) >= KEYS_MAX {
             let what = "too many idempotency keys in this session within a day";
             return Err(CommandError::Full {
                 what,

@@ -15,6 +15,7 @@ use crate::journal::entry::{
     Failure, MessageSetAside, Outcome, Payload, SessionChange, SessionChanged, TurnEndedPrivate,
     TurnError,
 };
+use crate::journal::state::State;
 use crate::ledger::{Dead, WINDOW_MS};
 
 use super::machine::{Action, Situation, decide};
@@ -132,10 +133,10 @@ impl Driver {
             draining: self.draining(),
         };
         let now = self.sessions.now();
-        let actions = self
+        let (actions, seen) = self
             .session
             .ledger
-            .look(|state| decide(now, state, &situation, IDLE_MS));
+            .look(|state| (decide(now, state, &situation, IDLE_MS), state.last));
         for action in actions {
             match action {
                 Action::Start(agent) => self.start(&agent),
@@ -149,24 +150,30 @@ impl Driver {
                     message,
                     deliveries,
                 } => {
-                    let reason = "every turn that took it failed".to_owned();
-                    self.append(Payload::MessageSetAside(MessageSetAside {
-                        message,
+                    // It may have been taken back since we looked.
+                    let waits = |state: &State| {
+                        let mut spent = state.undeliverable();
+                        spent.any(|(_, pending)| pending.message == message)
+                    };
+                    let aside = MessageSetAside {
+                        message: message.clone(),
                         agent,
-                        reason,
+                        reason: "every turn that took it failed".to_owned(),
                         deliveries,
-                    }));
-                    self.session.ledger.flush();
+                    };
+                    self.append_if(waits, Payload::MessageSetAside(aside));
                 }
                 Action::FlushSoon => {
                     let window = Instant::now() + Duration::from_millis(WINDOW_MS);
                     self.flush_at.get_or_insert(window);
                 }
                 Action::Expire => {
-                    self.append(Payload::SessionChanged(SessionChanged {
-                        change: SessionChange::Expired,
-                    }));
-                    self.session.ledger.flush();
+                    let change = SessionChange::Expired;
+                    // Anything that came since we looked keeps it alive.
+                    self.append_if(
+                        |state| state.last == seen,
+                        Payload::SessionChanged(SessionChanged { change }),
+                    );
                 }
                 Action::Bury => {
                     wake::bury(&self.sessions, &self.session).await;
@@ -178,9 +185,9 @@ impl Driver {
                         return false;
                     }
                     self.idle_since = now;
-                    self.look_at = Some(now.plus_ms(IDLE_MS));
+                    self.look_at_least(now.plus_ms(IDLE_MS));
                 }
-                Action::WakeAt(at) => self.look_at = Some(at),
+                Action::WakeAt(at) => self.look_at_least(at),
             }
         }
         if !situation.unflushed {
@@ -193,6 +200,8 @@ impl Driver {
         let tenant = &self.session.journal.tenant;
         let Some(version) = self.sessions.0.parts.agents.active(tenant, agent) else {
             self.unready.insert(agent.clone());
+            // Without it, there may be nothing to do but to rest.
+            self.look_at_least(self.sessions.now());
             return;
         };
         let Some(started) = turn::begin(&self.session, agent, version) else {
@@ -240,12 +249,19 @@ impl Driver {
         self.session.ledger.snapshot(false);
     }
 
-    fn append(&self, payload: Payload) {
+    fn append_if(&self, still: impl FnOnce(&State) -> bool, payload: Payload) {
         // A ledger that is dead ends this driver at its next look.
         let _ = self.session.ledger.append(None, |batch| {
-            batch.push(payload);
+            if still(batch.state()) {
+                batch.push(payload);
+            }
             Ok::<_, Dead>(())
         });
+        self.session.ledger.flush();
+    }
+
+    fn look_at_least(&mut self, at: Time) {
+        self.look_at = Some(self.look_at.map_or(at, |other| other.min(at)));
     }
 
     fn flush_if_due(&mut self) {

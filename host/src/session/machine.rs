@@ -61,15 +61,36 @@ pub(super) fn decide(now: Time, state: &State, situation: &Situation, idle_ms: u
         actions.push(Action::FlushSoon);
     }
     match state.phase {
-        Phase::Absent => return actions,
         Phase::Ended => {
             if situation.running.is_empty() && !situation.unflushed {
                 actions.push(Action::Bury);
             }
             return actions;
         }
-        Phase::Open => {}
+        Phase::Open => work(now, state, situation, &mut actions),
+        // Somebody looked whether the id is free, and may still open it.
+        Phase::Absent => {}
     }
+    let mut look_at = vec![state.later(now)];
+    if actions.is_empty() && state.turns.is_empty() && situation.running.is_empty() {
+        // What is due and does not start waits for something else than time, such as a
+        // deployment: not for ever, and not in memory.
+        let expires_at = state.expires_at().filter(|_| !situation.draining);
+        if expires_at.is_some_and(|at| at <= now) {
+            return vec![Action::Expire];
+        }
+        let rests_at = situation.idle_since.plus_ms(idle_ms);
+        if rests_at <= now && !situation.held {
+            return vec![Action::Hibernate];
+        }
+        look_at.extend([expires_at, (!situation.held).then_some(rests_at)]);
+    }
+    actions.extend(look_at.into_iter().flatten().min().map(Action::WakeAt));
+    actions
+}
+
+/// What the agents have to do now.
+fn work(now: Time, state: &State, situation: &Situation, actions: &mut Vec<Action>) {
     for (agent, pending) in state.undeliverable() {
         actions.push(Action::SetAside {
             agent: agent.clone(),
@@ -77,40 +98,19 @@ pub(super) fn decide(now: Time, state: &State, situation: &Situation, idle_ms: u
             deliveries: pending.deliveries,
         });
     }
-    let mut starts = false;
-    if !situation.draining {
-        for agent in state
+    if situation.draining {
+        return;
+    }
+    let is_due =
+        |agent: &&AgentName| !situation.busy.contains(*agent) && state.due(agent, now, 1).is_some();
+    actions.extend(
+        state
             .participants
             .keys()
-            .filter(|agent| !situation.busy.contains(*agent))
-        {
-            if state.due(agent, now, 1).is_some() {
-                starts = true;
-                actions.push(Action::Start(agent.clone()));
-            }
-        }
-    }
-    if !actions.is_empty() || !state.turns.is_empty() || !situation.running.is_empty() {
-        return actions;
-    }
-    debug_assert!(!starts, "starting is an action");
-    let due = state.next_due();
-    if state.expires_at().is_some_and(|at| at <= now)
-        && due == state.expires_at()
-        && !situation.draining
-    {
-        return vec![Action::Expire];
-    }
-    let rests_at = situation.idle_since.plus_ms(idle_ms);
-    if rests_at <= now && !situation.held {
-        return vec![Action::Hibernate];
-    }
-    // What is due already waits for something else than time, such as a deployment.
-    let later = due
-        .filter(|due| *due > now)
-        .into_iter()
-        .chain((!situation.held).then_some(rests_at));
-    later.min().map(Action::WakeAt).into_iter().collect()
+            .filter(is_due)
+            .cloned()
+            .map(Action::Start),
+    );
 }
 
 #[cfg(test)]

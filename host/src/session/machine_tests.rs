@@ -1,1 +1,315 @@
+//! What follows from a state: a journal as text, a situation, the actions.
 
+use super::*;
+use crate::journal::script::Script;
+
+const IDLE_MS: u64 = 1_000;
+
+/// Idle since 0, nobody holds it, nothing runs.
+fn idle() -> Situation {
+    Situation::default()
+}
+
+fn print(action: &Action) -> String {
+    match action {
+        Action::Start(agent) => format!("start {agent}"),
+        Action::Abort(turn) => format!("abort {turn}"),
+        Action::SetAside {
+            agent,
+            message,
+            deliveries,
+        } => {
+            format!("aside {agent} {} {deliveries}", message.seq())
+        }
+        Action::FlushSoon => "flush".into(),
+        Action::Expire => "expire".into(),
+        Action::Bury => "bury".into(),
+        Action::Hibernate => "rest".into(),
+        Action::WakeAt(at) => format!("look {}", at.0),
+    }
+}
+
+fn check(now: u64, script: &str, situation: &Situation, expect: &[&str]) {
+    let state = Script::run(script).expect("it is legal").state;
+    let actions = decide(Time(now), &state, situation, IDLE_MS);
+    let actions: Vec<String> = actions.iter().map(print).collect();
+    assert_eq!(actions, expect, "at {now} after\n{script}");
+}
+
+fn turns(turns: &[&str]) -> BTreeSet<TurnId> {
+    turns
+        .iter()
+        .map(|turn| crate::journal::script::name(turn))
+        .collect()
+}
+
+const TURN: &str = "open a b\ngot a\nstart r.t0.a takes=2 messages\n";
+
+#[test]
+fn every_agent_with_something_due_starts() {
+    check(
+        0,
+        "open a b\ngot a\ngot b",
+        &idle(),
+        &["start a", "start b"],
+    );
+    check(
+        0,
+        "open a b\ngot a\nput x wakes=b",
+        &idle(),
+        &["start a", "start b"],
+    );
+    check(
+        0,
+        &format!("{TURN}got a\ngot b"),
+        &Situation {
+            running: turns(&["r.t0.a"]),
+            ..idle()
+        },
+        &["start b"],
+    );
+    let wake =
+        "open a\ngot a\nstart r.t0.a takes=2 messages\nend r.t0.a completed 2:consumed wake=700";
+    check(699, wake, &idle(), &["look 700"]);
+    check(700, wake, &idle(), &["start a"]);
+}
+
+#[test]
+fn nothing_starts_that_cannot_or_may_not() {
+    let busy = || Situation {
+        busy: BTreeSet::from([crate::journal::script::name("a")]),
+        ..idle()
+    };
+    check(0, "open a b\ngot a\ngot b", &busy(), &["start b"]);
+    // It does not keep the session in memory, and does not look again and again.
+    check(0, "open a\ngot a", &busy(), &["look 1000"]);
+    check(1_000, "open a\ngot a", &busy(), &["rest"]);
+    let draining = Situation {
+        draining: true,
+        ..idle()
+    };
+    check(0, "open a b\ngot a\ngot b", &draining, &["look 1000"]);
+}
+
+#[test]
+fn an_agent_that_works_does_not_make_another_one_late() {
+    // b failed and tries again at 1000; it wakes at 700 in the second case.
+    let failed = "open a b\ngot b\nstart q.t0.b takes=2 messages\nend q.t0.b failed *\ngot a\nstart r.t0.a takes=5 messages\n";
+    let running = || Situation {
+        running: turns(&["r.t0.a"]),
+        ..idle()
+    };
+    check(0, failed, &running(), &["look 1000"]);
+    check(999, failed, &running(), &["look 1000"]);
+    check(1_000, failed, &running(), &["start b"]);
+    check(
+        0,
+        failed,
+        &Situation {
+            unflushed: true,
+            ..running()
+        },
+        &["flush", "look 1000"],
+    );
+    let wakes = "open a b\ngot b\nstart q.t0.b takes=2 messages\nend q.t0.b completed * wake=700\ngot a\nstart r.t0.a takes=5 messages\n";
+    check(0, wakes, &running(), &["look 700"]);
+    // What the working agent itself has to do later is looked at when it is done.
+    let own = "open a\ngot a\nstart q.t0.a takes=2 messages\nend q.t0.a completed * wake=700\ngot a\nstart r.t0.a takes=5 messages\n";
+    check(0, own, &running(), &[]);
+}
+
+#[test]
+fn an_instance_whose_turn_is_over_is_ended() {
+    let over = format!("{TURN}stop r.t0.a\nend r.t0.a interrupted *\n");
+    check(
+        0,
+        &over,
+        &Situation {
+            running: turns(&["r.t0.a"]),
+            ..idle()
+        },
+        &["abort r.t0.a"],
+    );
+    check(
+        0,
+        &format!("{over}delete"),
+        &Situation {
+            running: turns(&["r.t0.a"]),
+            ..idle()
+        },
+        &["abort r.t0.a"],
+    );
+    check(
+        0,
+        TURN,
+        &Situation {
+            running: turns(&["r.t0.a"]),
+            ..idle()
+        },
+        &[],
+    );
+}
+
+#[test]
+fn a_message_delivered_too_often_is_set_aside() {
+    let mut script = String::from("open a\ngot a\n");
+    for attempt in 0..3 {
+        script +=
+            &format!("start r{attempt}.t0.a takes=2 messages\nend r{attempt}.t0.a failed *\n");
+    }
+    check(0, &script, &idle(), &["aside a 2 3", "look 4000"]);
+    check(
+        0,
+        &script,
+        &Situation {
+            draining: true,
+            ..idle()
+        },
+        &["aside a 2 3", "look 4000"],
+    );
+    // Not while the agent works on something else.
+    check(
+        0,
+        &format!("{script}got a\nstart q.t0.a takes=9 messages"),
+        &idle(),
+        &[],
+    );
+}
+
+#[test]
+fn a_session_with_nothing_to_do_rests() {
+    check(0, "open a", &idle(), &["look 1000"]);
+    check(999, "open a", &idle(), &["look 1000"]);
+    check(1_000, "open a", &idle(), &["rest"]);
+    check(
+        1_000,
+        "open a",
+        &Situation {
+            held: true,
+            ..idle()
+        },
+        &[],
+    );
+    check(
+        1_000,
+        "open a",
+        &Situation {
+            unflushed: true,
+            ..idle()
+        },
+        &["flush"],
+    );
+    check(1_000, TURN, &idle(), &[]);
+    check(
+        1_000,
+        "open a",
+        &Situation {
+            idle_since: Time(500),
+            ..idle()
+        },
+        &["look 1500"],
+    );
+}
+
+#[test]
+fn an_id_that_somebody_looked_at_rests_too() {
+    check(0, "", &idle(), &["look 1000"]);
+    check(1_000, "", &idle(), &["rest"]);
+    check(
+        1_000,
+        "",
+        &Situation {
+            held: true,
+            ..idle()
+        },
+        &[],
+    );
+}
+
+#[test]
+fn a_session_expires_when_nothing_else_is_to_do() {
+    check(0, "open a expires=500", &idle(), &["look 500"]);
+    check(500, "open a expires=500", &idle(), &["expire"]);
+    check(
+        500,
+        "open a expires=500",
+        &Situation {
+            held: true,
+            ..idle()
+        },
+        &["expire"],
+    );
+    check(
+        0,
+        "open a expires=500",
+        &Situation {
+            held: true,
+            ..idle()
+        },
+        &["look 500"],
+    );
+    check(
+        500,
+        "open a expires=500",
+        &Situation {
+            draining: true,
+            ..idle()
+        },
+        &["look 1000"],
+    );
+    check(
+        500,
+        "open a expires=500",
+        &Situation {
+            unflushed: true,
+            ..idle()
+        },
+        &["flush"],
+    );
+    check(500, "open a expires=500\ngot a", &idle(), &["start a"]);
+    check(
+        500,
+        "open a expires=500\ngot a\nstart r.t0.a takes=2 messages",
+        &idle(),
+        &[],
+    );
+    // Its agent is not there to take what waits: not for ever.
+    let busy = || Situation {
+        busy: BTreeSet::from([crate::journal::script::name("a")]),
+        ..idle()
+    };
+    check(
+        499,
+        "open a expires=500\ngot a",
+        &Situation {
+            held: true,
+            ..busy()
+        },
+        &["look 500"],
+    );
+    check(500, "open a expires=500\ngot a", &busy(), &["expire"]);
+}
+
+#[test]
+fn a_session_that_has_ended_is_buried_once_all_of_it_is_still() {
+    check(0, "open a\ndelete", &idle(), &["bury"]);
+    check(
+        0,
+        "open a\nexpire",
+        &Situation {
+            held: true,
+            draining: true,
+            ..idle()
+        },
+        &["bury"],
+    );
+    check(
+        0,
+        "open a\ndelete",
+        &Situation {
+            unflushed: true,
+            ..idle()
+        },
+        &["flush"],
+    );
+}

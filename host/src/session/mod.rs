@@ -43,16 +43,13 @@ use crate::logs::Logs;
 use crate::model::Models;
 use crate::runtime::engine::Runtime;
 use crate::runtime::limits::TurnLimits;
-use crate::store::{JournalId, Latched, OpenError, ReadError, RecordKey, RecordSpace, Store};
+use crate::store::{JournalId, Latched, OpenError, ReadError, Store};
 
 use wake::Agenda;
 
 /// How long a session stays in memory with nothing to do: longer than people pause between
 /// lines, short enough that idle sessions cost nothing.
 const IDLE_MS: u64 = 30_000;
-
-/// A deleted or expired id is remembered this long (design: a day).
-const TOMBSTONE_MS: u64 = 24 * 60 * 60 * 1000;
 
 /// Why a session cannot be had.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -193,8 +190,15 @@ impl Sessions {
             let cell = self.map().entry(journal.clone()).or_default().clone();
             let open = cell.get_or_try_init(|| self.wake(&journal, absent)).await;
             match open {
-                Ok(open) if open.ledger.mark().dead.is_none() => return Ok(open.clone()),
                 Ok(open) => {
+                    // Under the map's lock, for `rest` counts who holds it there: either it
+                    // sees this one, or we see that it rests.
+                    let map = self.map();
+                    let open = open.clone();
+                    drop(map);
+                    if open.ledger.mark().dead.is_none() {
+                        return Ok(open);
+                    }
                     if let Some(Dead::Latched(latched)) = open.ledger.mark().dead {
                         return Err(latched.into());
                     }
@@ -211,14 +215,12 @@ impl Sessions {
 
     /// Read the journal, end what an older process left open, and start the driver.
     async fn wake(&self, journal: &JournalId, absent: bool) -> Result<Arc<Session>, SessionError> {
+        if wake::is_gone(self, journal).await? {
+            return Err(SessionError::Gone);
+        }
         let (store, clock) = (self.0.parts.store.clone(), self.0.parts.clock.clone());
         let name = journal.clone();
         let opening = tokio::task::spawn_blocking(move || {
-            if let Some(until) = tombstone(&*store, &name)? {
-                if clock.now() < until {
-                    return Err(SessionError::Gone);
-                }
-            }
             if !absent && !store.exists(&name)? {
                 return Err(SessionError::NotFound);
             }
@@ -318,19 +320,4 @@ impl Sessions {
             .lock()
             .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
-}
-
-/// The record that remembers an id that is gone.
-fn tombstone_key(journal: &JournalId) -> RecordKey {
-    RecordKey {
-        tenant: Some(journal.tenant.clone()),
-        space: RecordSpace::Tombstone,
-        name: journal.session.as_str().to_owned(),
-    }
-}
-
-fn tombstone(store: &dyn Store, journal: &JournalId) -> Result<Option<Time>, ReadError> {
-    Ok(store
-        .record(&tombstone_key(journal))?
-        .and_then(|bytes| crate::ledger::parse_wake(&bytes)))
 }

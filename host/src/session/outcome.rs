@@ -7,7 +7,9 @@ use std::sync::Arc;
 
 use crate::id::{MessageId, RunId, Seq, TurnId};
 use crate::journal::codec::{DecodeError, Encoded};
-use crate::journal::entry::{Fate, Kind, Outcome, Payload, TurnError, Usage};
+use crate::journal::entry::{
+    Fate, Kind, Outcome, Payload, SessionChange, SessionChanged, TurnError, Usage,
+};
 use crate::ledger::{FollowError, Ledger};
 use crate::store::ReadError;
 
@@ -145,7 +147,9 @@ impl Tracker {
             Payload::MessageSetAside(aside) if aside.message == self.message => {
                 self.set_aside = Some(aside.reason);
             }
-            Payload::SessionChanged(_) | Payload::MessageSetAside(_) | Payload::TurnStarted(_) => {}
+            Payload::SessionChanged(SessionChanged {
+                change: SessionChange::Expired | SessionChange::Deleted,
+            }) => self.set_aside = Some("the session has ended".to_owned()),
             _ => {}
         }
         Ok(())

@@ -10,16 +10,24 @@ pub(super) fn end_lost_turns(ledger: &Ledger) -> Result<(), Dead> {
     let ended = ledger.append(None, |batch| {
         let lost: Vec<TurnId> = batch.state().turns.keys().cloned().collect();
         for turn in &lost {
-            let message = "the host stopped while the turn was open".to_owned();
-            let error = TurnError {
-                code: Failure::HostLost,
-                message,
+            // Whoever asked for the interruption has the answer that it happened.
+            let interrupted = batch
+                .state()
+                .turns
+                .get(turn)
+                .is_some_and(|open| open.interrupted);
+            let (outcome, error) = if interrupted {
+                (Outcome::Interrupted, None)
+            } else {
+                let message = "the host stopped while the turn was open".to_owned();
+                let code = Failure::HostLost;
+                (Outcome::Failed, Some(TurnError { code, message }))
             };
             end_turn(
                 batch,
                 turn,
-                Outcome::Failed,
-                Some(error),
+                outcome,
+                error,
                 TurnEndedPrivate::default(),
                 None,
             );

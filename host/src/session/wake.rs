@@ -12,15 +12,18 @@ use tokio::sync::Notify;
 use crate::clock::Time;
 use crate::id::{SessionId, TenantId};
 use crate::ledger::{parse_wake, wake_key};
-use crate::store::{JournalId, ReadError, RecordSpace, Write};
+use crate::store::{CommitError, JournalId, ReadError, RecordKey, RecordSpace, Write};
 
-use super::{Session, SessionError, Sessions, TOMBSTONE_MS, tombstone_key};
+use super::{Session, SessionError, Sessions};
 
 /// A session that is due but cannot go on is looked at again after this long.
 pub(super) const AGAIN_MS: u64 = 1_000;
 
 /// Sessions woken at once after a start.
 const WAKING_MAX: usize = 32;
+
+/// A deleted or expired id is remembered this long (design: a day).
+pub(super) const TOMBSTONE_MS: u64 = 24 * 60 * 60 * 1000;
 
 /// Rows removed by one commit, and the pause between: removing is never in a hurry.
 const BURY_ROWS: usize = 1_000;
@@ -163,22 +166,93 @@ pub(super) async fn bury(sessions: &Sessions, session: &Arc<Session>) {
     remove(sessions, journal).await;
 }
 
-/// Remove a gone session's rows, a few at a time, and then the record that has it removed after a crash.
+/// Remove a gone session's rows, a few at a time. Until its id is free again, its wake record
+/// stays: it has the removal go on after a crash, and the tombstone removed in the end.
 async fn remove(sessions: &Sessions, journal: &JournalId) {
-    loop {
-        let (store, name) = (sessions.0.parts.store.clone(), journal.clone());
-        let cleared = tokio::task::spawn_blocking(move || store.clear(&name, BURY_ROWS)).await;
-        match cleared {
-            Ok(Ok(true)) => break,
-            Ok(Ok(false)) => tokio::time::sleep(BURY_PAUSE).await,
-            Ok(Err(error)) => {
-                tracing::warn!(session = %journal.session, %error, "an ended session is not removed yet");
-                return;
-            }
-            Err(_) => return,
+    let until = match tombstone(sessions, journal).await {
+        Ok(Some(until)) => until,
+        // Its driver buries it, tombstone first.
+        Ok(None) => return,
+        Err(error) => {
+            tracing::warn!(session = %journal.session, %error, "an ended session is not removed yet");
+            return;
+        }
+    };
+    if let Err(error) = clear(sessions, journal).await {
+        tracing::warn!(session = %journal.session, %error, "an ended session is not removed yet");
+        return;
+    }
+    let bytes = bytes::Bytes::copy_from_slice(&until.0.to_be_bytes());
+    let write = Write::Record {
+        key: wake_key(journal),
+        bytes,
+    };
+    match crate::store::write(&*sessions.0.parts.store, vec![write]).await {
+        Ok(()) => sessions.0.agenda.put(journal, until),
+        Err(error) => {
+            tracing::debug!(session = %journal.session, %error, "a tombstone stays until the next start");
         }
     }
-    unrecord(sessions, journal).await;
+}
+
+async fn clear(sessions: &Sessions, journal: &JournalId) -> Result<(), SessionError> {
+    loop {
+        let (store, name) = (sessions.0.parts.store.clone(), journal.clone());
+        if blocking(move || Ok(store.clear(&name, BURY_ROWS)?)).await? {
+            return Ok(());
+        }
+        tokio::time::sleep(BURY_PAUSE).await;
+    }
+}
+
+/// Whether the id is not to be used. One that was gone for its day is free again, without
+/// anything that a crash left of the session that had it: its journal has lost its beginning.
+pub(super) async fn is_gone(
+    sessions: &Sessions,
+    journal: &JournalId,
+) -> Result<bool, SessionError> {
+    let Some(until) = tombstone(sessions, journal).await? else {
+        return Ok(false);
+    };
+    if sessions.now() < until {
+        return Ok(true);
+    }
+    clear(sessions, journal).await?;
+    let key = tombstone_key(journal);
+    crate::store::write(&*sessions.0.parts.store, vec![Write::Unrecord { key }])
+        .await
+        .map_err(|error| match error {
+            CommitError::Latched(latched) => SessionError::Latched(latched),
+            CommitError::Fenced | CommitError::TailMismatch => {
+                SessionError::Broken(error.to_string())
+            }
+        })?;
+    Ok(false)
+}
+
+/// The record that remembers an id that is gone.
+fn tombstone_key(journal: &JournalId) -> RecordKey {
+    RecordKey {
+        tenant: Some(journal.tenant.clone()),
+        space: RecordSpace::Tombstone,
+        name: journal.session.as_str().to_owned(),
+    }
+}
+
+async fn tombstone(sessions: &Sessions, journal: &JournalId) -> Result<Option<Time>, SessionError> {
+    let (store, key) = (sessions.0.parts.store.clone(), tombstone_key(journal));
+    let record = blocking(move || Ok(store.record(&key)?)).await?;
+    Ok(record.and_then(|bytes| parse_wake(&bytes)))
+}
+
+/// Run something that touches the disk where it may block.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, SessionError> + Send + 'static,
+) -> Result<T, SessionError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(panicked) => Err(SessionError::Broken(panicked.to_string())),
+    }
 }
 
 async fn unrecord(sessions: &Sessions, journal: &JournalId) {

@@ -1,0 +1,65 @@
+//! Entries of messages, and what becomes of a message after a turn.
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::{AgentName, Author, MessageId, TurnId};
+
+use super::Idempotency;
+
+/// Content of a message: text, or any other JSON value.
+pub type MessageBody = serde_json::Value;
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MessageReceived {
+    pub message: MessageId,
+    pub author: Author,
+    pub to: AgentName,
+    pub body: MessageBody,
+    #[serde(skip)]
+    pub private: MessageReceivedPrivate,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct MessageReceivedPrivate {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idempotency: Option<Idempotency>,
+    /// A caller waits for the turn that takes it, so no other turn ever gets it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub invoked: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MessageSent {
+    pub message: MessageId,
+    pub from: AgentName,
+    pub to: AgentName,
+    pub body: MessageBody,
+    pub turn: TurnId,
+    pub n: u32,
+}
+
+/// What becomes of a message after the turn that took it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Fate {
+    /// Read and done with.
+    Consumed,
+    /// Still in the mailbox; by itself it starts no turn.
+    Left,
+    /// Back in its place, to be given to another turn.
+    Returned,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct InputFate {
+    pub message: MessageId,
+    pub fate: Fate,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MessageSetAside {
+    pub message: MessageId,
+    pub agent: AgentName,
+    pub reason: String,
+    pub deliveries: u32,
+}

@@ -1,0 +1,383 @@
+//! Journals as text, for tests: one line, one entry.
+//!
+//! Turns are named as they are (`r.t0.a`), messages by their number, everybody who
+//! writes from outside is `ada`. `end` with `*` takes the fates that the state gives.
+
+use std::collections::BTreeMap;
+use std::str::FromStr;
+
+use crate::clock::Time;
+use crate::id::{AgentName, Author, Digest, MessageId, RunId, Seq, SessionId, SlotName, TurnId};
+use crate::journal::entry::{
+    CallKind, CallResult, Called, Cause, Content, Entry, Fate, Idempotency, InputFate,
+    InterruptRequested, MessageReceived, MessageReceivedPrivate, MessageSent, MessageSetAside,
+    Observation, Observed, Outcome, Payload, Piece, Pinned, Returned, SessionChange,
+    SessionChanged, SessionOpened, SessionOpenedPrivate, SlotCommitted, SlotCommittedPrivate,
+    SlotLocked, SlotReleased, Spoke, Streamed, TurnEnded, TurnEndedPrivate, TurnStarted, Usage,
+    Writer,
+};
+use crate::journal::state::{IllegalEntry, State};
+
+pub(crate) fn name<T: FromStr<Err: std::fmt::Debug>>(text: &str) -> T {
+    text.parse().expect("a test's names obey their rules")
+}
+
+pub(crate) fn message(seq: u64) -> MessageId {
+    MessageId::of(&name("s"), Seq(seq))
+}
+
+/// A journal being written.
+#[derive(Default)]
+pub(crate) struct Script {
+    pub(crate) state: State,
+    pub(crate) entries: Vec<Entry>,
+    now: Time,
+}
+
+impl Script {
+    /// Write line by line. Lines that begin with `@` set the time.
+    pub(crate) fn run(text: &str) -> Result<Self, IllegalEntry> {
+        let mut script = Self::default();
+        for line in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
+            script.line(line)?;
+        }
+        Ok(script)
+    }
+
+    pub(crate) fn line(&mut self, line: &str) -> Result<(), IllegalEntry> {
+        if let Some(time) = line.strip_prefix('@') {
+            self.now = Time(time.parse().expect("a time"));
+            return Ok(());
+        }
+        let payload = self.payload(line);
+        self.push(payload)
+    }
+
+    /// Append; whatever is refused must leave the state as it was.
+    pub(crate) fn push(&mut self, payload: Payload) -> Result<(), IllegalEntry> {
+        let entry = Entry {
+            seq: self.state.last.next(),
+            time: self.now,
+            payload,
+        };
+        let before = self.state.clone();
+        let next = self.state.next(&entry);
+        match &next {
+            Ok(()) => self.entries.push(entry),
+            Err(_) => assert_eq!(
+                self.state, before,
+                "refused, yet it changed something: {entry:?}"
+            ),
+        }
+        next
+    }
+
+    fn payload(&self, line: &str) -> Payload {
+        let mut words = line.split_whitespace();
+        let verb = words.next().expect("a line has a verb");
+        let (mut plain, mut options) = (Vec::new(), BTreeMap::new());
+        for word in words {
+            match word.split_once('=') {
+                Some((key, value)) => drop(options.insert(key, value)),
+                None => plain.push(word),
+            }
+        }
+        let words = Words { plain, options };
+        match verb {
+            "open" | "got" | "add" | "remove" | "expire" | "delete" | "aside" => {
+                self.outside(verb, &words)
+            }
+            "put" | "lock" | "commit" | "free" => self.slot(verb, &words),
+            "start" | "spoke" | "stop" | "end" => self.turn(verb, &words),
+            _ => self.call(verb, &words),
+        }
+    }
+
+    fn outside(&self, verb: &str, words: &Words<'_>) -> Payload {
+        let changed = |change| Payload::SessionChanged(SessionChanged { change });
+        match verb {
+            "open" => Payload::SessionOpened(SessionOpened {
+                agents: words.plain.iter().map(|agent| name(agent)).collect(),
+                entry: words.option("entry").unwrap_or_else(|| words.at(0)),
+                expires_after_ms: words.option("expires"),
+                private: SessionOpenedPrivate {
+                    secret: "secret".into(),
+                    idempotency: None,
+                },
+            }),
+            "got" => Payload::MessageReceived(MessageReceived {
+                message: message(words.option("id").unwrap_or(self.state.last.next().0)),
+                author: name("ada"),
+                to: words.at(0),
+                body: "hello".into(),
+                private: MessageReceivedPrivate {
+                    idempotency: words.text("key").map(|key| Idempotency {
+                        key: Digest::of(key.as_bytes()),
+                        body: Digest::of(b"hello"),
+                    }),
+                    invoked: words.plain.contains(&"invoked"),
+                },
+            }),
+            "add" => changed(SessionChange::AgentAdded { agent: words.at(0) }),
+            "remove" => changed(SessionChange::AgentRemoved { agent: words.at(0) }),
+            "expire" => changed(SessionChange::Expired),
+            "delete" => changed(SessionChange::Deleted),
+            "aside" => Payload::MessageSetAside(MessageSetAside {
+                agent: words.at(0),
+                message: message(words.at(1)),
+                reason: "a test".into(),
+                deliveries: 0,
+            }),
+            other => panic!("no such line: {other}"),
+        }
+    }
+
+    fn turn(&self, verb: &str, words: &Words<'_>) -> Payload {
+        let turn: TurnId = words.at(0);
+        let agent = words.option("as").unwrap_or_else(|| agent_of(&turn));
+        match verb {
+            "start" => Payload::TurnStarted(TurnStarted {
+                run: words.option("run").unwrap_or_else(|| run_of(&turn)),
+                parent: None,
+                agent,
+                inputs: words.numbers("takes"),
+                causes: words.plain[1..].iter().map(|word| cause(word)).collect(),
+                attempt: 1,
+                private: Pinned {
+                    component: "0".into(),
+                    version: 1,
+                },
+                turn,
+            }),
+            "spoke" => Payload::Spoke(Spoke {
+                agent,
+                at: words.at(1),
+                text: words.plain[2].into(),
+                turn,
+            }),
+            "stop" => Payload::InterruptRequested(InterruptRequested {
+                turn,
+                agent,
+                by: name("ada"),
+            }),
+            "end" => {
+                let outcome: Outcome = word(words.plain[1]);
+                let explicit = words.plain[2..]
+                    .iter()
+                    .filter(|word| **word != "*")
+                    .map(|input| {
+                        let (id, fate) = input.split_once(':').expect("MESSAGE:FATE");
+                        InputFate {
+                            message: message(id.parse().expect("a number")),
+                            fate: word::<Fate>(fate),
+                        }
+                    });
+                let inputs = if words.plain.contains(&"*") {
+                    self.state.fates(&turn, outcome)
+                } else {
+                    explicit.collect()
+                };
+                Payload::TurnEnded(TurnEnded {
+                    turn,
+                    agent,
+                    outcome,
+                    error: None,
+                    usage: Usage::default(),
+                    inputs,
+                    wake_at: words.option("wake").map(Time),
+                    private: TurnEndedPrivate::default(),
+                })
+            }
+            other => panic!("no such line: {other}"),
+        }
+    }
+
+    fn slot(&self, verb: &str, words: &Words<'_>) -> Payload {
+        let version = words.option("v").map_or(self.state.last.next(), Seq);
+        let private = SlotCommittedPrivate {
+            content: Content::Inline {
+                text: "text".into(),
+            },
+            wakes: words
+                .text("wakes")
+                .map_or(Vec::new(), |wakes| wakes.split(',').map(name).collect()),
+        };
+        if verb == "put" {
+            return Payload::SlotCommitted(SlotCommitted {
+                slot: words.at(0),
+                version,
+                by: Writer::Author(name::<Author>("ada")),
+                bytes: 4,
+                turn: None,
+                n: 0,
+                private,
+            });
+        }
+        let (turn, n, slot): (TurnId, u32, SlotName) = (words.at(0), words.at(1), words.at(2));
+        match verb {
+            "lock" => Payload::SlotLocked(SlotLocked { slot, turn, n }),
+            "free" => Payload::SlotReleased(SlotReleased { slot, turn, n }),
+            _ => Payload::SlotCommitted(SlotCommitted {
+                slot,
+                version,
+                by: Writer::Agent(agent_of(&turn)),
+                bytes: 4,
+                turn: Some(turn),
+                n,
+                private,
+            }),
+        }
+    }
+
+    fn call(&self, verb: &str, words: &Words<'_>) -> Payload {
+        let (turn, n): (TurnId, u32) = (words.at(0), words.at(1));
+        let observed = |what| {
+            Payload::Observed(Observed {
+                turn: turn.clone(),
+                n,
+                what,
+            })
+        };
+        match verb {
+            "call" => Payload::Called(Called {
+                turn,
+                n,
+                call: CallKind::Model,
+                request: Digest::of(b"request"),
+                target: "default".into(),
+            }),
+            "stream" => Payload::Streamed(Streamed {
+                turn,
+                n,
+                pieces: vec![Piece::Text("piece".into())],
+            }),
+            "back" => Payload::Returned(Returned {
+                turn,
+                n,
+                result: CallResult::Ok,
+                usage: Usage {
+                    model_calls: 1,
+                    ..Usage::default()
+                },
+                attempts: 1,
+            }),
+            "see" => observed(Observation::SlotNames { slots: Vec::new() }),
+            "pull" => observed(Observation::MailboxPulled {
+                messages: words.numbers("takes"),
+            }),
+            "leave" => observed(Observation::MailboxLeft {
+                message: message(words.at(2)),
+            }),
+            "send" => Payload::MessageSent(MessageSent {
+                message: message(words.option("id").unwrap_or(self.state.last.next().0)),
+                from: words.option("as").unwrap_or_else(|| agent_of(&turn)),
+                to: words.at(2),
+                body: "hello".into(),
+                turn,
+                n,
+            }),
+            other => panic!("no such line: {other}"),
+        }
+    }
+}
+
+struct Words<'a> {
+    plain: Vec<&'a str>,
+    options: BTreeMap<&'a str, &'a str>,
+}
+
+impl Words<'_> {
+    fn at<T: FromStr<Err: std::fmt::Debug>>(&self, at: usize) -> T {
+        name(self.plain[at])
+    }
+
+    fn text(&self, key: &str) -> Option<&str> {
+        self.options.get(key).copied()
+    }
+
+    fn option<T: FromStr<Err: std::fmt::Debug>>(&self, key: &str) -> Option<T> {
+        self.text(key).map(name)
+    }
+
+    fn numbers(&self, key: &str) -> Vec<MessageId> {
+        let numbers = self.text(key).into_iter().flat_map(|list| list.split(','));
+        numbers
+            .map(|number| message(number.parse().expect("a number")))
+            .collect()
+    }
+}
+
+/// A word of the stored form.
+fn word<T: serde::de::DeserializeOwned>(text: &str) -> T {
+    serde_json::from_value(text.into()).expect("a word of the stored form")
+}
+
+fn cause(text: &str) -> Cause {
+    match text.split_once(':') {
+        Some(("slot", slot)) => Cause::Slot(name(slot)),
+        _ => word(text),
+    }
+}
+
+fn agent_of(turn: &TurnId) -> AgentName {
+    name(turn.as_str().rsplit('.').next().expect("RUN.tINDEX.AGENT"))
+}
+
+fn run_of(turn: &TurnId) -> RunId {
+    name(turn.as_str().split('.').next().expect("RUN.tINDEX.AGENT"))
+}
+
+/// The session as `seq kind detail` text, from its entries alone.
+pub(crate) fn print(entries: &[Entry]) -> String {
+    let lines = entries.iter().map(|entry| {
+        let kind = entry.payload.kind().name();
+        let detail = match &entry.payload {
+            Payload::MessageReceived(it) => format!(" {} -> {}", it.author, it.to),
+            Payload::MessageSent(it) => format!(" {} -> {}", it.from, it.to),
+            Payload::TurnStarted(it) => {
+                let takes: Vec<String> = it
+                    .inputs
+                    .iter()
+                    .map(|input| input.seq().to_string())
+                    .collect();
+                format!(" {} takes [{}] {:?}", it.agent, takes.join(","), it.causes)
+            }
+            Payload::Spoke(it) => format!(" {} {:?}", it.agent, it.text),
+            Payload::SlotLocked(it) => format!(" {}", it.slot),
+            Payload::SlotCommitted(it) => format!(" {} {:?}", it.slot, it.by),
+            Payload::SlotReleased(it) => format!(" {}", it.slot),
+            Payload::InterruptRequested(it) => format!(" {}", it.agent),
+            Payload::TurnEnded(it) => {
+                let fates: Vec<String> = it
+                    .inputs
+                    .iter()
+                    .map(|input| format!("{}:{:?}", input.message.seq(), input.fate).to_lowercase())
+                    .collect();
+                let error = it
+                    .error
+                    .as_ref()
+                    .map_or(String::new(), |error| format!("({})", error.code.name()));
+                format!(
+                    " {} {}{error} [{}]",
+                    it.agent,
+                    it.outcome.name(),
+                    fates.join(",")
+                )
+            }
+            Payload::MessageSetAside(it) => format!(" {} {}", it.agent, it.message.seq()),
+            Payload::SessionChanged(it) => format!(" {:?}", it.change),
+            Payload::SessionOpened(_)
+            | Payload::Called(_)
+            | Payload::Returned(_)
+            | Payload::Streamed(_)
+            | Payload::Observed(_) => String::new(),
+        };
+        format!("{} {kind}{detail}\n", entry.seq)
+    });
+    lines.collect()
+}
+
+/// The session of a script's messages.
+pub(crate) fn session() -> SessionId {
+    name("s")
+}

@@ -1,0 +1,156 @@
+//! The fold of a session's entries.
+//!
+//! [`State::next`] is the table of legal steps, the same function live and in
+//! recovery. It holds what is open and what is due, never history: its size is
+//! bounded by the limits of the host, not by the length of the journal.
+//!
+//! Invariant: an entry that `next` accepted once is accepted again after the
+//! same entries. A refused entry leaves the state as it was.
+
+//!
+//! One file per family of entries: `session`, `mailbox`, `turns`, `slots`,
+//! with `runs` behind them; `due` says what follows from all of it.
+
+mod due;
+mod mailbox;
+mod runs;
+mod session;
+mod slots;
+mod turns;
+
+use std::collections::{BTreeMap, VecDeque};
+
+use serde::{Deserialize, Serialize};
+
+use crate::clock::Time;
+use crate::id::{AgentName, Digest, RunId, Seq, SlotName, TurnId};
+
+use super::context::Context;
+use super::entry::{Entry, Idempotency, Payload, SessionOpened};
+
+pub use due::Due;
+pub use mailbox::{DELIVERIES_MAX, Pending, REDELIVERY_MS, Sender};
+pub use session::{IDEMPOTENCY_MS, Remembered};
+pub use slots::{Document, Slot};
+pub use turns::OpenTurn;
+
+use runs::Run;
+
+/// Changes whenever a fold of the same entries would serialise differently:
+/// snapshots of another version are ignored.
+pub const FOLD_VERSION: u32 = 2;
+
+/// An entry that cannot follow the ones before it: a defect of the writer or a damaged journal.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("entry {seq} is illegal: {why}")]
+pub struct IllegalEntry {
+    pub seq: Seq,
+    pub why: &'static str,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Phase {
+    /// No entry yet.
+    #[default]
+    Absent,
+    Open,
+    /// Expired or deleted: nothing may follow.
+    Ended,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct State {
+    /// The seq of the newest entry.
+    pub last: Seq,
+    /// The time of the newest entry.
+    pub time: Time,
+    pub phase: Phase,
+    pub opened: Option<SessionOpened>,
+    /// From the private part of `opened`, which is empty there: its serde form leaves it out.
+    pub secret: String,
+    /// What the session was opened with, if under an idempotency key.
+    pub opened_idempotency: Option<Idempotency>,
+    pub participants: BTreeMap<AgentName, Participant>,
+    pub slots: BTreeMap<SlotName, Slot>,
+    pub turns: BTreeMap<TurnId, OpenTurn>,
+    runs: BTreeMap<RunId, Run>,
+    remembered: BTreeMap<Digest, Remembered>,
+    remembered_order: VecDeque<(Time, Digest)>,
+}
+
+/// An agent's part in the session.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Participant {
+    /// Messages not yet done with, oldest first, including those that the open turn took.
+    pub pending: VecDeque<Pending>,
+    /// Watched slots committed by others since its last turn started, and the runs that did.
+    pub watched: BTreeMap<SlotName, Option<RunId>>,
+    pub wake: Option<WakeUp>,
+    pub turn: Option<TurnId>,
+    pub context: Context,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WakeUp {
+    pub at: Time,
+    pub run: RunId,
+}
+
+impl State {
+    /// Check the entry and take it in.
+    pub fn next(&mut self, entry: &Entry) -> Result<(), IllegalEntry> {
+        let illegal = |why| IllegalEntry {
+            seq: entry.seq,
+            why,
+        };
+        if entry.seq != self.last.next() {
+            return Err(illegal("its number does not follow"));
+        }
+        if entry.time < self.time {
+            return Err(illegal("time went back"));
+        }
+        match (self.phase, &entry.payload) {
+            (Phase::Absent, Payload::SessionOpened(_)) | (Phase::Open, _) => {}
+            (Phase::Absent, _) => return Err(illegal("the session is not open yet")),
+            (Phase::Ended, _) => return Err(illegal("the session has ended")),
+        }
+        self.apply(entry).map_err(illegal)?;
+        self.last = entry.seq;
+        self.time = entry.time;
+        Ok(())
+    }
+
+    /// Every arm checks before it changes anything.
+    fn apply(&mut self, entry: &Entry) -> Result<(), &'static str> {
+        match &entry.payload {
+            Payload::SessionOpened(opened) => self.session_opened(opened),
+            Payload::SessionChanged(changed) => self.session_changed(&changed.change),
+            Payload::MessageReceived(received) => self.message_received(entry, received),
+            Payload::MessageSent(sent) => self.message_sent(entry, sent),
+            Payload::TurnStarted(started) => self.turn_started(entry, started),
+            Payload::Called(called) => self.called(called),
+            Payload::Returned(returned) => self.returned(returned),
+            Payload::Streamed(streamed) => self.streamed(streamed),
+            Payload::Observed(observed) => self.observed(observed),
+            Payload::Spoke(spoke) => self.spoke(spoke),
+            Payload::SlotLocked(locked) => self.slot_locked(locked),
+            Payload::SlotCommitted(committed) => self.slot_committed(entry, committed),
+            Payload::SlotReleased(released) => self.slot_released(released),
+            Payload::InterruptRequested(requested) => self.interrupt_requested(requested),
+            Payload::TurnEnded(ended) => self.turn_ended(entry, ended),
+            Payload::MessageSetAside(aside) => self.message_set_aside(aside),
+        }
+    }
+
+    fn participant_mut(&mut self, agent: &AgentName) -> Result<&mut Participant, &'static str> {
+        self.participants
+            .get_mut(agent)
+            .ok_or("the agent takes no part")
+    }
+}
+
+#[cfg(test)]
+mod laws;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,267 @@
+//! Turns in the fold: started, their calls, ended.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+use crate::clock::Time;
+use crate::id::{AgentName, MessageId, RunId, Seq, SlotName, TurnId};
+use crate::journal::entry::{
+    Called, Cause, Entry, InterruptRequested, Observation, Observed, Outcome, Returned, Spoke,
+    Streamed, TurnEnded, TurnStarted, Usage,
+};
+
+use super::mailbox::position;
+use super::{State, WakeUp};
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct OpenTurn {
+    pub agent: AgentName,
+    pub run: RunId,
+    /// The seq of its `turn-started`.
+    pub started: Seq,
+    pub started_at: Time,
+    pub inputs: Vec<MessageId>,
+    /// Taken with `pull` and not left.
+    pub pulled: BTreeSet<MessageId>,
+    /// Bytes said.
+    pub said: u64,
+    /// The number of the next host call.
+    pub calls: u32,
+    /// Calls that have not returned.
+    pub open_calls: BTreeSet<u32>,
+    pub locks: BTreeSet<SlotName>,
+    pub usage: Usage,
+    /// Somebody asked it to stop: nothing of it follows but its end.
+    pub interrupted: bool,
+}
+
+impl State {
+    pub(super) fn turn_started(
+        &mut self,
+        entry: &Entry,
+        started: &TurnStarted,
+    ) -> Result<(), &'static str> {
+        if self.turns.contains_key(&started.turn) {
+            return Err("the turn is open already");
+        }
+        let participant = self
+            .participants
+            .get(&started.agent)
+            .ok_or("the agent takes no part")?;
+        if participant.turn.is_some() {
+            return Err("the agent's turn is open");
+        }
+        if started
+            .inputs
+            .iter()
+            .any(|input| position(participant, input).is_none())
+        {
+            return Err("a message it takes does not wait");
+        }
+        if started.inputs.is_empty() == started.causes.contains(&Cause::Messages) {
+            return Err("its causes do not say what it takes");
+        }
+        let is_due = |cause: &Cause| match cause {
+            Cause::Messages => true,
+            Cause::Slot(slot) => participant.watched.contains_key(slot),
+            Cause::Wake => participant.wake.is_some(),
+        };
+        if started.causes.is_empty() || !started.causes.iter().all(is_due) {
+            return Err("what caused it is not due");
+        }
+        let index = self.next_index(&started.run);
+        if started.turn != TurnId::of(&started.run, index, &started.agent) {
+            return Err("its name is not the next of its run");
+        }
+        let participant = self.participant_mut(&started.agent)?;
+        participant.turn = Some(started.turn.clone());
+        let mut runs = Vec::new();
+        for cause in &started.causes {
+            match cause {
+                Cause::Messages => {}
+                Cause::Slot(slot) => runs.extend(participant.watched.remove(slot).flatten()),
+                Cause::Wake => runs.extend(participant.wake.take().map(|wake| wake.run)),
+            }
+        }
+        self.hold(&started.run);
+        runs.iter().for_each(|run| self.release(Some(run)));
+        self.take_index(&started.run);
+        self.turns.insert(
+            started.turn.clone(),
+            OpenTurn {
+                agent: started.agent.clone(),
+                run: started.run.clone(),
+                started: entry.seq,
+                started_at: entry.time,
+                inputs: started.inputs.clone(),
+                pulled: BTreeSet::new(),
+                said: 0,
+                calls: 0,
+                open_calls: BTreeSet::new(),
+                locks: BTreeSet::new(),
+                usage: Usage::default(),
+                interrupted: false,
+            },
+        );
+        Ok(())
+    }
+
+    pub(super) fn called(&mut self, called: &Called) -> Result<(), &'static str> {
+        let turn = self.call(&called.turn, called.n)?;
+        turn.open_calls.insert(called.n);
+        Ok(())
+    }
+
+    pub(super) fn returned(&mut self, returned: &Returned) -> Result<(), &'static str> {
+        let turn = self.speaking(&returned.turn)?;
+        if !turn.open_calls.remove(&returned.n) {
+            return Err("no such call is open");
+        }
+        turn.usage.add(returned.usage);
+        Ok(())
+    }
+
+    pub(super) fn streamed(&mut self, streamed: &Streamed) -> Result<(), &'static str> {
+        let turn = self.speaking(&streamed.turn)?;
+        turn.open_calls
+            .contains(&streamed.n)
+            .then_some(())
+            .ok_or("no such call is open")
+    }
+
+    pub(super) fn spoke(&mut self, spoke: &Spoke) -> Result<(), &'static str> {
+        self.must_be_of(&spoke.turn, &spoke.agent)?;
+        let turn = self.speaking(&spoke.turn)?;
+        if turn.said != spoke.at {
+            return Err("words are missing before it");
+        }
+        turn.said += spoke.text.len() as u64;
+        Ok(())
+    }
+
+    pub(super) fn interrupt_requested(
+        &mut self,
+        requested: &InterruptRequested,
+    ) -> Result<(), &'static str> {
+        self.must_be_of(&requested.turn, &requested.agent)?;
+        self.speaking(&requested.turn)?.interrupted = true;
+        Ok(())
+    }
+
+    pub(super) fn observed(&mut self, observed: &Observed) -> Result<(), &'static str> {
+        match &observed.what {
+            Observation::MailboxPulled { messages } => {
+                let turn = self
+                    .turns
+                    .get(&observed.turn)
+                    .ok_or("the turn is not open")?;
+                let participant = self
+                    .participants
+                    .get(&turn.agent)
+                    .ok_or("the agent takes no part")?;
+                if messages
+                    .iter()
+                    .any(|message| position(participant, message).is_none())
+                {
+                    return Err("a pulled message does not wait");
+                }
+                self.call(&observed.turn, observed.n)?
+                    .pulled
+                    .extend(messages.iter().cloned());
+            }
+            Observation::MailboxLeft { message } => {
+                if let Some(turn) = self.turns.get(&observed.turn)
+                    && !turn.pulled.contains(message)
+                {
+                    return Err("the turn did not pull it");
+                }
+                self.call(&observed.turn, observed.n)?
+                    .pulled
+                    .remove(message);
+            }
+            Observation::SlotRead { .. }
+            | Observation::SlotState { .. }
+            | Observation::SlotNames { .. }
+            | Observation::SlotRefused { .. }
+            | Observation::CommitRefused { .. }
+            | Observation::MailboxPending { .. }
+            | Observation::MailboxRead { .. }
+            | Observation::MailboxSearched { .. }
+            | Observation::SendRefused { .. }
+            | Observation::TranscriptWindow { .. }
+            | Observation::Budget { .. } => {
+                self.call(&observed.turn, observed.n)?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn turn_ended(
+        &mut self,
+        entry: &Entry,
+        ended: &TurnEnded,
+    ) -> Result<(), &'static str> {
+        self.must_be_of(&ended.turn, &ended.agent)?;
+        let interrupted = |turn: &OpenTurn| turn.interrupted;
+        if self.turns.get(&ended.turn).is_some_and(interrupted)
+            && ended.outcome != Outcome::Interrupted
+        {
+            return Err("the turn is interrupted");
+        }
+        let turn = self
+            .turns
+            .remove(&ended.turn)
+            .expect("it was there a line above");
+        turn.locks.iter().for_each(|slot| self.unlock(slot));
+        let participant = self
+            .participants
+            .get_mut(&ended.agent)
+            .expect("an agent does not leave while its turn is open");
+        participant.turn = None;
+        let mut released = vec![turn.run.clone()];
+        for input in &ended.inputs {
+            released.extend(participant.settle(input, entry.time));
+        }
+        if ended.outcome == Outcome::Completed {
+            participant.context.turn_completed(&ended.private.context);
+        }
+        if let Some(at) = ended.wake_at {
+            let earlier = participant.wake.replace(WakeUp {
+                at,
+                run: turn.run.clone(),
+            });
+            self.hold(&turn.run);
+            released.extend(earlier.map(|wake| wake.run));
+        }
+        released.iter().for_each(|run| self.release(Some(run)));
+        Ok(())
+    }
+
+    /// The turn, one call further.
+    pub(super) fn call(&mut self, turn: &TurnId, n: u32) -> Result<&mut OpenTurn, &'static str> {
+        let turn = self.speaking(turn)?;
+        if turn.calls != n {
+            return Err("its call number does not follow");
+        }
+        turn.calls += 1;
+        Ok(turn)
+    }
+
+    /// The open turn, if nobody has asked it to stop: an interruption is a cut.
+    fn speaking(&mut self, turn: &TurnId) -> Result<&mut OpenTurn, &'static str> {
+        let turn = self.turns.get_mut(turn).ok_or("the turn is not open")?;
+        if turn.interrupted {
+            return Err("the turn is interrupted");
+        }
+        Ok(turn)
+    }
+
+    pub(super) fn must_be_of(&self, turn: &TurnId, agent: &AgentName) -> Result<(), &'static str> {
+        let turn = self.turns.get(turn).ok_or("the turn is not open")?;
+        if turn.agent != *agent {
+            return Err("it is another agent's turn");
+        }
+        Ok(())
+    }
+}
