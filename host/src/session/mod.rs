@@ -184,7 +184,9 @@ impl Sessions {
         };
         // Losing the race against a session that dies or goes to rest is rare; losing it this often is a defect.
         for _ in 0..8 {
-            if self.0.stopping.is_cancelled() {
+            // A host that stops wakes nobody; what is open is served while it drains.
+            let is_open = self.map().contains_key(&journal);
+            if self.0.stopping.is_cancelled() || (self.0.draining.is_cancelled() && !is_open) {
                 return Err(SessionError::Draining);
             }
             let cell = self.map().entry(journal.clone()).or_default().clone();
