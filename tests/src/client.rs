@@ -25,10 +25,7 @@ impl Call {
         let (method, path) = line.split_once(' ').expect("METHOD /path");
         let method = method.parse().expect("a method");
         let url = format!("{}{path}", server.url);
-        let request = server
-            .client
-            .request(method, url)
-            .bearer_auth(&server.key);
+        let request = server.client.request(method, url).bearer_auth(&server.key);
         Self {
             line: line.to_owned(),
             request,
@@ -41,7 +38,8 @@ impl Call {
     }
 
     pub(crate) fn text(self, body: &str) -> Self {
-        self.header("content-type", "text/plain").body(body.to_owned())
+        self.header("content-type", "text/plain")
+            .body(body.to_owned())
     }
 
     pub(crate) fn body(mut self, body: impl Into<reqwest::Body>) -> Self {

@@ -6,7 +6,10 @@ use std::sync::OnceLock;
 /// The workspace.
 pub(crate) fn root() -> PathBuf {
     let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
-    tests.parent().expect("tests/ is in the workspace").to_owned()
+    tests
+        .parent()
+        .expect("tests/ is in the workspace")
+        .to_owned()
 }
 
 const PACKAGES: [&str; 6] = ["puppet", "worker", "echo", "talker", "thinker", "clerk"];

@@ -21,3 +21,11 @@ mod stream;
 
 #[cfg(test)]
 mod agents;
+#[cfg(test)]
+mod faults;
+#[cfg(test)]
+mod invoke;
+#[cfg(test)]
+mod sandbox;
+#[cfg(test)]
+mod uploads;

@@ -150,6 +150,13 @@ impl Server {
             .await
     }
 
+    /// One turn in a session of its own.
+    pub(crate) async fn ask(&self, agent: &str, body: Value) -> Answer {
+        self.call(&format!("POST /v1/agents/{agent}/invoke"))
+            .json(json!({"body": body}))
+            .await
+    }
+
     /// A turn that completes; answers what was said.
     pub(crate) async fn reply(&self, agent: &str, session: &str, body: Value) -> String {
         let answer = self.invoke(agent, session, body).await.is(200);

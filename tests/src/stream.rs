@@ -67,7 +67,9 @@ impl Events {
             }
             let chunk = tokio::time::timeout(HANGS, self.bytes.next()).await;
             match chunk.unwrap_or_else(|_| panic!("{}: no more events", self.line)) {
-                Some(chunk) => self.buffer.extend_from_slice(&chunk.expect("the stream is whole")),
+                Some(chunk) => self
+                    .buffer
+                    .extend_from_slice(&chunk.expect("the stream is whole")),
                 None => return None,
             }
         }
