@@ -22,10 +22,18 @@ mod stream;
 #[cfg(test)]
 mod agents;
 #[cfg(test)]
+mod events;
+#[cfg(test)]
 mod faults;
 #[cfg(test)]
 mod invoke;
 #[cfg(test)]
+mod promise;
+#[cfg(test)]
 mod sandbox;
+#[cfg(test)]
+mod sessions;
+#[cfg(test)]
+mod tokens;
 #[cfg(test)]
 mod uploads;
