@@ -1,7 +1,45 @@
-//! Tests from outside.
+//! Tests from outside: `antiphon::serve` itself, in process, on a free port and a fresh
+//! data folder, spoken to over HTTP; and the rules of the source tree (`tidy`).
+//!
+//! - The harness: [`server`], [`process`] (the real binary), [`client`], [`stream`], [`guests`], [`golden`].
+//! - The tests: the other modules, one topic each.
+//!
+//! Rules: nothing sleeps and nothing is tried again until it works. A test waits for
+//! events, or holds the scripted model back with a gate. Timeouts are only there so that
+//! a test that hangs says where.
+
+#[cfg(test)]
+mod client;
 #[cfg(test)]
 mod crash;
 #[cfg(test)]
+mod golden;
+#[cfg(test)]
+mod guests;
+#[cfg(test)]
+mod server;
+#[cfg(test)]
+mod stream;
+
+#[cfg(test)]
+mod agents;
+#[cfg(test)]
+mod events;
+#[cfg(test)]
+mod faults;
+#[cfg(test)]
+mod invoke;
+#[cfg(test)]
 mod process;
 #[cfg(test)]
+mod promise;
+#[cfg(test)]
+mod sandbox;
+#[cfg(test)]
 mod scaffold;
+#[cfg(test)]
+mod sessions;
+#[cfg(test)]
+mod tokens;
+#[cfg(test)]
+mod uploads;

@@ -103,6 +103,10 @@ pub enum ConfigError {
 
 impl AgentConfig {
     pub fn parse(json: &[u8]) -> Result<Self, ConfigError> {
+        // serde takes an array for an object, by the order of the fields.
+        if json.trim_ascii_start().first() == Some(&b'[') {
+            return Err(ConfigError::Invalid("a configuration is an object".into()));
+        }
         let config: Self = serde_json::from_slice(json).map_err(|error| {
             let text = error.to_string();
             if text.starts_with("unknown field") {
@@ -199,6 +203,7 @@ mod tests {
         assert!(error(r#"{"batching":{"messages_max":0}}"#).contains("messages_max"));
         assert!(error(r#"{"environment":{"A=B":"x"}}"#).contains("environment"));
         assert!(error("{").contains("EOF"));
+        assert!(error(r#"["fast"]"#).contains("an object"));
     }
 
     #[test]

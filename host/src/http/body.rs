@@ -46,6 +46,10 @@ async fn read(body: axum::body::Body, bytes_max: usize) -> ApiResult<Bytes> {
 
 /// A JSON body without fields that nobody knows.
 pub(super) fn json<T: DeserializeOwned>(bytes: &[u8]) -> ApiResult<T> {
+    // serde takes an array for an object, by the order of the fields.
+    if bytes.trim_ascii_start().first() == Some(&b'[') {
+        return Err(ApiError::bad("invalid_json", "the body is an object"));
+    }
     serde_json::from_slice(bytes).map_err(|error| {
         let text = error.to_string();
         let code = if text.starts_with("unknown field") {

@@ -9,9 +9,7 @@ use crate::id::{Digest, Seq, TurnId};
 use crate::journal::codec::{Encoded, Frame, encode};
 use crate::journal::entry::{Content, Entry, Payload, Spoke};
 use crate::journal::state::{FOLD_VERSION, IllegalEntry, State};
-use crate::store::{
-    Generation, JournalId, OpenError, Opened, ReadError, RecordKey, Store, Tail, Write,
-};
+use crate::store::{Generation, JournalId, OpenError, ReadError, RecordKey, Store, Tail, Write};
 
 use super::Dead;
 
@@ -30,10 +28,16 @@ const CHUNK_BYTES_MAX: usize = 32 * 1024;
 /// Bytes of journal read at a time while folding.
 const FOLD_BYTES: usize = 4 * 1024 * 1024;
 
-pub(super) struct Live {
-    pub(super) state: State,
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Owner {
     pub(super) generation: Generation,
     pub(super) tail: Tail,
+}
+
+pub(super) struct Live {
+    pub(super) state: State,
+    /// What appends go out under; none if the journal is only read.
+    pub(super) owner: Option<Owner>,
     pub(super) dead: Option<Dead>,
     /// Numbered, not yet handed to the store; always the end of `recent`.
     unflushed: usize,
@@ -55,17 +59,18 @@ impl Live {
     pub(super) fn fold(
         store: &dyn Store,
         journal: &JournalId,
-        opened: Opened,
+        owner: Option<Owner>,
+        last: Seq,
     ) -> Result<Self, OpenError> {
         let mut state = State::default();
         if let Some((seq, bytes)) = store.snapshot(journal)?
             && let Some(folded) = parse_snapshot(&bytes, seq)
-            && seq <= opened.last
+            && seq <= last
         {
             state = folded;
         }
         let snapshot_at = state.last;
-        while state.last < opened.last {
+        while state.last < last {
             let frames = store.frames(journal, state.last, FOLD_BYTES)?;
             let before = state.last;
             for frame in &frames {
@@ -91,8 +96,7 @@ impl Live {
             .and_then(|bytes| parse_wake(&bytes));
         Ok(Self {
             state,
-            generation: opened.generation,
-            tail: opened.tail,
+            owner,
             dead: None,
             unflushed: 0,
             recent: VecDeque::new(),
@@ -102,7 +106,7 @@ impl Live {
             chunks: BTreeMap::new(),
             wake,
             snapshot_at,
-            flushed: opened.last,
+            flushed: last,
         })
     }
 
@@ -166,6 +170,7 @@ impl Live {
 
     /// What was buffered, as writes of one commit, and the seq that is durable with it.
     pub(super) fn take_frame(&mut self, journal: &JournalId) -> Option<(Vec<Write>, Seq)> {
+        let owner = self.owner?;
         if self.unflushed == 0 {
             return None;
         }
@@ -183,8 +188,8 @@ impl Live {
             .collect();
         writes.push(Write::Append {
             journal: journal.clone(),
-            generation: self.generation,
-            expected: self.tail,
+            generation: owner.generation,
+            expected: owner.tail,
             frame,
         });
         self.unflushed = 0;
@@ -239,7 +244,7 @@ impl Live {
         self.snapshot_at = durable;
         Some(Write::Snapshot {
             journal: journal.clone(),
-            generation: self.generation,
+            generation: self.owner?.generation,
             seq: durable,
             bytes: snapshot_bytes(&self.state),
         })

@@ -28,13 +28,14 @@ use tokio::sync::{Notify, watch};
 
 use crate::clock::Clock;
 use crate::id::{Digest, Seq, SlotName, TurnId};
-use crate::journal::entry::Content;
+use crate::journal::codec::Frame;
+use crate::journal::entry::{Content, Kind};
 use crate::journal::state::{IllegalEntry, Slot, State};
 use crate::store::{CommitError, JournalId, Latched, OpenError, RecordKey, RecordSpace, Store};
 use crate::telemetry::Stage;
 
-use live::Live;
 pub use live::{Batch, parse_wake};
+use live::{Live, Owner};
 pub use read::{Back, FollowError, Follower};
 
 /// Bytes of a session that may wait for the flush before `say` pushes back:
@@ -104,12 +105,47 @@ impl Ledger {
         clock: Clock,
     ) -> Result<Arc<Self>, OpenError> {
         let opened = store.open(&journal)?;
-        let live = Live::fold(&*store, &journal, opened)?;
-        let mark = Mark {
-            durable: opened.last,
-            dead: None,
+        let owner = Owner {
+            generation: opened.generation,
+            tail: opened.tail,
         };
-        Ok(Arc::new(Self {
+        let live = Live::fold(&*store, &journal, Some(owner), opened.last)?;
+        Ok(Self::of(store, journal, clock, live, None))
+    }
+
+    /// Fold the journal for reading while the store takes no writes: dead from its birth, with
+    /// everything that is durable. Blocks.
+    pub fn open_latched(
+        store: Arc<dyn Store>,
+        journal: JournalId,
+        clock: Clock,
+        latched: Latched,
+    ) -> Result<Arc<Self>, OpenError> {
+        let newest = store.frames_before(&journal, Seq(u64::MAX), &Kind::ALL, 1)?;
+        let last = newest.first().map_or(Seq(0), Frame::last);
+        let live = Live::fold(&*store, &journal, None, last)?;
+        Ok(Self::of(
+            store,
+            journal,
+            clock,
+            live,
+            Some(Dead::Latched(latched)),
+        ))
+    }
+
+    fn of(
+        store: Arc<dyn Store>,
+        journal: JournalId,
+        clock: Clock,
+        mut live: Live,
+        dead: Option<Dead>,
+    ) -> Arc<Self> {
+        live.dead = dead.clone();
+        let mark = Mark {
+            durable: live.state.last,
+            dead,
+        };
+        Arc::new(Self {
             journal,
             store,
             clock,
@@ -117,7 +153,12 @@ impl Ledger {
             mark: watch::Sender::new(mark),
             changed: Notify::new(),
             dirty: AtomicBool::new(false),
-        }))
+        })
+    }
+
+    /// Whether it was opened to be read only.
+    pub fn is_read_only(&self) -> bool {
+        self.lock().owner.is_none()
     }
 
     pub fn journal(&self) -> &JournalId {
@@ -303,9 +344,11 @@ impl Ledger {
             return false;
         }
         self.record_wake(&mut live);
-        let generation = live.generation;
+        let owner = live.owner;
         self.die(live, Dead::Closed);
-        self.store.release(&self.journal, generation);
+        if let Some(owner) = owner {
+            self.store.release(&self.journal, owner.generation);
+        }
         true
     }
 
@@ -382,7 +425,11 @@ impl Ledger {
             });
         };
         match self.store.commit(commit(writes, done)) {
-            Ok(Some(tail)) => live.tail = tail,
+            Ok(Some(tail)) => {
+                if let Some(owner) = &mut live.owner {
+                    owner.tail = tail;
+                }
+            }
             Ok(None) => {}
             Err(CommitError::Latched(latched)) => {
                 self.die(live, Dead::Latched(latched));

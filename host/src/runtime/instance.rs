@@ -191,12 +191,7 @@ fn backtrace(backtrace: &WasmBacktrace) -> String {
     lines.join("\n")
 }
 
-/// The name without the hash that the compiler adds.
+/// The name as it stands in the source, without the hash that the compiler adds.
 fn rustc_name(name: &str) -> String {
-    wasmtime_demangle(name).unwrap_or_else(|| name.to_owned())
-}
-
-fn wasmtime_demangle(name: &str) -> Option<String> {
-    let (path, hash) = name.rsplit_once("::h")?;
-    (hash.len() == 16 && hash.bytes().all(|byte| byte.is_ascii_hexdigit())).then(|| path.to_owned())
+    format!("{:#}", rustc_demangle::demangle(name))
 }

@@ -198,11 +198,8 @@ impl Sessions {
                     let map = self.map();
                     let open = open.clone();
                     drop(map);
-                    if open.ledger.mark().dead.is_none() {
+                    if open.ledger.mark().dead.is_none() || open.ledger.is_read_only() {
                         return Ok(open);
-                    }
-                    if let Some(Dead::Latched(latched)) = open.ledger.mark().dead {
-                        return Err(latched.into());
                     }
                     self.forget(&journal, &cell);
                 }
@@ -226,20 +223,26 @@ impl Sessions {
             if !absent && !store.exists(&name)? {
                 return Err(SessionError::NotFound);
             }
+            if let Some(latched) = store.latched() {
+                // What is durable can still be read.
+                return Ok(Ledger::open_latched(store, name, clock, latched)?);
+            }
             Ok(Ledger::open(store, name, clock)?)
         });
         let ledger = match opening.await {
             Ok(ledger) => ledger?,
             Err(panicked) => return Err(SessionError::Broken(panicked.to_string())),
         };
-        recovery::end_lost_turns(&ledger)?;
         let session = Arc::new(Session {
             journal: journal.clone(),
             ledger,
         });
-        self.0
-            .drivers
-            .spawn(driver::drive(self.clone(), session.clone()));
+        if !session.ledger.is_read_only() {
+            recovery::end_lost_turns(&session.ledger)?;
+            self.0
+                .drivers
+                .spawn(driver::drive(self.clone(), session.clone()));
+        }
         Ok(session)
     }
 

@@ -1,0 +1,162 @@
+//! Steps that use what the session holds.
+
+use std::time::Duration;
+
+use antiphon_sdk::context::{self, Content};
+use antiphon_sdk::kernel::{self, SlotLock, SlotState};
+use antiphon_sdk::mailbox::{self, Body, Message};
+use antiphon_sdk::prompt::Prompt;
+use antiphon_sdk::transcript::Ending;
+use antiphon_sdk::{AgentError, TurnOutput, model, reply, transcript};
+use serde::Deserialize;
+use serde_json::json;
+
+use crate::tell;
+
+#[derive(Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Step {
+    Say(String),
+    /// Say so many bytes in one call.
+    SayBytes(usize),
+    Lock(String),
+    /// Slot and text.
+    Commit(String, String),
+    Release(String),
+    Read(String),
+    State(String),
+    Names,
+    /// Put this message back.
+    Leave,
+    /// Agent and text.
+    Send(String, String),
+    Search(String),
+    Transcript(u32),
+    Note(String),
+    View,
+    /// Ask, and tell the answer when it is whole.
+    Model(String),
+    /// The model's name and the question.
+    ModelNamed(String, String),
+    /// Ask with the transcript before it, and say the answer while it arrives.
+    Relay(String),
+    WakeIn(u64),
+}
+
+#[derive(Default)]
+pub(crate) struct Performer {
+    locks: Vec<(String, SlotLock)>,
+    wake_in: Option<Duration>,
+}
+
+impl Performer {
+    pub(crate) fn output(self) -> TurnOutput {
+        self.wake_in
+            .map_or_else(TurnOutput::default, TurnOutput::wake_in)
+    }
+
+    fn held(&mut self, name: &str) -> Option<SlotLock> {
+        let at = self.locks.iter().position(|(held, _)| held == name)?;
+        Some(self.locks.remove(at).1)
+    }
+
+    pub(crate) fn perform(&mut self, step: Step, message: &Message) -> Result<(), AgentError> {
+        match step {
+            Step::Say(text) => reply::say(&text)?,
+            Step::SayBytes(bytes) => reply::say(&"x".repeat(bytes))?,
+            Step::Lock(name) => match kernel::lock(&name) {
+                Ok(lock) => self.locks.push((name, lock)),
+                Err(error) => tell(&json!({"lock": error.to_string()}))?,
+            },
+            Step::Commit(name, text) => {
+                let lock = match self.held(&name) {
+                    Some(lock) => lock,
+                    None => kernel::lock(&name)?,
+                };
+                lock.commit(&text)?;
+            }
+            Step::Release(name) => {
+                if let Some(lock) = self.held(&name) {
+                    lock.release();
+                }
+            }
+            Step::Read(name) => {
+                let slot = kernel::read(&name);
+                let slot =
+                    slot.map(|slot| json!({"content": slot.content, "state": word(&slot.state)}));
+                tell(&json!({"read": slot}))?;
+            }
+            Step::State(name) => tell(&json!({"state": word(&kernel::state(&name))}))?,
+            Step::Names => tell(&json!({"names": kernel::names()}))?,
+            Step::Leave => {
+                mailbox::leave(&message.header.id);
+            }
+            Step::Send(to, text) => {
+                if let Err(error) = mailbox::send(&to, &Body::Text(text)) {
+                    tell(&json!({"send": error.to_string()}))?;
+                }
+            }
+            Step::Search(query) => {
+                tell(&json!({"found": mailbox::search(&query, None).headers.len()}))?;
+            }
+            Step::Transcript(items_max) => {
+                let page = transcript::window(items_max, None);
+                let items: Vec<_> = page.items.iter().map(line).collect();
+                tell(&json!({"transcript": items}))?;
+            }
+            Step::Note(text) => {
+                context::add(&Content::Note(text))?;
+            }
+            Step::View => tell(&json!({"view": context::items().len()}))?,
+            Step::Model(question) => ask(None, question)?,
+            Step::ModelNamed(name, question) => ask(Some(name), question)?,
+            Step::Relay(question) => {
+                model::relay(&Prompt::new().transcript(100).task(question).request())?;
+            }
+            Step::WakeIn(ms) => self.wake_in = Some(Duration::from_millis(ms)),
+        }
+        Ok(())
+    }
+}
+
+fn word(state: &SlotState) -> &'static str {
+    match state {
+        SlotState::Idle => "idle",
+        SlotState::Locked(_) => "locked",
+    }
+}
+
+/// One item of the transcript: `ana: hello`, or `puppet (interrupted): hel`.
+fn line(item: &transcript::Item) -> String {
+    let end = match item.end {
+        None => "",
+        Some(Ending::Complete) => " (complete)",
+        Some(Ending::Interrupted) => " (interrupted)",
+        Some(Ending::Failed) => " (failed)",
+    };
+    format!("{}{end}: {}", item.author.name(), item.text)
+}
+
+fn ask(name: Option<String>, question: String) -> Result<(), AgentError> {
+    use model::ModelError;
+    let mut request = model::Request::new(vec![model::Message::user(question)]);
+    request.model = name;
+    let error = match model::complete(&request) {
+        Ok(completion) => return tell(&json!({"model": completion.text})),
+        Err(error) => error,
+    };
+    let word = match &error {
+        ModelError::Refused(_) => "refused",
+        ModelError::OverBudget => "over-budget",
+        ModelError::Deadline => "deadline",
+        ModelError::CircuitOpen => "circuit-open",
+        ModelError::Interrupted(partial) => {
+            return tell(&json!({"error": "interrupted", "partial": partial}));
+        }
+        ModelError::Provider(provider) => {
+            return tell(&json!({"error": "provider", "status": provider.status}));
+        }
+        ModelError::Other(_) => "other",
+    };
+    tell(&json!({"error": word}))
+}
