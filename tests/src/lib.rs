@@ -22,17 +22,23 @@ mod stream;
 #[cfg(test)]
 mod agents;
 #[cfg(test)]
+mod conversations;
+#[cfg(test)]
 mod events;
 #[cfg(test)]
 mod faults;
 #[cfg(test)]
 mod invoke;
 #[cfg(test)]
+mod models;
+#[cfg(test)]
 mod promise;
 #[cfg(test)]
 mod sandbox;
 #[cfg(test)]
 mod sessions;
+#[cfg(test)]
+mod slots;
 #[cfg(test)]
 mod tokens;
 #[cfg(test)]
