@@ -22,13 +22,19 @@ mod stream;
 #[cfg(test)]
 mod agents;
 #[cfg(test)]
+mod contract;
+#[cfg(test)]
 mod conversations;
+#[cfg(test)]
+mod edge;
 #[cfg(test)]
 mod events;
 #[cfg(test)]
 mod faults;
 #[cfg(test)]
 mod invoke;
+#[cfg(test)]
+mod journal;
 #[cfg(test)]
 mod models;
 #[cfg(test)]
@@ -39,6 +45,8 @@ mod sandbox;
 mod sessions;
 #[cfg(test)]
 mod slots;
+#[cfg(test)]
+mod tidy;
 #[cfg(test)]
 mod tokens;
 #[cfg(test)]
