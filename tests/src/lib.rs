@@ -9,6 +9,8 @@
 //! a test that hangs says where.
 
 #[cfg(test)]
+mod process;
+#[cfg(test)]
 mod client;
 #[cfg(test)]
 mod crash;
@@ -24,13 +26,21 @@ mod stream;
 #[cfg(test)]
 mod agents;
 #[cfg(test)]
+mod contract;
+#[cfg(test)]
+mod conversations;
+#[cfg(test)]
+mod edge;
+#[cfg(test)]
 mod events;
 #[cfg(test)]
 mod faults;
 #[cfg(test)]
 mod invoke;
 #[cfg(test)]
-mod process;
+mod journal;
+#[cfg(test)]
+mod models;
 #[cfg(test)]
 mod promise;
 #[cfg(test)]
@@ -39,6 +49,10 @@ mod sandbox;
 mod scaffold;
 #[cfg(test)]
 mod sessions;
+#[cfg(test)]
+mod slots;
+#[cfg(test)]
+mod tidy;
 #[cfg(test)]
 mod tokens;
 #[cfg(test)]

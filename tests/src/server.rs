@@ -101,6 +101,15 @@ impl Server {
         Self::open(self.config.clone(), folder).await
     }
 
+    /// Why another server does not start on the same folder meanwhile.
+    pub(crate) async fn second(&self) -> antiphon::ServeError {
+        let listener = TcpListener::bind(self.config.listen)
+            .await
+            .expect("a free port");
+        let second = antiphon::serve(listener, self.config.clone(), Shutdown::new()).await;
+        second.expect_err("the folder is taken")
+    }
+
     pub(crate) fn data(&self) -> &Path {
         &self.config.data
     }

@@ -1,7 +1,7 @@
 //! `/v1/agents`: deployments, configurations, versions, logs.
 
 use axum::Json;
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
 use http::{HeaderMap, StatusCode};
@@ -16,7 +16,7 @@ use crate::tenants::Right;
 
 use super::Api;
 use super::auth::Caller;
-use super::body::{self, Body, Names, Upload};
+use super::body::{self, Body, Names, Params, Upload};
 use super::error::{ApiError, ApiResult, agent_not_found};
 use super::{sse, wire};
 
@@ -179,7 +179,7 @@ pub(super) async fn logs(
     State(api): State<Api>,
     caller: Caller,
     Names(agent): Names<AgentName>,
-    Query(query): Query<LogQuery>,
+    Params(query): Params<LogQuery>,
     headers: HeaderMap,
 ) -> ApiResult<Response> {
     caller.need(Right::Inspect)?;

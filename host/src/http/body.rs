@@ -1,7 +1,7 @@
 //! Reading requests: bodies, paths, headers. Everything is bounded and has a clear error.
 
 use axum::extract::rejection::PathRejection;
-use axum::extract::{FromRequest, FromRequestParts, Path, Request};
+use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use bytes::Bytes;
 use http::{HeaderMap, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
@@ -84,6 +84,29 @@ impl<T: DeserializeOwned + Send> FromRequestParts<Api> for Names<T> {
                 ))
             }
             Err(error) => Err(ApiError::internal(error)),
+        }
+    }
+}
+
+/// The parameters after the `?`.
+pub(super) struct Params<T>(pub(super) T);
+
+impl<T: DeserializeOwned + Send> FromRequestParts<Api> for Params<T> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(
+        parts: &mut http::request::Parts,
+        api: &Api,
+    ) -> Result<Self, ApiError> {
+        match Query::<T>::from_request_parts(parts, api).await {
+            Ok(Query(params)) => Ok(Self(params)),
+            Err(error) => {
+                let text = error.body_text();
+                Err(match text.find("a name of ") {
+                    Some(rule) => ApiError::bad("invalid_name", &text[rule..]),
+                    None => ApiError::bad("invalid_query", text),
+                })
+            }
         }
     }
 }

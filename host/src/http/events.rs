@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
 use http::HeaderMap;
@@ -22,7 +22,7 @@ use crate::session::Session;
 use crate::tenants::Right;
 
 use super::auth::Caller;
-use super::body::{self, Names};
+use super::body::{self, Names, Params};
 use super::error::{ApiError, ApiResult};
 use super::{Api, sse, wire};
 
@@ -63,7 +63,7 @@ pub(super) async fn events(
     State(api): State<Api>,
     caller: Caller,
     Names(id): Names<SessionId>,
-    Query(query): Query<EventQuery>,
+    Params(query): Params<EventQuery>,
     headers: HeaderMap,
 ) -> ApiResult<Response> {
     caller.enter(&id, Right::Read)?;
@@ -226,7 +226,7 @@ pub(super) async fn transcript(
     State(api): State<Api>,
     caller: Caller,
     Names(id): Names<SessionId>,
-    Query(query): Query<TranscriptQuery>,
+    Params(query): Params<TranscriptQuery>,
 ) -> ApiResult<Json<Value>> {
     caller.enter(&id, Right::Read)?;
     let session = api.sessions.get(caller.tenant(), &id).await?;
@@ -259,7 +259,7 @@ pub(super) async fn journal(
     State(api): State<Api>,
     caller: Caller,
     Names(id): Names<SessionId>,
-    Query(query): Query<JournalQuery>,
+    Params(query): Params<JournalQuery>,
 ) -> ApiResult<Response> {
     caller.need(Right::Inspect)?;
     let kind = match query.kind.as_deref() {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use serde::Deserialize;
@@ -16,7 +16,7 @@ use crate::tenants::Right;
 
 use super::Api;
 use super::auth::Caller;
-use super::body::{self, Body, Names};
+use super::body::{self, Body, Names, Params};
 use super::error::{ApiError, ApiResult, agent_not_found};
 use super::invoke::set;
 use super::wire;
@@ -157,7 +157,7 @@ pub(super) struct ListQuery {
 pub(super) async fn list(
     State(api): State<Api>,
     caller: Caller,
-    Query(query): Query<ListQuery>,
+    Params(query): Params<ListQuery>,
 ) -> ApiResult<Json<Value>> {
     caller.need(Right::Read)?;
     let count = query.limit.unwrap_or(PAGE_MAX).clamp(1, PAGE_MAX);

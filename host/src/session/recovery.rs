@@ -3,6 +3,7 @@
 use crate::id::TurnId;
 use crate::journal::entry::{Failure, Outcome, Payload, TurnEnded, TurnEndedPrivate, TurnError};
 use crate::ledger::{AppendError, Batch, Dead, Ledger};
+use crate::telemetry;
 
 /// End every open turn as failed(host-lost): its inputs follow the rule for failed turns. Done
 /// before anything new is admitted; the entries become durable with the next flush.
@@ -54,6 +55,8 @@ pub(super) fn end_turn(
         return false;
     };
     let (agent, usage) = (open.agent.clone(), open.usage);
+    let ms = batch.now().ms_since(open.started_at);
+    telemetry::turn_ended(outcome.name(), ms as f64 / 1000.0);
     let inputs = batch.state().fates(turn, outcome);
     let turn = turn.clone();
     let ended = TurnEnded {
