@@ -83,7 +83,7 @@ impl AgentError {
 // What the agent needs did not work: with these, `?` says so.
 impl From<model::ModelError> for AgentError {
     fn from(error: model::ModelError) -> Self {
-        Self::Unavailable(format!("model: {error}"))
+        Self::Unavailable(format!("model: {}", model::in_words(&error)))
     }
 }
 

@@ -39,6 +39,21 @@ impl Deltas {
     }
 }
 
+/// What went wrong, for whoever reads a log or a failed turn.
+pub fn in_words(error: &ModelError) -> String {
+    match error {
+        ModelError::Refused(why) => format!("refused: {why}"),
+        ModelError::OverBudget => "the budget is used up".to_owned(),
+        ModelError::Deadline => "the call took longer than it may".to_owned(),
+        ModelError::CircuitOpen => "the provider failed too often lately".to_owned(),
+        ModelError::Interrupted(partial) => {
+            format!("the answer broke off after {} bytes", partial.len())
+        }
+        ModelError::Provider(error) => error.text.clone(),
+        ModelError::Other(what) => what.clone(),
+    }
+}
+
 impl Iterator for Deltas {
     type Item = Result<Delta, ModelError>;
 

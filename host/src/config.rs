@@ -83,6 +83,7 @@ pub struct Model {
     /// What the endpoint calls the model. Servers of a single model take any name.
     #[serde(default = "default_model")]
     pub model: String,
+    /// Kept for budgets, which this version does not have yet.
     #[serde(default)]
     pub price: Option<Price>,
 }
@@ -173,7 +174,7 @@ impl Default for Sessions {
 }
 
 /// Variables of our prefix that are not settings of the server.
-const NOT_SETTINGS: [&str; 5] = ["URL", "KEY", "LOG", "CONFIG", "OUTPUT"];
+const NOT_SETTINGS: [&str; 4] = ["URL", "KEY", "LOG", "CONFIG"];
 const PREFIX: &str = "ANTIPHON_";
 const MODEL_URL: &str = "ANTIPHON_MODEL_URL";
 const MODEL_KEY: &str = "ANTIPHON_MODEL_KEY";

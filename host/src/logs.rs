@@ -12,9 +12,8 @@ use tokio::sync::broadcast;
 use crate::clock::Time;
 use crate::id::{AgentName, SessionId, TenantId, TurnId};
 
-/// Lines and bytes kept per agent.
+/// Lines kept per agent, beside the bound on their bytes.
 const LINES_MAX: usize = 1_000;
-const BYTES_MAX: usize = 1024 * 1024;
 /// A longer line is cut.
 const LINE_BYTES_MAX: usize = 8 * 1024;
 /// Lines a follower may lag behind before it misses some.
@@ -66,10 +65,21 @@ struct Ring {
 }
 
 /// All agents' logs. Cheap to clone.
-#[derive(Debug, Clone, Default)]
-pub struct Logs(Arc<Mutex<HashMap<(TenantId, AgentName), Ring>>>);
+#[derive(Debug, Clone)]
+pub struct Logs {
+    rings: Arc<Mutex<HashMap<(TenantId, AgentName), Ring>>>,
+    /// Of one agent; the oldest lines go first.
+    bytes_max: usize,
+}
 
 impl Logs {
+    pub fn new(bytes_max: usize) -> Self {
+        Self {
+            rings: Arc::default(),
+            bytes_max,
+        }
+    }
+
     /// Keep a line; `number` is given here.
     pub fn push(&self, tenant: &TenantId, agent: &AgentName, mut line: Line) {
         if line.text.len() > LINE_BYTES_MAX {
@@ -77,7 +87,7 @@ impl Logs {
                 .truncate(line.text.floor_char_boundary(LINE_BYTES_MAX));
         }
         let mut rings = self
-            .0
+            .rings
             .lock()
             .unwrap_or_else(|poisoned| poisoned.into_inner());
         let ring = rings
@@ -88,7 +98,7 @@ impl Logs {
         ring.bytes += line.bytes();
         let line = Arc::new(line);
         ring.lines.push_back(line.clone());
-        while ring.lines.len() > LINES_MAX || ring.bytes > BYTES_MAX {
+        while ring.lines.len() > LINES_MAX || ring.bytes > self.bytes_max {
             ring.bytes -= ring.lines.pop_front().map_or(0, |line| line.bytes());
         }
         // No follower is fine.
@@ -102,7 +112,7 @@ impl Logs {
         agent: &AgentName,
     ) -> (Vec<Arc<Line>>, broadcast::Receiver<Arc<Line>>) {
         let mut rings = self
-            .0
+            .rings
             .lock()
             .unwrap_or_else(|poisoned| poisoned.into_inner());
         let ring = rings
@@ -117,7 +127,7 @@ impl Logs {
     /// Forget an agent's lines.
     pub fn forget(&self, tenant: &TenantId, agent: &AgentName) {
         let mut rings = self
-            .0
+            .rings
             .lock()
             .unwrap_or_else(|poisoned| poisoned.into_inner());
         rings.remove(&(tenant.clone(), agent.clone()));
@@ -154,7 +164,8 @@ mod tests {
 
     #[test]
     fn the_ring_is_bounded_and_numbers_go_on() {
-        let logs = Logs::default();
+        const BYTES_MAX: usize = 1024 * 1024;
+        let logs = Logs::new(BYTES_MAX);
         let (tenant, agent) = (TenantId::new("t").unwrap(), AgentName::new("a").unwrap());
         for _ in 0..LINES_MAX + 5 {
             logs.push(&tenant, &agent, line("x"));

@@ -169,7 +169,7 @@ impl Host {
             clock.clone(),
             &owners,
         )?;
-        let logs = Logs::default();
+        let logs = Logs::new(as_usize(config.limits.log_bytes_max));
         let sessions = Sessions::new(Parts {
             store: store.clone(),
             clock: clock.clone(),

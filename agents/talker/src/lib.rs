@@ -24,6 +24,9 @@ const SYSTEM: &str = "You talk with people. Answer at once and briefly. Somebody
 
 const TELL: &str = "The analysis has just been written. Tell the people briefly what it says.";
 
+/// A few short paragraphs: people are waiting, and models without manners never stop.
+const ANSWER_TOKENS_MAX: u32 = 300;
+
 struct Talker;
 
 impl Agent for Talker {
@@ -45,7 +48,9 @@ impl Agent for Talker {
         if messages.is_empty() {
             prompt = prompt.task(TELL);
         }
-        model::relay(&prompt.request())?;
+        let mut request = prompt.request();
+        request.parameters.max_tokens = Some(ANSWER_TOKENS_MAX);
+        model::relay(&request)?;
         Ok(TurnOutput::default())
     }
 }

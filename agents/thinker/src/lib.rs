@@ -29,6 +29,9 @@ const STEPS: [&str; 3] = [
      then the reasons, then what stays open. Plain text, no preamble.",
 ];
 
+/// A page for each step: the steps after it read it too.
+const STEP_TOKENS_MAX: u32 = 500;
+
 struct Thinker;
 
 impl Agent for Thinker {
@@ -65,6 +68,7 @@ fn think(messages: &[Message]) -> Result<String, AgentError> {
         .transcript(100)
         .messages(messages);
     let mut request = prompt.request();
+    request.parameters.max_tokens = Some(STEP_TOKENS_MAX);
     let mut found = String::new();
     for step in STEPS {
         request.messages.push(model::Message::user(step));

@@ -12,8 +12,6 @@ pub struct Limits {
     // What a component may be.
     /// Of an uploaded component.
     pub component_bytes_max: u64,
-    /// To compile one.
-    pub compile_ms_max: u64,
 
     // What a turn may use.
     /// Linear memory, summed over the instance.
@@ -38,8 +36,6 @@ pub struct Limits {
     pub mailbox_messages_max: u64,
 
     // What a tenant may do at once.
-    /// Turns running for one tenant.
-    pub tenant_turns_max: u64,
     /// Streams of events open for one tenant.
     pub streams_max: u64,
 
@@ -54,8 +50,6 @@ pub struct Limits {
     pub request_bytes_max: u64,
     /// Of a request's head.
     pub header_bytes_max: u64,
-    /// How far a reader of a stream may fall behind before it is closed with its offset.
-    pub stream_lag_bytes_max: u64,
     /// Kept of what one agent printed and logged; the oldest goes first.
     pub log_bytes_max: u64,
 }
@@ -65,8 +59,6 @@ impl Default for Limits {
         Self {
             // Agents in Rust are below 1 MiB, in JavaScript 12, in Python 18.
             component_bytes_max: 32 * MIB,
-            // Those took 0.06, 7.1 and 6.4 s to compile on two cores; four times the slowest.
-            compile_ms_max: 30_000,
 
             // A JavaScript engine with its heap takes 2-3 MB when idle; room for documents of
             // `slot_bytes_max` many times over, and 64 such turns still fit in 8 GiB.
@@ -89,8 +81,6 @@ impl Default for Limits {
             slots_max: 256,
             mailbox_messages_max: 10_000,
 
-            // One tenant takes at most a fifteenth of the host.
-            tenant_turns_max: 64,
             streams_max: 1_000,
 
             // About 5,000 live instances fit under the default `vm.max_map_count`.
@@ -103,8 +93,6 @@ impl Default for Limits {
             // every byte in six, and the rest of the request.
             request_bytes_max: 8 * MIB,
             header_bytes_max: 64 * KIB,
-            // A whole reply.
-            stream_lag_bytes_max: MIB,
             log_bytes_max: MIB,
         }
     }
@@ -112,11 +100,10 @@ impl Default for Limits {
 
 impl Limits {
     /// Every limit by name.
-    pub(super) fn named(&self) -> [(&'static str, u64); 22] {
+    pub(super) fn named(&self) -> [(&'static str, u64); 19] {
         // Taken apart whole, so that a new field cannot be forgotten here.
         let Self {
             component_bytes_max,
-            compile_ms_max,
             memory_bytes_max,
             cpu_ms_max,
             turn_ms_max,
@@ -128,19 +115,16 @@ impl Limits {
             slot_bytes_max,
             slots_max,
             mailbox_messages_max,
-            tenant_turns_max,
             streams_max,
             turns_max,
             turns_waiting_max,
             sessions_open_max,
             request_bytes_max,
             header_bytes_max,
-            stream_lag_bytes_max,
             log_bytes_max,
         } = *self;
         [
             ("component_bytes_max", component_bytes_max),
-            ("compile_ms_max", compile_ms_max),
             ("memory_bytes_max", memory_bytes_max),
             ("cpu_ms_max", cpu_ms_max),
             ("turn_ms_max", turn_ms_max),
@@ -152,14 +136,12 @@ impl Limits {
             ("slot_bytes_max", slot_bytes_max),
             ("slots_max", slots_max),
             ("mailbox_messages_max", mailbox_messages_max),
-            ("tenant_turns_max", tenant_turns_max),
             ("streams_max", streams_max),
             ("turns_max", turns_max),
             ("turns_waiting_max", turns_waiting_max),
             ("sessions_open_max", sessions_open_max),
             ("request_bytes_max", request_bytes_max),
             ("header_bytes_max", header_bytes_max),
-            ("stream_lag_bytes_max", stream_lag_bytes_max),
             ("log_bytes_max", log_bytes_max),
         ]
     }

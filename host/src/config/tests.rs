@@ -50,10 +50,7 @@ fn flags_win_over_the_environment_over_the_file_over_defaults() {
     assert_eq!(config.drain, Duration::from_secs(1));
     assert_eq!(config.durability, Durability::Process);
     assert_eq!((config.limits.turns_max, config.limits.slots_max), (2, 7));
-    assert_eq!(
-        config.limits.tenant_turns_max,
-        Limits::default().tenant_turns_max
-    );
+    assert_eq!(config.limits.handles_max, Limits::default().handles_max);
     assert_eq!(config.http.cors_origins, ["https://a.example"]);
 }
 

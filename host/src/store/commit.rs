@@ -20,14 +20,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle};
 
-use bytes::{BufMut, BytesMut};
-
-use super::engine::{Change, Changes, Engine, EngineError};
-use super::keys::{self, Stem};
+use super::changes::{Op, add, encode};
+use super::engine::{Changes, Engine, EngineError};
 use super::owners::{Owners, Taken, Ticket};
-use super::row;
 use super::view::InFlight;
-use super::{Commit, CommitError, Generation, JournalId, Latched, OpenError, Tail, Write};
+use super::{Commit, CommitError, Generation, JournalId, Latched, OpenError, Tail};
 use crate::id::Seq;
 
 /// A group ends here, so that it stays below one of sled's segments (512 KiB): sled
@@ -36,20 +33,6 @@ use crate::id::Seq;
 const GROUP_BYTES_MAX: usize = 256 * 1024;
 
 type Done = Box<dyn FnOnce(Result<(), Latched>) + Send>;
-
-/// A write as rows.
-enum Op {
-    /// A key that was never there.
-    New(Vec<u8>, Vec<u8>),
-    /// A row that is the same whenever it is written.
-    Once(Vec<(Vec<u8>, Vec<u8>)>),
-    /// A row in place of another, or of nothing.
-    Replace(Stem, Vec<(Vec<u8>, Vec<u8>)>),
-    /// All parts of a row.
-    Remove(Stem),
-    /// One key.
-    Delete(Vec<u8>),
-}
 
 struct Accepted {
     ops: Vec<Op>,
@@ -338,124 +321,4 @@ fn text_of(panic: &(dyn Any + Send)) -> String {
         .map(String::as_str)
         .or_else(|| panic.downcast_ref::<&str>().copied());
     format!("panic: {}", text.unwrap_or("without a message"))
-}
-
-impl Op {
-    fn bytes(&self) -> usize {
-        let rows = |rows: &[(Vec<u8>, Vec<u8>)]| -> usize {
-            rows.iter()
-                .map(|(key, value)| key.len() + value.len())
-                .sum()
-        };
-        match self {
-            Self::New(key, value) => key.len() + value.len(),
-            Self::Once(all) | Self::Replace(_, all) => rows(all),
-            Self::Remove(stem) => stem.bytes().len(),
-            Self::Delete(key) => key.len(),
-        }
-    }
-}
-
-fn encode(writes: &[Write]) -> Vec<Op> {
-    let mut ops = Vec::with_capacity(writes.len());
-    for write in writes {
-        match write {
-            Write::Append { journal, frame, .. } => {
-                let stem = keys::frame(journal, frame.first());
-                ops.extend(
-                    row::encode(&stem, frame.bytes()).map(|(key, value)| Op::New(key, value)),
-                );
-            }
-            Write::Snapshot {
-                journal,
-                seq,
-                bytes,
-                ..
-            } => {
-                let mut payload = BytesMut::with_capacity(8 + bytes.len());
-                payload.put_u64(seq.0);
-                payload.put_slice(bytes);
-                let stem = keys::snapshot(journal);
-                let rows = row::encode(&stem, &payload).collect();
-                ops.push(Op::Replace(stem, rows));
-            }
-            Write::Value {
-                journal,
-                digest,
-                bytes,
-            } => {
-                let stem = keys::value(journal, digest);
-                ops.push(Op::Once(row::encode(&stem, bytes).collect()));
-            }
-            Write::Record { key, bytes } => {
-                let stem = keys::record(key);
-                let rows = row::encode(&stem, bytes).collect();
-                ops.push(Op::Replace(stem, rows));
-            }
-            Write::Unrecord { key } => ops.push(Op::Remove(keys::record(key))),
-        }
-    }
-    ops
-}
-
-/// Add a write to the changes of a group, after those before it.
-fn add(changes: &mut Changes, op: Op, engine: &dyn Engine) -> Result<(), EngineError> {
-    match op {
-        Op::New(key, value) => {
-            let (new, old) = (Some(value), None);
-            changes.insert(key, Change { new, old });
-        }
-        Op::Once(rows) => {
-            let first = &rows[0].0;
-            if !changes.contains_key(first) && engine.get(first)?.is_none() {
-                for (key, value) in rows {
-                    let (new, old) = (Some(value), None);
-                    changes.insert(key, Change { new, old });
-                }
-            }
-        }
-        Op::Replace(stem, rows) => {
-            let before = parts_now(changes, &stem, engine)?;
-            let now = u16::try_from(rows.len()).expect("rows are encoded with u16 part numbers");
-            for (key, value) in rows {
-                set(changes, key, Some(value), engine)?;
-            }
-            for part in now..before {
-                set(changes, stem.part(part), None, engine)?;
-            }
-        }
-        Op::Remove(stem) => {
-            for part in 0..parts_now(changes, &stem, engine)? {
-                set(changes, stem.part(part), None, engine)?;
-            }
-        }
-        Op::Delete(key) => set(changes, key, None, engine)?,
-    }
-    Ok(())
-}
-
-/// How many parts a row has after the changes so far. A damaged row counts one, and so can be replaced.
-fn parts_now(changes: &Changes, stem: &Stem, engine: &dyn Engine) -> Result<u16, EngineError> {
-    let first = stem.part(0);
-    let count = |value: &[u8]| row::parts(value).unwrap_or(1);
-    Ok(match changes.get(&first) {
-        Some(change) => change.new.as_deref().map_or(0, count),
-        None => engine.get(&first)?.as_deref().map_or(0, count),
-    })
-}
-
-fn set(
-    changes: &mut Changes,
-    key: Vec<u8>,
-    new: Option<Vec<u8>>,
-    engine: &dyn Engine,
-) -> Result<(), EngineError> {
-    match changes.get_mut(&key) {
-        Some(change) => change.new = new,
-        None => {
-            let old = engine.get(&key)?;
-            changes.insert(key, Change { new, old });
-        }
-    }
-    Ok(())
 }

@@ -3,7 +3,7 @@
 
 use proptest::prelude::*;
 
-use super::contract::{Owner, append, frame, id, queue, write};
+use super::contract::{End, Owner, append, frame, id, queue, write};
 use super::*;
 
 /// A script of commits on two journals, for the disk in memory.
@@ -108,10 +108,7 @@ fn run(store: &dyn Store, disk: &Memory, steps: &[Step]) -> usize {
 }
 
 /// The end of a commit; none if the machine stopped before it.
-fn settle(
-    disk: &Memory,
-    done: &std::sync::mpsc::Receiver<Result<(), Latched>>,
-) -> Option<Result<(), Latched>> {
+fn settle(disk: &Memory, done: &End) -> Option<Result<(), Latched>> {
     loop {
         match done.try_recv() {
             Ok(end) => return Some(end),

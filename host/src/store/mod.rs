@@ -9,6 +9,7 @@
 //! its `done` is called only after it is on disk (see `durability`) or failed. After the
 //! first failed sync the store is latched: every later commit fails, reads go on.
 
+mod changes;
 pub mod check;
 mod commit;
 pub mod components;

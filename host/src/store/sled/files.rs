@@ -15,6 +15,7 @@ use std::io::{self, ErrorKind, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
@@ -70,8 +71,26 @@ pub(super) fn open_existing(path: &Path, options: SledOptions) -> Result<Opened,
     }
 }
 
+/// How long to wait for another holder of the store: a process that is being
+/// replaced may still be ending, and a child just forked holds our files until it
+/// becomes another program. Longer than that, it is another host.
+const LOCK_TRIES: u32 = 20;
+const LOCK_WAIT: Duration = Duration::from_millis(25);
+
+fn patiently<T>(
+    mut attempt: impl FnMut() -> Result<T, StoreOpenError>,
+) -> Result<T, StoreOpenError> {
+    for _ in 1..LOCK_TRIES {
+        match attempt() {
+            Err(StoreOpenError::InUse { .. }) => std::thread::sleep(LOCK_WAIT),
+            other => return other,
+        }
+    }
+    attempt()
+}
+
 fn open(path: &Path, options: SledOptions) -> Result<Opened, StoreOpenError> {
-    let lock = lock(path)?;
+    let lock = patiently(|| lock(path))?;
     let is_made = read_format(path)?;
     let db_path = path.join("db");
     let has_log = fs::metadata(&db_path).is_ok_and(|db| db.len() > 0);
@@ -143,7 +162,8 @@ pub(in crate::store) fn sync_dir(path: &Path) -> io::Result<()> {
 /// sled refuses to open over a bad snapshot of its log, although the log alone has
 /// everything: then the snapshots are moved aside, once, and the log is read whole.
 fn open_without_bad_snapshot(path: &Path, options: SledOptions) -> Result<Db, StoreOpenError> {
-    let first = match open_sled(path, options) {
+    let open_sled = || patiently(|| open_sled(path, options));
+    let first = match open_sled() {
         Err(error @ StoreOpenError::Damaged { .. }) => error,
         other => return other,
     };
@@ -157,7 +177,7 @@ fn open_without_bad_snapshot(path: &Path, options: SledOptions) -> Result<Db, St
     for name in &snapshots {
         rename(name, &format!("quarantine-{name}"))?;
     }
-    match open_sled(path, options) {
+    match open_sled() {
         Ok(db) => {
             tracing::warn!(
                 path = %path.display(), ?snapshots, %first,
@@ -192,6 +212,10 @@ fn open_sled(path: &Path, options: SledOptions) -> Result<Db, StoreOpenError> {
 
 fn refused(path: &Path, error: &sled::Error) -> StoreOpenError {
     match error {
+        // sled's own lock, which has no kind of its own.
+        sled::Error::Io(error) if error.to_string().starts_with("could not acquire lock") => {
+            StoreOpenError::InUse { path: path.into() }
+        }
         // The end of a file where there should be more of it is damage, not a bad disk.
         sled::Error::Io(error) if error.kind() != ErrorKind::UnexpectedEof => StoreOpenError::Io {
             what: "open the store",

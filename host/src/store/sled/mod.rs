@@ -7,6 +7,8 @@
 //!   covers the file's size too.
 //! - A background write of sled that fails (a full disk) records the error without
 //!   waking those who wait for it. [`Watchdog`] wakes them.
+//! - Traversing the tree for a read splits pages, which writes; after a failed write such reads
+//!   fail too. So the disk never gets full by us: see [`SledOptions::reserve_bytes`].
 //! - After a failed apply or sync the database is leaked, never dropped: dropping
 //!   writes and syncs again, and panics when that fails.
 //!
@@ -48,6 +50,9 @@ pub struct SledOptions {
     /// sled's page cache. The process grows by several times as much.
     pub cache_bytes: u64,
     pub durability: Durability,
+    /// The store latches before less than this is free on its disk: sled splits pages
+    /// while it reads, so on a disk that is really full even reads fail.
+    pub reserve_bytes: u64,
 }
 
 impl Default for SledOptions {
@@ -55,6 +60,9 @@ impl Default for SledOptions {
         Self {
             cache_bytes: 64 << 20,
             durability: Durability::Power,
+            // A group of up to 256 KiB makes sled rewrite pages around its rows, in the
+            // worst case hundreds of them; opening again needs some, too.
+            reserve_bytes: 64 << 20,
         }
     }
 }
@@ -63,7 +71,7 @@ pub(in crate::store) struct SledEngine {
     db: Db,
     /// Our own handle of sled's log: a file is synced by inode, not by handle.
     log: File,
-    durability: Durability,
+    options: SledOptions,
     path: PathBuf,
     watchdog: Watchdog,
     /// Held until the end: a second process is told so.
@@ -98,11 +106,23 @@ impl SledEngine {
         Ok(Self {
             db: opened.db,
             log: opened.log,
-            durability: options.durability,
+            options,
             path: path.to_owned(),
             watchdog,
             _lock: opened.lock,
         })
+    }
+
+    /// Refuse before the disk is full. Nothing was touched, so this is no failure of sled.
+    fn check_room(&self) -> Result<(), EngineError> {
+        let disk = rustix::fs::fstatvfs(&self.log).map_err(|errno| of_io(&errno.into()))?;
+        if disk.f_bavail.saturating_mul(disk.f_frsize) >= self.options.reserve_bytes {
+            return Ok(());
+        }
+        let reserve = self.options.reserve_bytes >> 20;
+        Err(EngineError::Failed(format!(
+            "the disk is full: less than the reserve of {reserve} MiB is free"
+        )))
     }
 
     /// Run a write; after the first that fails, by error or panic, the database is never dropped.
@@ -118,6 +138,7 @@ impl SledEngine {
 
 impl Engine for SledEngine {
     fn apply(&self, changes: &Changes) -> Result<(), EngineError> {
+        self.check_room()?;
         let mut batch = Batch::default();
         for (key, change) in changes {
             match &change.new {
@@ -131,7 +152,7 @@ impl Engine for SledEngine {
     fn sync(&self) -> Result<(), EngineError> {
         self.guarded(|| {
             self.db.flush().map_err(|error| of_sled(&error))?;
-            match self.durability {
+            match self.options.durability {
                 Durability::Process => Ok(()),
                 Durability::Power => self.log.sync_data().map_err(|error| of_io(&error)),
             }

@@ -1,0 +1,150 @@
+//! The real binary as a child process: started on a data folder, spoken to over HTTP, killed.
+//!
+//! Invariant: a server that a test leaves behind is killed with it.
+
+use std::io::BufRead as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::OnceLock;
+
+use serde_json::Value;
+
+/// The binary, built by whoever needs it first.
+pub(crate) fn binary() -> &'static Path {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY.get_or_init(|| {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let output = Command::new(env!("CARGO"))
+            .args(["build", "--package", "antiphon", "--bin", "antiphon"])
+            .args(["--message-format", "json-render-diagnostics"])
+            .current_dir(root)
+            .stderr(Stdio::inherit())
+            .output()
+            .expect("cargo runs");
+        assert!(output.status.success(), "the binary builds");
+        let messages = output.stdout.lines().map_while(Result::ok);
+        let executable = messages.filter_map(|line| {
+            let message: Value = serde_json::from_str(&line).ok()?;
+            Some(message["executable"].as_str()?.into())
+        });
+        executable.last().expect("cargo names the binary")
+    })
+}
+
+/// The command line on a data folder, with nothing of this process's own settings.
+pub(crate) fn command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(binary());
+    command.args(arguments);
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("ANTIPHON_")) {
+        command.env_remove(name);
+    }
+    command
+}
+
+pub(crate) struct Process {
+    child: Child,
+    pub(crate) url: String,
+    pub(crate) key: String,
+    http: reqwest::Client,
+}
+
+impl Process {
+    /// Start `serve` and wait until it says where it listens.
+    pub(crate) fn start(data: &Path) -> Self {
+        Self::try_start(data, &[]).expect("the server starts")
+    }
+
+    /// With settings from the environment; what it says on stderr if it does not start.
+    pub(crate) fn try_start(data: &Path, settings: &[(&str, &str)]) -> Result<Self, String> {
+        let mut child = command(&[
+            "serve",
+            "--listen",
+            "127.0.0.1:0",
+            "--drain",
+            "1s",
+            "--data",
+        ])
+        .arg(data)
+        .env("ANTIPHON_LOG", "error")
+        .envs(settings.iter().copied())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary runs");
+        let mut line = String::new();
+        let stdout = child.stdout.take().expect("it is piped");
+        std::io::BufReader::new(stdout)
+            .read_line(&mut line)
+            .expect("its output is text");
+        let Some((_, address)) = line.trim().split_once("listening on ") else {
+            let output = child.wait_with_output().expect("it ends");
+            return Err(String::from_utf8_lossy(&output.stderr).into_owned());
+        };
+        let key = std::fs::read_to_string(data.join("default.key")).expect("it wrote its key");
+        Ok(Self {
+            child,
+            url: address.to_owned(),
+            key,
+            http: reqwest::Client::new(),
+        })
+    }
+
+    pub(crate) fn request(&self, method: &str, path: &str) -> reqwest::RequestBuilder {
+        let method = method.parse().expect("a method");
+        self.http
+            .request(method, format!("{}{path}", self.url))
+            .bearer_auth(&self.key)
+    }
+
+    pub(crate) async fn put_agent(&self, agent: &str, component: &Path) {
+        let bytes = std::fs::read(component).expect("the component is there");
+        let answer = self
+            .request("PUT", &format!("/v1/agents/{agent}"))
+            .header("content-type", "application/wasm")
+            .body(bytes)
+            .send()
+            .await
+            .expect("an answer");
+        assert!(
+            answer.status().is_success(),
+            "{}",
+            answer.text().await.unwrap_or_default()
+        );
+    }
+
+    /// The answer's status and JSON.
+    pub(crate) async fn json(&self, method: &str, path: &str, body: Option<Value>) -> (u16, Value) {
+        let mut request = self.request(method, path);
+        if let Some(body) = body {
+            request = request.json(&body);
+        }
+        let answer = request.send().await.expect("an answer");
+        let status = answer.status().as_u16();
+        (status, answer.json().await.unwrap_or(Value::Null))
+    }
+
+    /// End it at once, as a crash or a loss of power ends a process.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().expect("it can be killed");
+        self.child.wait().expect("it ends");
+    }
+
+    /// Ask it to stop, and wait until it has.
+    pub(crate) fn terminate(mut self) -> ExitStatus {
+        let pid = self.child.id().to_string();
+        let sent = Command::new("kill")
+            .args(["-TERM", &pid])
+            .status()
+            .expect("kill runs");
+        assert!(sent.success());
+        self.child.wait().expect("it ends")
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Already dead is fine.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
