@@ -44,6 +44,15 @@ impl Script {
         Ok(script)
     }
 
+    /// What a line says after a state.
+    pub(crate) fn payload_after(state: &State, line: &str) -> Payload {
+        let script = Self {
+            state: state.clone(),
+            ..Self::default()
+        };
+        script.payload(line)
+    }
+
     pub(crate) fn line(&mut self, line: &str) -> Result<(), IllegalEntry> {
         if let Some(time) = line.strip_prefix('@') {
             self.now = Time(time.parse().expect("a time"));

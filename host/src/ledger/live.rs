@@ -276,6 +276,11 @@ impl Live {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn recent_bytes(&self) -> usize {
+        self.recent_bytes
+    }
+
     pub(super) fn recent_first(&self) -> Seq {
         self.recent
             .front()

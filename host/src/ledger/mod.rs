@@ -488,3 +488,7 @@ impl fmt::Debug for Ledger {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+#[path = "tests.rs"]
+mod tests;
