@@ -97,7 +97,8 @@ impl Stage {
 
 const STAGE: &str = "antiphon_stage_seconds";
 
-/// A turn ended.
-pub fn turn_ended(outcome: &'static str) {
+/// A turn ended, this long after it started.
+pub fn turn_ended(outcome: &'static str, seconds: f64) {
     counter!("antiphon_turns_total", "outcome" => outcome).increment(1);
+    histogram!("antiphon_turn_seconds").record(seconds);
 }

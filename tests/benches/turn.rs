@@ -7,6 +7,8 @@
 //! of each stage from the server's own histograms. Absolute figures belong to the machine;
 //! docs/performance.md says on which they were taken.
 
+#![allow(clippy::print_stdout, reason = "a benchmark prints its figures")]
+
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;

@@ -9,8 +9,6 @@
 //! a test that hangs says where.
 
 #[cfg(test)]
-mod process;
-#[cfg(test)]
 mod client;
 #[cfg(test)]
 mod crash;
@@ -18,6 +16,8 @@ mod crash;
 mod golden;
 #[cfg(test)]
 mod guests;
+#[cfg(test)]
+mod process;
 #[cfg(test)]
 mod server;
 #[cfg(test)]

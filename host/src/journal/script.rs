@@ -385,8 +385,3 @@ pub(crate) fn print(entries: &[Entry]) -> String {
     });
     lines.collect()
 }
-
-/// The session of a script's messages.
-pub(crate) fn session() -> SessionId {
-    name("s")
-}

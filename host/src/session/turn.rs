@@ -15,7 +15,7 @@ use crate::ledger::AppendError;
 use crate::runtime::instance::{self, Exit, Input};
 use crate::runtime::limits::Cpu;
 use crate::runtime::scope::{Scope, TurnClock, TurnOutput};
-use crate::telemetry::{self, Stage};
+use crate::telemetry::Stage;
 
 use super::recovery::end_turn;
 use super::{Session, Sessions};
@@ -126,7 +126,6 @@ pub(super) async fn run(sessions: Sessions, session: Arc<Session>, started: Star
         end_turn(batch, &turn, outcome, error, private, wake_at);
         Ok::<_, std::convert::Infallible>(())
     });
-    telemetry::turn_ended(outcome.name());
     if let Err(AppendError::Dead(dead)) = ended {
         tracing::debug!(%turn, %dead, "the end of a turn was not written");
         return;
