@@ -19,9 +19,19 @@ pub fn pull(max: u32) -> Vec<Message> {
     host::mailbox::pull(max)
 }
 
-/// Take all waiting messages, oldest first.
+/// What one `pull` gives at most.
+const PULL_MAX: u32 = 100;
+
+/// Take all waiting messages, oldest first, however many one `pull` gives.
 pub fn pull_all() -> Vec<Message> {
-    pull(u32::MAX)
+    let mut messages = pull(PULL_MAX);
+    let mut last = messages.len();
+    while last == PULL_MAX as usize {
+        let more = pull(PULL_MAX);
+        last = more.len();
+        messages.extend(more);
+    }
+    messages
 }
 
 /// Put a message pulled in this turn back. False if this turn did not pull it.

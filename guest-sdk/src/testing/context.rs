@@ -26,8 +26,8 @@ impl Default for Context {
     fn default() -> Self {
         Self {
             entries: Vec::new(),
-            full_turns: 8,
-            expired_turns: 8,
+            full_turns: 10,
+            expired_turns: 20,
             added: 0,
         }
     }

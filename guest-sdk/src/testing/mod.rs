@@ -93,8 +93,8 @@ impl Default for Limits {
             reply_bytes_max: 1 << 20,
             slot_bytes_max: 4 << 20,
             slots_max: 256,
-            message_bytes_max: 4 << 20,
-            items_max: 1000,
+            message_bytes_max: 1 << 20,
+            items_max: 256,
         }
     }
 }

@@ -21,7 +21,7 @@ pub struct Limits {
     /// Time from start to outcome, waiting counted.
     pub turn_ms_max: u64,
     pub host_calls_max: u64,
-    /// Crossing the border in one host call, in either direction.
+    /// Handed over by the guest in one host call.
     pub host_call_bytes_max: u64,
     /// Resources of the host held at once.
     pub handles_max: u64,
@@ -35,11 +35,9 @@ pub struct Limits {
     /// Waiting in one agent's mailbox.
     pub mailbox_messages_max: u64,
 
-    // What a tenant may do at once.
-    /// Streams of events open for one tenant.
-    pub streams_max: u64,
-
     // What the host does at once.
+    /// Streams of events and polls that are open.
+    pub streams_max: u64,
     /// Turns running in the host.
     pub turns_max: u64,
     /// Turns waiting for a place; more are refused with 429.

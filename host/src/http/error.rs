@@ -272,7 +272,6 @@ impl From<CommandError> for ApiError {
                 )
                 .with(json!({"version": newest.0}))
             }
-            CommandError::NoSuchMessage => Self::not_found("operation_not_found", text),
             CommandError::Dead(dead) => dead.into(),
         }
     }

@@ -30,7 +30,7 @@ const AGENTS_MAX: usize = 32;
 #[serde(deny_unknown_fields)]
 struct New {
     agents: Vec<AgentName>,
-    /// The first agent, if not said.
+    /// May be left out where there is one agent only.
     entry: Option<AgentName>,
     /// Seconds without events.
     expires_after: Option<u64>,

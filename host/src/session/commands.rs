@@ -48,8 +48,6 @@ pub enum CommandError {
     VersionMismatch(Option<Seq>),
     #[error("the slot exists: say which version is replaced")]
     VersionRequired(Seq),
-    #[error("there is no such message")]
-    NoSuchMessage,
     #[error(transparent)]
     Dead(#[from] Dead),
 }

@@ -3,14 +3,12 @@
 //! Read from durable entries alone, so the answer is the same now, later, and
 //! after a restart.
 
-use std::sync::Arc;
-
 use crate::id::{MessageId, RunId, Seq, TurnId};
 use crate::journal::codec::{DecodeError, Encoded};
 use crate::journal::entry::{
     Fate, Kind, Outcome, Payload, SessionChange, SessionChanged, TurnError, Usage,
 };
-use crate::ledger::{FollowError, Ledger};
+use crate::ledger::Ledger;
 use crate::store::ReadError;
 
 use super::Session;
@@ -181,17 +179,4 @@ pub async fn look(session: &Session, message: &MessageId) -> Result<Option<Stand
 async fn is_message(ledger: &Ledger, message: &MessageId) -> Result<bool, ReadError> {
     let entry = ledger.entry(message.seq()).await?;
     Ok(entry.is_some_and(|entry| matches!(entry.kind, Kind::MessageReceived | Kind::MessageSent)))
-}
-
-/// Wait until the message is done with.
-pub async fn wait(session: &Arc<Session>, message: &MessageId) -> Result<Standing, FollowError> {
-    let mut tracker = Tracker::new(message.clone());
-    let mut follower = session.ledger.follow(message.seq());
-    while !tracker.is_over() {
-        for encoded in follower.next().await? {
-            let damaged = |error: DecodeError| ReadError::Damaged(error.to_string());
-            tracker.next(&encoded).map_err(damaged)?;
-        }
-    }
-    Ok(tracker.standing())
 }

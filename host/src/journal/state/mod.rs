@@ -6,7 +6,6 @@
 //!
 //! Invariant: an entry that `next` accepted once is accepted again after the
 //! same entries. A refused entry leaves the state as it was.
-
 //!
 //! One file per family of entries: `session`, `mailbox`, `turns`, `slots`,
 //! with `runs` behind them; `due` says what follows from all of it.

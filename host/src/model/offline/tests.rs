@@ -49,7 +49,7 @@ fn it_says_what_it_is_and_what_it_was_told() {
     assert_eq!(
         run(&request),
         format!(
-            "(offline model) You said: “one two” and “three”. My task: “Be brief.” {last} <stop 7 22>"
+            "(offline model) You said: “one two” and “three”. My task: “Be brief.” {last} <stop 7 21>"
         )
     );
     request.messages[0] = Message::System("Think it over.".to_owned());
