@@ -1,0 +1,663 @@
+//! Sessions over a disk in memory, on virtual time, with scripted agents.
+//!
+//! A life is one process: its own runtime, dropped with everything in it. Time moves only in
+//! [`World::until`], which keeps the runtime from being idle, so that the commit thread
+//! may take as long as it likes. What goes wrong is a fault of the disk: the k-th sync
+//! fails, or the machine stops before or after it.
+//!
+//! A conversation is lines: `post AGENT STEPS`, `shown WORDS`, `stop AGENT`, `put SLOT TEXT`,
+//! `answered`, `delete`. Each waits until what it did is acknowledged.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
+use std::sync::OnceLock;
+
+use super::commands::{self, CommandError, NewMessage, NewSession};
+use super::*;
+use crate::agents::{AgentConfig, Deployment};
+use crate::id::{Digest, MessageId, Seq, TurnId};
+use crate::journal::codec::Encoded;
+use crate::journal::entry::{Entry, Failure, Fate, Kind, Outcome, Payload};
+use crate::journal::script::{name, print};
+use crate::journal::state::State;
+use crate::ledger::transcript;
+use crate::store::components::Components;
+use crate::store::{Fault, Memory, RecordKey, RecordSpace, Write, memory};
+
+/// Steps of virtual time in which anything happens that happens at all: over an hour.
+const STEPS_MAX: u64 = 100_000;
+/// More syncs than any conversation here takes.
+const SYNCS_MAX: u64 = 100;
+
+fn tenant() -> TenantId {
+    name("t")
+}
+
+fn journal() -> JournalId {
+    JournalId {
+        tenant: tenant(),
+        session: name("s"),
+    }
+}
+
+fn wasm() -> Arc<crate::runtime::engine::Runtime> {
+    static RUNTIME: OnceLock<Arc<crate::runtime::engine::Runtime>> = OnceLock::new();
+    let new = || {
+        crate::runtime::engine::Runtime::new(1, &TurnLimits::default(), None).expect("an engine")
+    };
+    RUNTIME.get_or_init(|| Arc::new(new())).clone()
+}
+
+fn components() -> Components {
+    // Scripted agents have none; the folder is never looked into.
+    Components::open(&std::env::temp_dir().join("antiphon-sim")).expect("a folder")
+}
+
+/// A disk on which the agents `a` and `b` are deployed; `b` watches the slot `x`.
+fn fresh() -> Memory {
+    let disk = Memory::new();
+    let store = memory(&disk);
+    for agent in ["a", "b"] {
+        let mut config = AgentConfig::default();
+        if agent == "b" {
+            config.watches.insert(name("x"));
+        }
+        let mut deployment = Deployment {
+            config: Arc::new(config),
+            ..Deployment::default()
+        };
+        deployment.put_component(Digest::of(agent.as_bytes()), Time(0), 10);
+        let key = RecordKey {
+            tenant: Some(tenant()),
+            space: RecordSpace::Agent,
+            name: agent.into(),
+        };
+        let write = Write::Record {
+            key,
+            bytes: deployment.bytes(),
+        };
+        Store::commit(
+            &*store,
+            crate::store::Commit {
+                writes: vec![write],
+                done: Box::new(|_| {}),
+            },
+        )
+        .expect("it is queued");
+    }
+    store.close();
+    disk.power_loss()
+}
+
+/// Everything durable, read past all layers.
+fn entries(store: &dyn Store) -> Vec<Entry> {
+    let frames = store
+        .frames(&journal(), Seq(0), usize::MAX)
+        .expect("it reads");
+    let encoded = frames
+        .iter()
+        .flat_map(|frame| frame.entries().expect("they are whole"));
+    encoded
+        .map(|encoded| encoded.decode().expect("they decode"))
+        .collect()
+}
+
+fn fold(entries: &[Entry]) -> State {
+    let mut state = State::default();
+    for entry in entries {
+        state
+            .next(entry)
+            .unwrap_or_else(|illegal| panic!("{illegal}\n{}", print(entries)));
+    }
+    state
+}
+
+/// Nothing is open, nothing is due.
+fn is_quiet(store: &dyn Store) -> bool {
+    let state = fold(&entries(store));
+    state.turns.is_empty() && state.next_due().is_none()
+}
+
+struct World {
+    disk: Memory,
+    store: Arc<dyn Store>,
+    clock: Clock,
+    sessions: Sessions,
+}
+
+/// One process on a disk, from a time on. Whatever runs at its end is gone.
+fn life<T>(disk: &Memory, start: Time, body: impl AsyncFnOnce(&World) -> T) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .expect("a runtime");
+    let result = runtime.block_on(async {
+        let world = World::new(disk, start);
+        body(&world).await
+    });
+    // A commit thread that is stopped for ever is let go when its disk is taken away.
+    runtime.shutdown_background();
+    result
+}
+
+impl World {
+    fn new(disk: &Memory, start: Time) -> Self {
+        let store = memory(disk);
+        let clock = Clock::manual(start);
+        let agents = Agents::open(
+            store.clone(),
+            components(),
+            wasm(),
+            clock.clone(),
+            &[tenant()],
+        );
+        let sessions = Sessions::new(Parts {
+            store: store.clone(),
+            clock: clock.clone(),
+            instances: Instances::Scripted,
+            agents: Arc::new(agents.expect("they read")),
+            models: Models::new(BTreeMap::new(), Models::OFFLINE_TOKEN_MS).expect("none"),
+            logs: Logs::new(1024),
+            limits: TurnLimits::default(),
+            turns_max: 4,
+            turns_waiting_max: 4,
+            sessions_open_max: 100,
+            unclean: start.0 > 0,
+        });
+        sessions.read_agenda(&[tenant()]).expect("it reads");
+        tokio::spawn(sessions.clone().keep_agenda());
+        Self {
+            disk: disk.clone(),
+            store,
+            clock,
+            sessions,
+        }
+    }
+
+    async fn advance(&self, ms: u64) {
+        tokio::time::advance(Duration::from_millis(ms)).await;
+        self.clock.advance_ms(ms);
+    }
+
+    /// Let time pass until something is so. Time goes faster the longer it takes.
+    async fn until(&self, what: &str, mut done: impl FnMut() -> bool) {
+        for step in 0..STEPS_MAX {
+            if done() {
+                return;
+            }
+            for _ in 0..10 {
+                tokio::task::yield_now().await;
+            }
+            std::thread::yield_now();
+            self.advance(1 + (step / 50).min(200)).await;
+        }
+        panic!(
+            "it never came to this: {what}\n{}",
+            print(&entries(&*self.store))
+        );
+    }
+
+    /// Wait for a future without letting the runtime be idle.
+    async fn wait<T: Send + 'static>(
+        &self,
+        what: &str,
+        future: impl Future<Output = T> + Send + 'static,
+    ) -> T {
+        let task = tokio::spawn(future);
+        self.until(what, || task.is_finished()).await;
+        task.await.expect("it does not panic")
+    }
+
+    /// The session, opened if it is not there.
+    async fn session(&self) -> Arc<Session> {
+        let sessions = self.sessions.clone();
+        let get = async move { sessions.get_or_absent(&tenant(), &name("s")).await };
+        self.wait("the session is there", get)
+            .await
+            .expect("it opens")
+    }
+
+    async fn get(&self) -> Result<Arc<Session>, SessionError> {
+        let sessions = self.sessions.clone();
+        self.wait("an answer", async move {
+            sessions.get(&tenant(), &name("s")).await
+        })
+        .await
+    }
+
+    /// Stop as a process does that was asked to. True if nothing was left running.
+    async fn stop(&self, drain_ms: u64) -> bool {
+        let sessions = self.sessions.clone();
+        let stop = async move { sessions.stop(Duration::from_millis(drain_ms)).await };
+        let drained = self.wait("it stops", stop).await;
+        assert!(self.sessions.0.drivers.is_empty(), "a driver was left");
+        drained
+    }
+
+    async fn quiet(&self) {
+        self.until("nothing is due", || is_quiet(&*self.store))
+            .await;
+    }
+}
+
+fn new_session(expires_after_ms: Option<u64>) -> NewSession {
+    NewSession {
+        agents: vec![name("a"), name("b")],
+        entry: name("a"),
+        expires_after_ms,
+        idempotency: None,
+    }
+}
+
+fn new_message(to: &str, text: &str) -> NewMessage {
+    NewMessage {
+        author: name("ada"),
+        to: Some(name(to)),
+        body: text.into(),
+        idempotency: None,
+        invoked: false,
+    }
+}
+
+/// What people had in their hands when the life ended.
+#[derive(Default)]
+struct Outside {
+    /// Entries that were acknowledged, and the messages among them.
+    acknowledged: Vec<Seq>,
+    messages: Vec<MessageId>,
+    shown: Arc<Mutex<Vec<Encoded>>>,
+}
+
+impl Outside {
+    fn words(&self) -> String {
+        let shown = self.shown.lock().unwrap();
+        shown
+            .iter()
+            .filter_map(|encoded| match encoded.decode().unwrap().payload {
+                Payload::Spoke(spoke) => Some(spoke.text),
+                _ => None,
+            })
+            .collect()
+    }
+}
+
+/// Hold a conversation, as far as the disk lets it.
+async fn converse(world: &World, lines: &[&str], outside: &mut Outside) {
+    let session = world.session().await;
+    let mut follower = session.ledger.follow(Seq(0));
+    let shown = outside.shown.clone();
+    tokio::spawn(async move {
+        while let Ok(entries) = follower.next().await {
+            shown.lock().unwrap().extend(entries);
+        }
+    });
+    for line in lines {
+        let (verb, rest) = line.split_once(' ').unwrap_or((line, ""));
+        let (what, text) = rest.split_once(' ').unwrap_or((rest, ""));
+        let ledger = &session.ledger;
+        let over = || ledger.mark().dead.is_some() || world.disk.is_stopped();
+        let done = match verb {
+            "post" => {
+                let new = new_session(None);
+                commands::post(&world.sessions, ledger, Some(&new), new_message(what, text)).map(
+                    |posted| {
+                        outside.messages.push(posted.message);
+                        Some(posted.seq)
+                    },
+                )
+            }
+            "stop" => match commands::interrupt(ledger, Some(&name(what)), name("ada")) {
+                Err(CommandError::Idle) => Ok(None),
+                done => done.map(Some),
+            },
+            "put" => {
+                let (slot, by) = (name(what), name("ada"));
+                let version =
+                    ledger.look(|state| Some(state.slots.get(&slot)?.document.as_ref()?.version));
+                match commands::put_slot(&world.sessions, ledger, &slot, by, version, text) {
+                    Err(CommandError::SlotLocked(_)) => Ok(None),
+                    done => done.map(|(seq, _)| Some(seq)),
+                }
+            }
+            "delete" => commands::delete(ledger).map(|()| Some(ledger.look(|state| state.last))),
+            "shown" => {
+                world
+                    .until(line, || outside.words().contains(rest) || over())
+                    .await;
+                Ok(None)
+            }
+            "answered" => {
+                let busy = |state: &State| {
+                    let waits = state
+                        .participants
+                        .values()
+                        .any(|it| it.pending.iter().any(|pending| pending.fresh));
+                    waits || !state.turns.is_empty()
+                };
+                world.until(line, || !ledger.look(busy) || over()).await;
+                let last = ledger.look(|state| state.last);
+                ledger.flush();
+                world
+                    .until(line, || ledger.mark().durable >= last || over())
+                    .await;
+                Ok(None)
+            }
+            other => panic!("no such line: {other}"),
+        };
+        match done {
+            Ok(Some(seq)) => {
+                ledger.flush();
+                world
+                    .until(line, || ledger.mark().durable >= seq || over())
+                    .await;
+                if ledger.mark().durable >= seq {
+                    outside.acknowledged.push(seq);
+                } else if verb == "post" {
+                    outside.messages.pop();
+                }
+            }
+            Ok(None) => {}
+            Err(CommandError::Dead(_)) => {
+                assert!(over());
+            }
+            Err(error) => panic!("{line}: {error}"),
+        }
+        if over() {
+            return;
+        }
+    }
+}
+
+/// Nothing that was acknowledged or shown is missing, whatever it became.
+fn check_kept(stored: &[Entry], outside: &Outside) {
+    let last = stored.last().map_or(Seq(0), |entry| entry.seq);
+    for seq in &outside.acknowledged {
+        assert!(*seq <= last, "{seq} was acknowledged\n{}", print(stored));
+    }
+    for message in &outside.messages {
+        let entry = stored.get(usize::try_from(message.seq().0 - 1).unwrap());
+        assert!(
+            matches!(
+                entry.map(|it| it.payload.kind()),
+                Some(Kind::MessageReceived)
+            ),
+            "{message}"
+        );
+    }
+    for (at, shown) in outside.shown.lock().unwrap().iter().enumerate() {
+        let shown = shown.decode().unwrap();
+        assert_eq!(
+            Some(&shown),
+            stored.get(at),
+            "shown and not kept\n{}",
+            print(stored)
+        );
+    }
+}
+
+/// Every message is answered, or set aside after as many tries as it has; none is given to a second
+/// turn unless the first gave it back.
+fn check_answered(stored: &[Entry]) {
+    #[derive(Clone, Copy, PartialEq, Debug)]
+    enum Is {
+        Waiting,
+        Taken,
+        Done,
+    }
+    let mut messages: BTreeMap<MessageId, Is> = BTreeMap::new();
+    let mut open: BTreeSet<TurnId> = BTreeSet::new();
+    for entry in stored {
+        match &entry.payload {
+            Payload::MessageReceived(it) => drop(messages.insert(it.message.clone(), Is::Waiting)),
+            Payload::MessageSent(it) => drop(messages.insert(it.message.clone(), Is::Waiting)),
+            Payload::TurnStarted(it) => {
+                open.insert(it.turn.clone());
+                for input in &it.inputs {
+                    let before = messages.insert(input.clone(), Is::Taken);
+                    assert_eq!(
+                        before,
+                        Some(Is::Waiting),
+                        "{input} is given out twice\n{}",
+                        print(stored)
+                    );
+                }
+            }
+            Payload::TurnEnded(it) => {
+                open.remove(&it.turn);
+                for input in &it.inputs {
+                    let is = if input.fate == Fate::Returned {
+                        Is::Waiting
+                    } else {
+                        Is::Done
+                    };
+                    messages.insert(input.message.clone(), is);
+                }
+            }
+            Payload::MessageSetAside(it) => drop(messages.insert(it.message.clone(), Is::Done)),
+            _ => {}
+        }
+    }
+    assert!(open.is_empty());
+    for (message, is) in messages {
+        assert_eq!(is, Is::Done, "{message}\n{}", print(stored));
+    }
+    let state = fold(stored);
+    assert!(
+        state.slots.values().all(|slot| slot.lock.is_none()),
+        "a lock was left"
+    );
+}
+
+/// What people were shown of each turn is what the transcript says.
+fn check_transcript(items: &[transcript::Item], stored: &[Entry], outside: &Outside) {
+    let text = |entries: &mut dyn Iterator<Item = Entry>| {
+        let mut texts: BTreeMap<TurnId, String> = BTreeMap::new();
+        for entry in entries {
+            if let Payload::Spoke(spoke) = entry.payload {
+                texts.entry(spoke.turn).or_default().push_str(&spoke.text);
+            }
+        }
+        texts
+    };
+    let said = text(&mut stored.iter().cloned());
+    let of_turns = items
+        .iter()
+        .filter_map(|item| Some((item.turn.clone()?, item.text.clone())));
+    assert_eq!(of_turns.collect::<BTreeMap<_, _>>(), said);
+    let shown: Vec<Encoded> = outside.shown.lock().unwrap().clone();
+    let ended: BTreeSet<TurnId> = shown
+        .iter()
+        .filter_map(|encoded| match encoded.decode().unwrap().payload {
+            Payload::TurnEnded(ended) => Some(ended.turn),
+            _ => None,
+        })
+        .collect();
+    for (turn, text) in text(&mut shown.iter().map(|encoded| encoded.decode().unwrap())) {
+        assert!(said[&turn].starts_with(&text), "{turn}");
+        if ended.contains(&turn) {
+            assert_eq!(said[&turn], text, "{turn}");
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Crash {
+    PowerLoss,
+    ProcessKill,
+}
+
+impl Crash {
+    fn of(self, disk: &Memory) -> Memory {
+        match self {
+            Self::PowerLoss => disk.power_loss(),
+            Self::ProcessKill => disk.process_kill(),
+        }
+    }
+}
+
+/// Hold the conversation with a fault, crash, crash again in recovery if `again`, recover, check
+/// every law. False if the fault came too late to matter.
+fn survives(lines: &[&str], fault: Fault, crash: Crash, again: Option<Fault>) -> bool {
+    let disk = fresh();
+    disk.inject(fault);
+    let mut outside = Outside::default();
+    let mut now = life(&disk, Time(0), async |world| {
+        converse(world, lines, &mut outside).await;
+        world.clock.now()
+    });
+    let hit = disk.is_stopped() || disk.syncs() >= fault_sync(fault);
+    let mut disk = crash.of(&disk);
+    check_kept(&entries(&*memory(&disk)), &outside);
+    if let Some(fault) = again {
+        disk.inject(fault);
+        now = life(&disk, now, async |world| {
+            // It stops, or there was not as much to write.
+            world
+                .until("it stops or is done", || {
+                    disk.is_stopped() || is_quiet(&*world.store)
+                })
+                .await;
+            world.clock.now()
+        });
+        disk = crash.of(&disk);
+        check_kept(&entries(&*memory(&disk)), &outside);
+    }
+    let lost = fold(&entries(&*memory(&disk))).turns;
+    life(&disk, now, async |world| {
+        // Nobody opens it: its wake record does.
+        world.quiet().await;
+        let stored = entries(&*world.store);
+        check_kept(&stored, &outside);
+        check_answered(&stored);
+        check_lost(&stored, lost.keys());
+        if !stored.is_empty() {
+            let session = world.session().await;
+            let last = session.ledger.look(|state| state.last);
+            let ledger = session.ledger.clone();
+            let none = BTreeSet::new();
+            let window =
+                async move { transcript::window(&ledger, last.next(), last, 1_000, &none).await };
+            let window = world
+                .wait("the transcript", window)
+                .await
+                .expect("it reads");
+            check_transcript(&window.items, &stored, &outside);
+            drop(session);
+            world
+                .until("it rests", || world.sessions.open_count() == 0)
+                .await;
+        }
+        let due = || {
+            world
+                .store
+                .records(Some(&tenant()), RecordSpace::Wake, None, 10)
+        };
+        world
+            .until("no wake record is left", || due().unwrap().is_empty())
+            .await;
+        assert!(world.stop(1_000).await);
+    });
+    hit
+}
+
+fn fault_sync(fault: Fault) -> u64 {
+    match fault {
+        Fault::FailSync(k)
+        | Fault::TearApply(k)
+        | Fault::StopBeforeSync(k)
+        | Fault::StopAfterSync(k) => k,
+    }
+}
+
+/// Turns that were open ended as lost, or as interrupted if somebody had asked for it.
+fn check_lost<'a>(stored: &[Entry], lost: impl Iterator<Item = &'a TurnId>) {
+    for turn in lost {
+        let ended = stored.iter().find_map(|entry| match &entry.payload {
+            Payload::TurnEnded(ended) if ended.turn == *turn => Some(ended),
+            _ => None,
+        });
+        let ended = ended.expect("it ended");
+        let code = ended.error.as_ref().map(|error| error.code);
+        assert!(
+            (ended.outcome, code) == (Outcome::Failed, Some(Failure::HostLost)),
+            "{turn}: {ended:?}"
+        );
+    }
+}
+
+const TALK: &[&[&str]] = &[
+    &[
+        "post a say one",
+        "answered",
+        "post b model two three four",
+        "answered",
+    ],
+    &[
+        "post a lock x; say writing; commit x doc; say done",
+        "post b say meanwhile",
+        "put y text",
+        "answered",
+    ],
+    &[
+        "post a send b lock x,say got it,free x; say sent",
+        "post a model one two",
+        "post b lock x; sleep 5; commit x b",
+        "answered",
+    ],
+    &[
+        "post a lock x; say begun; sleep 60000; say too long",
+        "shown begun",
+        "post a say after",
+        "stop a",
+        "answered",
+    ],
+    &[
+        "post a say one; fail",
+        "post b fail",
+        "post a leave; say kept",
+        "answered",
+    ],
+    &[
+        "post a wake 300; say later",
+        "put x one",
+        "put x two",
+        "answered",
+    ],
+];
+
+fn every_sync(crash: Crash, fault: fn(u64) -> Fault) {
+    for lines in TALK {
+        let mut hits = 0;
+        for k in 1..SYNCS_MAX {
+            if !survives(lines, fault(k), crash, None) {
+                break;
+            }
+            hits += 1;
+        }
+        assert!(
+            (2..SYNCS_MAX - 1).contains(&hits),
+            "{hits} syncs in {lines:?}"
+        );
+    }
+}
+
+#[test]
+fn power_loss_before_any_sync_loses_nothing_that_was_promised() {
+    every_sync(Crash::PowerLoss, Fault::StopBeforeSync);
+}
+
+#[test]
+fn power_loss_after_any_sync_loses_nothing_that_was_promised() {
+    every_sync(Crash::PowerLoss, Fault::StopAfterSync);
+}
+
+#[test]
+fn a_kill_before_any_sync_loses_nothing_that_was_promised() {
+    every_sync(Crash::ProcessKill, Fault::StopBeforeSync);
+}
+
+#[test]
+fn a_sync_that_fails_loses_nothing_that_was_promised() {
+    every_sync(Crash::PowerLoss, Fault::FailSync);
+}
