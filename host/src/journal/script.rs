@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::str::FromStr;
 
 use crate::clock::Time;
-use crate::id::{AgentName, Author, Digest, MessageId, RunId, Seq, SessionId, SlotName, TurnId};
+use crate::id::{AgentName, Author, Digest, MessageId, RunId, Seq, SlotName, TurnId};
 use crate::journal::entry::{
     CallKind, CallResult, Called, Cause, Content, Entry, Fate, Idempotency, InputFate,
     InterruptRequested, MessageReceived, MessageReceivedPrivate, MessageSent, MessageSetAside,
@@ -384,9 +384,4 @@ pub(crate) fn print(entries: &[Entry]) -> String {
         format!("{} {kind}{detail}\n", entry.seq)
     });
     lines.collect()
-}
-
-/// The session of a script's messages.
-pub(crate) fn session() -> SessionId {
-    name("s")
 }

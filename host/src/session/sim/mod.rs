@@ -8,19 +8,22 @@
 //! A conversation is lines: `post AGENT STEPS`, `shown WORDS`, `stop AGENT`, `put SLOT TEXT`,
 //! `answered`, `delete`. Each waits until what it did is acknowledged.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod crash;
+mod laws;
+mod lives;
+
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::OnceLock;
 
 use super::commands::{self, CommandError, NewMessage, NewSession};
 use super::*;
 use crate::agents::{AgentConfig, Deployment};
-use crate::id::{Digest, MessageId, Seq, TurnId};
+use crate::id::{Digest, MessageId, Seq};
 use crate::journal::codec::Encoded;
-use crate::journal::entry::{Entry, Failure, Fate, Kind, Outcome, Payload};
+use crate::journal::entry::{Entry, Kind, Outcome, Payload};
 use crate::journal::script::{name, print};
 use crate::journal::state::State;
-use crate::ledger::transcript;
 use crate::store::components::Components;
 use crate::store::{Fault, Memory, RecordKey, RecordSpace, Write, memory};
 
@@ -235,6 +238,13 @@ impl World {
         drained
     }
 
+    /// Nothing is due but its own burial.
+    async fn quiet_or_ended(&self) {
+        let ended = |state: State| state.phase != Phase::Open || state.next_due().is_none();
+        self.until("it is quiet", || ended(fold(&entries(&*self.store))))
+            .await;
+    }
+
     async fn quiet(&self) {
         self.until("nothing is due", || is_quiet(&*self.store))
             .await;
@@ -367,297 +377,4 @@ async fn converse(world: &World, lines: &[&str], outside: &mut Outside) {
             return;
         }
     }
-}
-
-/// Nothing that was acknowledged or shown is missing, whatever it became.
-fn check_kept(stored: &[Entry], outside: &Outside) {
-    let last = stored.last().map_or(Seq(0), |entry| entry.seq);
-    for seq in &outside.acknowledged {
-        assert!(*seq <= last, "{seq} was acknowledged\n{}", print(stored));
-    }
-    for message in &outside.messages {
-        let entry = stored.get(usize::try_from(message.seq().0 - 1).unwrap());
-        assert!(
-            matches!(
-                entry.map(|it| it.payload.kind()),
-                Some(Kind::MessageReceived)
-            ),
-            "{message}"
-        );
-    }
-    for (at, shown) in outside.shown.lock().unwrap().iter().enumerate() {
-        let shown = shown.decode().unwrap();
-        assert_eq!(
-            Some(&shown),
-            stored.get(at),
-            "shown and not kept\n{}",
-            print(stored)
-        );
-    }
-}
-
-/// Every message is answered, or set aside after as many tries as it has; none is given to a second
-/// turn unless the first gave it back.
-fn check_answered(stored: &[Entry]) {
-    #[derive(Clone, Copy, PartialEq, Debug)]
-    enum Is {
-        Waiting,
-        Taken,
-        Done,
-    }
-    let mut messages: BTreeMap<MessageId, Is> = BTreeMap::new();
-    let mut open: BTreeSet<TurnId> = BTreeSet::new();
-    for entry in stored {
-        match &entry.payload {
-            Payload::MessageReceived(it) => drop(messages.insert(it.message.clone(), Is::Waiting)),
-            Payload::MessageSent(it) => drop(messages.insert(it.message.clone(), Is::Waiting)),
-            Payload::TurnStarted(it) => {
-                open.insert(it.turn.clone());
-                for input in &it.inputs {
-                    let before = messages.insert(input.clone(), Is::Taken);
-                    assert_eq!(
-                        before,
-                        Some(Is::Waiting),
-                        "{input} is given out twice\n{}",
-                        print(stored)
-                    );
-                }
-            }
-            Payload::TurnEnded(it) => {
-                open.remove(&it.turn);
-                for input in &it.inputs {
-                    let is = if input.fate == Fate::Returned {
-                        Is::Waiting
-                    } else {
-                        Is::Done
-                    };
-                    messages.insert(input.message.clone(), is);
-                }
-            }
-            Payload::MessageSetAside(it) => drop(messages.insert(it.message.clone(), Is::Done)),
-            _ => {}
-        }
-    }
-    assert!(open.is_empty());
-    for (message, is) in messages {
-        assert_eq!(is, Is::Done, "{message}\n{}", print(stored));
-    }
-    let state = fold(stored);
-    assert!(
-        state.slots.values().all(|slot| slot.lock.is_none()),
-        "a lock was left"
-    );
-}
-
-/// What people were shown of each turn is what the transcript says.
-fn check_transcript(items: &[transcript::Item], stored: &[Entry], outside: &Outside) {
-    let text = |entries: &mut dyn Iterator<Item = Entry>| {
-        let mut texts: BTreeMap<TurnId, String> = BTreeMap::new();
-        for entry in entries {
-            if let Payload::Spoke(spoke) = entry.payload {
-                texts.entry(spoke.turn).or_default().push_str(&spoke.text);
-            }
-        }
-        texts
-    };
-    let said = text(&mut stored.iter().cloned());
-    let of_turns = items
-        .iter()
-        .filter_map(|item| Some((item.turn.clone()?, item.text.clone())));
-    assert_eq!(of_turns.collect::<BTreeMap<_, _>>(), said);
-    let shown: Vec<Encoded> = outside.shown.lock().unwrap().clone();
-    let ended: BTreeSet<TurnId> = shown
-        .iter()
-        .filter_map(|encoded| match encoded.decode().unwrap().payload {
-            Payload::TurnEnded(ended) => Some(ended.turn),
-            _ => None,
-        })
-        .collect();
-    for (turn, text) in text(&mut shown.iter().map(|encoded| encoded.decode().unwrap())) {
-        assert!(said[&turn].starts_with(&text), "{turn}");
-        if ended.contains(&turn) {
-            assert_eq!(said[&turn], text, "{turn}");
-        }
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Crash {
-    PowerLoss,
-    ProcessKill,
-}
-
-impl Crash {
-    fn of(self, disk: &Memory) -> Memory {
-        match self {
-            Self::PowerLoss => disk.power_loss(),
-            Self::ProcessKill => disk.process_kill(),
-        }
-    }
-}
-
-/// Hold the conversation with a fault, crash, crash again in recovery if `again`, recover, check
-/// every law. False if the fault came too late to matter.
-fn survives(lines: &[&str], fault: Fault, crash: Crash, again: Option<Fault>) -> bool {
-    let disk = fresh();
-    disk.inject(fault);
-    let mut outside = Outside::default();
-    let mut now = life(&disk, Time(0), async |world| {
-        converse(world, lines, &mut outside).await;
-        world.clock.now()
-    });
-    let hit = disk.is_stopped() || disk.syncs() >= fault_sync(fault);
-    let mut disk = crash.of(&disk);
-    check_kept(&entries(&*memory(&disk)), &outside);
-    if let Some(fault) = again {
-        disk.inject(fault);
-        now = life(&disk, now, async |world| {
-            // It stops, or there was not as much to write.
-            world
-                .until("it stops or is done", || {
-                    disk.is_stopped() || is_quiet(&*world.store)
-                })
-                .await;
-            world.clock.now()
-        });
-        disk = crash.of(&disk);
-        check_kept(&entries(&*memory(&disk)), &outside);
-    }
-    let lost = fold(&entries(&*memory(&disk))).turns;
-    life(&disk, now, async |world| {
-        // Nobody opens it: its wake record does.
-        world.quiet().await;
-        let stored = entries(&*world.store);
-        check_kept(&stored, &outside);
-        check_answered(&stored);
-        check_lost(&stored, lost.keys());
-        if !stored.is_empty() {
-            let session = world.session().await;
-            let last = session.ledger.look(|state| state.last);
-            let ledger = session.ledger.clone();
-            let none = BTreeSet::new();
-            let window =
-                async move { transcript::window(&ledger, last.next(), last, 1_000, &none).await };
-            let window = world
-                .wait("the transcript", window)
-                .await
-                .expect("it reads");
-            check_transcript(&window.items, &stored, &outside);
-            drop(session);
-            world
-                .until("it rests", || world.sessions.open_count() == 0)
-                .await;
-        }
-        let due = || {
-            world
-                .store
-                .records(Some(&tenant()), RecordSpace::Wake, None, 10)
-        };
-        world
-            .until("no wake record is left", || due().unwrap().is_empty())
-            .await;
-        assert!(world.stop(1_000).await);
-    });
-    hit
-}
-
-fn fault_sync(fault: Fault) -> u64 {
-    match fault {
-        Fault::FailSync(k)
-        | Fault::TearApply(k)
-        | Fault::StopBeforeSync(k)
-        | Fault::StopAfterSync(k) => k,
-    }
-}
-
-/// Turns that were open ended as lost, or as interrupted if somebody had asked for it.
-fn check_lost<'a>(stored: &[Entry], lost: impl Iterator<Item = &'a TurnId>) {
-    for turn in lost {
-        let ended = stored.iter().find_map(|entry| match &entry.payload {
-            Payload::TurnEnded(ended) if ended.turn == *turn => Some(ended),
-            _ => None,
-        });
-        let ended = ended.expect("it ended");
-        let code = ended.error.as_ref().map(|error| error.code);
-        assert!(
-            (ended.outcome, code) == (Outcome::Failed, Some(Failure::HostLost)),
-            "{turn}: {ended:?}"
-        );
-    }
-}
-
-const TALK: &[&[&str]] = &[
-    &[
-        "post a say one",
-        "answered",
-        "post b model two three four",
-        "answered",
-    ],
-    &[
-        "post a lock x; say writing; commit x doc; say done",
-        "post b say meanwhile",
-        "put y text",
-        "answered",
-    ],
-    &[
-        "post a send b lock x,say got it,free x; say sent",
-        "post a model one two",
-        "post b lock x; sleep 5; commit x b",
-        "answered",
-    ],
-    &[
-        "post a lock x; say begun; sleep 60000; say too long",
-        "shown begun",
-        "post a say after",
-        "stop a",
-        "answered",
-    ],
-    &[
-        "post a say one; fail",
-        "post b fail",
-        "post a leave; say kept",
-        "answered",
-    ],
-    &[
-        "post a wake 300; say later",
-        "put x one",
-        "put x two",
-        "answered",
-    ],
-];
-
-fn every_sync(crash: Crash, fault: fn(u64) -> Fault) {
-    for lines in TALK {
-        let mut hits = 0;
-        for k in 1..SYNCS_MAX {
-            if !survives(lines, fault(k), crash, None) {
-                break;
-            }
-            hits += 1;
-        }
-        assert!(
-            (2..SYNCS_MAX - 1).contains(&hits),
-            "{hits} syncs in {lines:?}"
-        );
-    }
-}
-
-#[test]
-fn power_loss_before_any_sync_loses_nothing_that_was_promised() {
-    every_sync(Crash::PowerLoss, Fault::StopBeforeSync);
-}
-
-#[test]
-fn power_loss_after_any_sync_loses_nothing_that_was_promised() {
-    every_sync(Crash::PowerLoss, Fault::StopAfterSync);
-}
-
-#[test]
-fn a_kill_before_any_sync_loses_nothing_that_was_promised() {
-    every_sync(Crash::ProcessKill, Fault::StopBeforeSync);
-}
-
-#[test]
-fn a_sync_that_fails_loses_nothing_that_was_promised() {
-    every_sync(Crash::PowerLoss, Fault::FailSync);
 }
