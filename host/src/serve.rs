@@ -20,7 +20,7 @@ use crate::logs::Logs;
 use crate::model::{ModelConfig, Models, Secret, SetupError};
 use crate::runtime::engine::Runtime;
 use crate::runtime::limits::TurnLimits;
-use crate::session::{Parts, Sessions};
+use crate::session::{Instances, Parts, Sessions};
 use crate::shutdown::Shutdown;
 use crate::store::components::{ComponentError, Components};
 use crate::store::{self, Durability, ReadError, SledOptions, Store, StoreOpenError};
@@ -173,7 +173,7 @@ impl Host {
         let sessions = Sessions::new(Parts {
             store: store.clone(),
             clock: clock.clone(),
-            runtime: runtime.clone(),
+            instances: Instances::Components(runtime.clone()),
             agents: Arc::new(agents),
             models: models(config)?,
             logs: logs.clone(),

@@ -18,4 +18,6 @@ mod host;
 pub mod instance;
 pub mod limits;
 pub mod scope;
+#[cfg(test)]
+pub(crate) mod scripted;
 mod wasi;

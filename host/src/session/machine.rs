@@ -83,7 +83,13 @@ pub(super) fn decide(now: Time, state: &State, situation: &Situation, idle_ms: u
         if rests_at <= now && !situation.held {
             return vec![Action::Hibernate];
         }
-        look_at.extend([expires_at, (!situation.held).then_some(rests_at)]);
+        // Nobody says when he lets go of it.
+        let rests_at = if rests_at > now {
+            rests_at
+        } else {
+            now.plus_ms(idle_ms)
+        };
+        look_at.extend([expires_at, Some(rests_at)]);
     }
     actions.extend(look_at.into_iter().flatten().min().map(Action::WakeAt));
     actions

@@ -188,7 +188,8 @@ fn a_session_with_nothing_to_do_rests() {
             held: true,
             ..idle()
         },
-        &[],
+        // Nobody says when it is let go.
+        &["look 2000"],
     );
     check(
         1_000,
@@ -222,7 +223,8 @@ fn an_id_that_somebody_looked_at_rests_too() {
             held: true,
             ..idle()
         },
-        &[],
+        // Nobody says when it is let go.
+        &["look 2000"],
     );
 }
 

@@ -19,9 +19,12 @@
 
 pub mod commands;
 mod driver;
+mod instances;
 mod machine;
 pub mod outcome;
 mod recovery;
+#[cfg(test)]
+mod sim;
 mod turn;
 mod wake;
 
@@ -41,10 +44,10 @@ use crate::journal::state::Phase;
 use crate::ledger::{Dead, Ledger};
 use crate::logs::Logs;
 use crate::model::Models;
-use crate::runtime::engine::Runtime;
 use crate::runtime::limits::TurnLimits;
 use crate::store::{JournalId, Latched, OpenError, ReadError, Store};
 
+pub use instances::Instances;
 use wake::Agenda;
 
 /// How long a session stays in memory with nothing to do: longer than people pause between
@@ -91,7 +94,7 @@ impl From<Dead> for SessionError {
 pub struct Parts {
     pub store: Arc<dyn Store>,
     pub clock: Clock,
-    pub runtime: Arc<Runtime>,
+    pub instances: Instances,
     pub agents: Arc<Agents>,
     pub models: Models,
     pub logs: Logs,

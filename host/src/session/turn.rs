@@ -12,7 +12,7 @@ use crate::journal::entry::{
 };
 use crate::journal::state::Pending;
 use crate::ledger::AppendError;
-use crate::runtime::instance::{self, Exit, Input};
+use crate::runtime::instance::{Exit, Input};
 use crate::runtime::limits::Cpu;
 use crate::runtime::scope::{Scope, TurnClock, TurnOutput};
 use crate::telemetry::Stage;
@@ -167,7 +167,7 @@ async fn execute(sessions: &Sessions, session: &Session, started: Started) -> Ex
         messages,
         version,
     } = started;
-    let loaded = match parts.agents.load(version.component, &version.config).await {
+    let loaded = match parts.instances.load(&parts.agents, &version).await {
         Ok(loaded) => loaded,
         Err(error) => {
             tracing::error!(%agent, %error, "a deployed component cannot be loaded");
@@ -228,5 +228,5 @@ async fn execute(sessions: &Sessions, session: &Session, started: Started) -> Ex
         context,
         secret,
     };
-    instance::start(&parts.runtime, &loaded, Arc::new(scope), input).await
+    loaded.start(Arc::new(scope), input).await
 }

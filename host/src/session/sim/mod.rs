@@ -1,0 +1,380 @@
+//! Sessions over a disk in memory, on virtual time, with scripted agents.
+//!
+//! A life is one process: its own runtime, dropped with everything in it. Time moves only in
+//! [`World::until`], which keeps the runtime from being idle, so that the commit thread
+//! may take as long as it likes. What goes wrong is a fault of the disk: the k-th sync
+//! fails, or the machine stops before or after it.
+//!
+//! A conversation is lines: `post AGENT STEPS`, `shown WORDS`, `stop AGENT`, `put SLOT TEXT`,
+//! `answered`, `delete`. Each waits until what it did is acknowledged.
+
+mod crash;
+mod laws;
+mod lives;
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::OnceLock;
+
+use super::commands::{self, CommandError, NewMessage, NewSession};
+use super::*;
+use crate::agents::{AgentConfig, Deployment};
+use crate::id::{Digest, MessageId, Seq};
+use crate::journal::codec::Encoded;
+use crate::journal::entry::{Entry, Kind, Outcome, Payload};
+use crate::journal::script::{name, print};
+use crate::journal::state::State;
+use crate::store::components::Components;
+use crate::store::{Fault, Memory, RecordKey, RecordSpace, Write, memory};
+
+/// Steps of virtual time in which anything happens that happens at all: over an hour.
+const STEPS_MAX: u64 = 100_000;
+/// More syncs than any conversation here takes.
+const SYNCS_MAX: u64 = 100;
+
+fn tenant() -> TenantId {
+    name("t")
+}
+
+fn journal() -> JournalId {
+    JournalId {
+        tenant: tenant(),
+        session: name("s"),
+    }
+}
+
+fn wasm() -> Arc<crate::runtime::engine::Runtime> {
+    static RUNTIME: OnceLock<Arc<crate::runtime::engine::Runtime>> = OnceLock::new();
+    let new = || {
+        crate::runtime::engine::Runtime::new(1, &TurnLimits::default(), None).expect("an engine")
+    };
+    RUNTIME.get_or_init(|| Arc::new(new())).clone()
+}
+
+fn components() -> Components {
+    // Scripted agents have none; the folder is never looked into.
+    Components::open(&std::env::temp_dir().join("antiphon-sim")).expect("a folder")
+}
+
+/// A disk on which the agents `a` and `b` are deployed; `b` watches the slot `x`.
+fn fresh() -> Memory {
+    let disk = Memory::new();
+    let store = memory(&disk);
+    for agent in ["a", "b"] {
+        let mut config = AgentConfig::default();
+        if agent == "b" {
+            config.watches.insert(name("x"));
+        }
+        let mut deployment = Deployment {
+            config: Arc::new(config),
+            ..Deployment::default()
+        };
+        deployment.put_component(Digest::of(agent.as_bytes()), Time(0), 10);
+        let key = RecordKey {
+            tenant: Some(tenant()),
+            space: RecordSpace::Agent,
+            name: agent.into(),
+        };
+        let write = Write::Record {
+            key,
+            bytes: deployment.bytes(),
+        };
+        Store::commit(
+            &*store,
+            crate::store::Commit {
+                writes: vec![write],
+                done: Box::new(|_| {}),
+            },
+        )
+        .expect("it is queued");
+    }
+    store.close();
+    disk.power_loss()
+}
+
+/// Everything durable, read past all layers.
+fn entries(store: &dyn Store) -> Vec<Entry> {
+    let frames = store
+        .frames(&journal(), Seq(0), usize::MAX)
+        .expect("it reads");
+    let encoded = frames
+        .iter()
+        .flat_map(|frame| frame.entries().expect("they are whole"));
+    encoded
+        .map(|encoded| encoded.decode().expect("they decode"))
+        .collect()
+}
+
+fn fold(entries: &[Entry]) -> State {
+    let mut state = State::default();
+    for entry in entries {
+        state
+            .next(entry)
+            .unwrap_or_else(|illegal| panic!("{illegal}\n{}", print(entries)));
+    }
+    state
+}
+
+/// Nothing is open, nothing is due.
+fn is_quiet(store: &dyn Store) -> bool {
+    let state = fold(&entries(store));
+    state.turns.is_empty() && state.next_due().is_none()
+}
+
+struct World {
+    disk: Memory,
+    store: Arc<dyn Store>,
+    clock: Clock,
+    sessions: Sessions,
+}
+
+/// One process on a disk, from a time on. Whatever runs at its end is gone.
+fn life<T>(disk: &Memory, start: Time, body: impl AsyncFnOnce(&World) -> T) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .expect("a runtime");
+    let result = runtime.block_on(async {
+        let world = World::new(disk, start);
+        body(&world).await
+    });
+    // A commit thread that is stopped for ever is let go when its disk is taken away.
+    runtime.shutdown_background();
+    result
+}
+
+impl World {
+    fn new(disk: &Memory, start: Time) -> Self {
+        let store = memory(disk);
+        let clock = Clock::manual(start);
+        let agents = Agents::open(
+            store.clone(),
+            components(),
+            wasm(),
+            clock.clone(),
+            &[tenant()],
+        );
+        let sessions = Sessions::new(Parts {
+            store: store.clone(),
+            clock: clock.clone(),
+            instances: Instances::Scripted,
+            agents: Arc::new(agents.expect("they read")),
+            models: Models::new(BTreeMap::new(), Models::OFFLINE_TOKEN_MS).expect("none"),
+            logs: Logs::new(1024),
+            limits: TurnLimits::default(),
+            turns_max: 4,
+            turns_waiting_max: 4,
+            sessions_open_max: 100,
+            unclean: start.0 > 0,
+        });
+        sessions.read_agenda(&[tenant()]).expect("it reads");
+        tokio::spawn(sessions.clone().keep_agenda());
+        Self {
+            disk: disk.clone(),
+            store,
+            clock,
+            sessions,
+        }
+    }
+
+    async fn advance(&self, ms: u64) {
+        tokio::time::advance(Duration::from_millis(ms)).await;
+        self.clock.advance_ms(ms);
+    }
+
+    /// Let time pass until something is so. Time goes faster the longer it takes.
+    async fn until(&self, what: &str, mut done: impl FnMut() -> bool) {
+        for step in 0..STEPS_MAX {
+            if done() {
+                return;
+            }
+            for _ in 0..10 {
+                tokio::task::yield_now().await;
+            }
+            std::thread::yield_now();
+            self.advance(1 + (step / 50).min(200)).await;
+        }
+        panic!(
+            "it never came to this: {what}\n{}",
+            print(&entries(&*self.store))
+        );
+    }
+
+    /// Wait for a future without letting the runtime be idle.
+    async fn wait<T: Send + 'static>(
+        &self,
+        what: &str,
+        future: impl Future<Output = T> + Send + 'static,
+    ) -> T {
+        let task = tokio::spawn(future);
+        self.until(what, || task.is_finished()).await;
+        task.await.expect("it does not panic")
+    }
+
+    /// The session, opened if it is not there.
+    async fn session(&self) -> Arc<Session> {
+        let sessions = self.sessions.clone();
+        let get = async move { sessions.get_or_absent(&tenant(), &name("s")).await };
+        self.wait("the session is there", get)
+            .await
+            .expect("it opens")
+    }
+
+    async fn get(&self) -> Result<Arc<Session>, SessionError> {
+        let sessions = self.sessions.clone();
+        self.wait("an answer", async move {
+            sessions.get(&tenant(), &name("s")).await
+        })
+        .await
+    }
+
+    /// Stop as a process does that was asked to. True if nothing was left running.
+    async fn stop(&self, drain_ms: u64) -> bool {
+        let sessions = self.sessions.clone();
+        let stop = async move { sessions.stop(Duration::from_millis(drain_ms)).await };
+        let drained = self.wait("it stops", stop).await;
+        assert!(self.sessions.0.drivers.is_empty(), "a driver was left");
+        drained
+    }
+
+    /// Nothing is due but its own burial.
+    async fn quiet_or_ended(&self) {
+        let ended = |state: State| state.phase != Phase::Open || state.next_due().is_none();
+        self.until("it is quiet", || ended(fold(&entries(&*self.store))))
+            .await;
+    }
+
+    async fn quiet(&self) {
+        self.until("nothing is due", || is_quiet(&*self.store))
+            .await;
+    }
+}
+
+fn new_session(expires_after_ms: Option<u64>) -> NewSession {
+    NewSession {
+        agents: vec![name("a"), name("b")],
+        entry: name("a"),
+        expires_after_ms,
+        idempotency: None,
+    }
+}
+
+fn new_message(to: &str, text: &str) -> NewMessage {
+    NewMessage {
+        author: name("ada"),
+        to: Some(name(to)),
+        body: text.into(),
+        idempotency: None,
+        invoked: false,
+    }
+}
+
+/// What people had in their hands when the life ended.
+#[derive(Default)]
+struct Outside {
+    /// Entries that were acknowledged, and the messages among them.
+    acknowledged: Vec<Seq>,
+    messages: Vec<MessageId>,
+    shown: Arc<Mutex<Vec<Encoded>>>,
+}
+
+impl Outside {
+    fn words(&self) -> String {
+        let shown = self.shown.lock().unwrap();
+        shown
+            .iter()
+            .filter_map(|encoded| match encoded.decode().unwrap().payload {
+                Payload::Spoke(spoke) => Some(spoke.text),
+                _ => None,
+            })
+            .collect()
+    }
+}
+
+/// Hold a conversation, as far as the disk lets it.
+async fn converse(world: &World, lines: &[&str], outside: &mut Outside) {
+    let session = world.session().await;
+    let mut follower = session.ledger.follow(Seq(0));
+    let shown = outside.shown.clone();
+    tokio::spawn(async move {
+        while let Ok(entries) = follower.next().await {
+            shown.lock().unwrap().extend(entries);
+        }
+    });
+    for line in lines {
+        let (verb, rest) = line.split_once(' ').unwrap_or((line, ""));
+        let (what, text) = rest.split_once(' ').unwrap_or((rest, ""));
+        let ledger = &session.ledger;
+        let over = || ledger.mark().dead.is_some() || world.disk.is_stopped();
+        let done = match verb {
+            "post" => {
+                let new = new_session(None);
+                commands::post(&world.sessions, ledger, Some(&new), new_message(what, text)).map(
+                    |posted| {
+                        outside.messages.push(posted.message);
+                        Some(posted.seq)
+                    },
+                )
+            }
+            "stop" => match commands::interrupt(ledger, Some(&name(what)), name("ada")) {
+                Err(CommandError::Idle) => Ok(None),
+                done => done.map(Some),
+            },
+            "put" => {
+                let (slot, by) = (name(what), name("ada"));
+                let version =
+                    ledger.look(|state| Some(state.slots.get(&slot)?.document.as_ref()?.version));
+                match commands::put_slot(&world.sessions, ledger, &slot, by, version, text) {
+                    Err(CommandError::SlotLocked(_)) => Ok(None),
+                    done => done.map(|(seq, _)| Some(seq)),
+                }
+            }
+            "delete" => commands::delete(ledger).map(|()| Some(ledger.look(|state| state.last))),
+            "shown" => {
+                world
+                    .until(line, || outside.words().contains(rest) || over())
+                    .await;
+                Ok(None)
+            }
+            "answered" => {
+                let busy = |state: &State| {
+                    let waits = state
+                        .participants
+                        .values()
+                        .any(|it| it.pending.iter().any(|pending| pending.fresh));
+                    waits || !state.turns.is_empty()
+                };
+                world.until(line, || !ledger.look(busy) || over()).await;
+                let last = ledger.look(|state| state.last);
+                ledger.flush();
+                world
+                    .until(line, || ledger.mark().durable >= last || over())
+                    .await;
+                Ok(None)
+            }
+            other => panic!("no such line: {other}"),
+        };
+        match done {
+            Ok(Some(seq)) => {
+                ledger.flush();
+                world
+                    .until(line, || ledger.mark().durable >= seq || over())
+                    .await;
+                if ledger.mark().durable >= seq {
+                    outside.acknowledged.push(seq);
+                } else if verb == "post" {
+                    outside.messages.pop();
+                }
+            }
+            Ok(None) => {}
+            Err(CommandError::Dead(_)) => {
+                assert!(over());
+            }
+            Err(error) => panic!("{line}: {error}"),
+        }
+        if over() {
+            return;
+        }
+    }
+}
