@@ -266,7 +266,7 @@ fn any_conversation_survives_any_crash() {
             let seed: u64 = seed.parse().expect("a number");
             seed..seed + 1
         }
-        Err(_) => 0..150,
+        Err(_) => 0..100,
     };
     for seed in seeds {
         let mut dice = Dice(seed);

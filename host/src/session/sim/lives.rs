@@ -1,5 +1,7 @@
 //! How sessions rest, wake, end and stop.
 
+use bytes::Bytes;
+
 use super::laws::{check_answered, check_lost};
 use super::*;
 
@@ -269,6 +271,46 @@ fn a_burial_that_a_crash_cuts_off_goes_on() {
                 break;
             }
         }
+    }
+}
+
+/// A long journal is removed in several commits: one that has lost its beginning is not folded.
+#[test]
+fn half_a_burial_is_finished_however_late() {
+    for start in [Time(1), Time(2 * wake::TOMBSTONE_MS)] {
+        let (disk, _) = after(&["post a say one", "answered"]);
+        let store = memory(&disk);
+        let until = Bytes::copy_from_slice(&wake::TOMBSTONE_MS.to_be_bytes());
+        let record = |space, bytes: Bytes| {
+            let (tenant, name) = (Some(tenant()), "s".to_owned());
+            let key = RecordKey {
+                tenant,
+                space,
+                name,
+            };
+            Write::Record { key, bytes }
+        };
+        let writes = vec![
+            record(RecordSpace::Wake, Bytes::copy_from_slice(&[0; 8])),
+            record(RecordSpace::Tombstone, until),
+        ];
+        let done = Box::new(|_| {});
+        store
+            .commit(crate::store::Commit { writes, done })
+            .expect("it is queued");
+        assert_eq!(
+            store.clear(&journal(), 1),
+            Ok(false),
+            "there is more than one row"
+        );
+        life(&disk, start, async |world| {
+            let removed = || world.store.exists(&journal()) == Ok(false);
+            world.until("it is removed", removed).await;
+            world.advance(wake::TOMBSTONE_MS).await;
+            world
+                .until("nothing is left", || is_empty(&*world.store))
+                .await;
+        });
     }
 }
 
