@@ -28,6 +28,14 @@ const CHUNK_BYTES_MAX: usize = 32 * 1024;
 /// Bytes of journal read at a time while folding.
 const FOLD_BYTES: usize = 4 * 1024 * 1024;
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum WakeRecord {
+    /// The last owner's write of it may still be on its way, so reading it says nothing.
+    Unknown,
+    Absent,
+    At(Time),
+}
+
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Owner {
     pub(super) generation: Generation,
@@ -49,8 +57,8 @@ pub(super) struct Live {
     /// Long documents of slots, so that reading a slot never touches the disk.
     texts: HashMap<Digest, Bytes>,
     chunks: BTreeMap<TurnId, String>,
-    /// What the wake record says, if there is one.
-    wake: Option<Time>,
+    /// What the wake record says, by the newest write of it that was queued.
+    wake: WakeRecord,
     snapshot_at: Seq,
     flushed: Seq,
 }
@@ -91,9 +99,6 @@ impl Live {
                 .ok_or_else(|| damaged(format!("the value {digest} is missing")))?;
             texts.insert(*digest, bytes);
         }
-        let wake = store
-            .record(&super::wake_key(journal))?
-            .and_then(|bytes| parse_wake(&bytes));
         Ok(Self {
             state,
             owner,
@@ -104,7 +109,7 @@ impl Live {
             new_values: Vec::new(),
             texts,
             chunks: BTreeMap::new(),
-            wake,
+            wake: WakeRecord::Unknown,
             snapshot_at,
             flushed: last,
         })
@@ -200,10 +205,10 @@ impl Live {
     /// The wake record that must not be later than what is being flushed, if it must change.
     pub(super) fn wake_write(&mut self, key: &RecordKey) -> Option<Write> {
         let due = self.state.next_due()?;
-        if self.wake.is_some_and(|recorded| recorded <= due) {
+        if matches!(self.wake, WakeRecord::At(recorded) if recorded <= due) {
             return None;
         }
-        self.wake = Some(due);
+        self.wake = WakeRecord::At(due);
         Some(Write::Record {
             key: key.clone(),
             bytes: wake_bytes(due),
@@ -213,10 +218,11 @@ impl Live {
     /// The wake record for a session that goes to rest, if it must change.
     pub(super) fn rest_write(&mut self, key: &RecordKey) -> Option<Write> {
         let due = self.state.next_due();
-        if due == self.wake {
+        let exact = due.map_or(WakeRecord::Absent, WakeRecord::At);
+        if self.wake == exact {
             return None;
         }
-        self.wake = due;
+        self.wake = exact;
         Some(match due {
             Some(due) => Write::Record {
                 key: key.clone(),

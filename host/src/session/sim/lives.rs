@@ -438,7 +438,14 @@ fn a_failed_sync_refuses_everything_after_it() {
             )
             .await;
         assert!(matches!(told, Err(Dead::Latched(_))), "{told:?}");
-        assert!(matches!(world.get().await, Err(SessionError::Latched(_))));
+        let read_only = world.get().await.unwrap();
+        assert!(read_only.ledger.is_read_only());
+        let new = new_message("a", "say three");
+        let refused = commands::post(&world.sessions, &read_only.ledger, None, new);
+        assert!(
+            matches!(refused, Err(CommandError::Dead(Dead::Latched(_)))),
+            "{refused:?}"
+        );
         assert_eq!(
             entries(&*world.store),
             before,
