@@ -206,6 +206,21 @@ async fn agents_come_and_go() {
         .invoke("puppet", "s", json!("x"))
         .await
         .refused(409, "agent_not_in_session");
+
+    // What waits for an agent that leaves is done with, and its sender can see it.
+    server.configure("idle", json!({})).await.is(201);
+    server.call("POST /v1/sessions/s/agents/idle").await.is(201);
+    let call = server.call("POST /v1/sessions/s/messages");
+    let waiting = call.json(json!({"to": "idle", "body": "x"})).await;
+    let operation = waiting
+        .header("location")
+        .expect("its operation")
+        .to_owned();
+    assert_eq!(server.get(&operation).await["done"], false);
+    let left = server.call("DELETE /v1/sessions/s/agents/idle").await;
+    assert_eq!(left.status, 204);
+    let operation = server.get(&operation).await;
+    assert_eq!(operation["error"]["code"], "set_aside", "{operation}");
     server.stop().await;
 }
 
