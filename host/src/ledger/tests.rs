@@ -460,6 +460,30 @@ async fn the_wake_record_is_never_later_than_what_is_due() {
     assert_eq!(wake(&store).await, Some(Time(0)), "to be buried");
 }
 
+/// Its last owner may still be writing the record that it rests by when the next one opens it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_opened_as_it_goes_to_rest_has_its_record_too() {
+    let disk = Memory::new();
+    let store = memory(&disk);
+    let open = || Ledger::open(store.clone(), journal(), Clock::manual(Time(0))).unwrap();
+    let first = open();
+    write(&first, "open a").unwrap();
+    first.settle().await.unwrap();
+    assert!(first.close());
+    for round in 0..100 {
+        let ledger = open();
+        let got = write(&ledger, "got a").unwrap();
+        ledger.durable(got).await.unwrap();
+        assert_eq!(wake(&store).await, Some(Time(0)), "round {round}");
+        let turn = format!(
+            "start r{round}.t0.a takes={got} messages\nend r{round}.t0.a completed {got}:consumed"
+        );
+        write(&ledger, &turn).unwrap();
+        ledger.settle().await.unwrap();
+        assert!(ledger.close());
+    }
+}
+
 /// Stop before and after each sync: a session in which something is due has its record.
 #[tokio::test]
 async fn no_crash_leaves_a_due_session_without_its_record() {
