@@ -368,3 +368,22 @@ async fn an_agent_sends_wakes_and_leaves() {
     );
     server.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_without_events_expires() {
+    let server = Server::start().await;
+    server.deploy("echo").await;
+    let call = server.call("PUT /v1/sessions/s");
+    let made = call
+        .json(json!({"agents": ["echo"], "expires_after": 1}))
+        .await
+        .is(201);
+    assert!(made["expires_at"].is_string(), "{made}");
+    let events = server.follow("s").await.rest().await;
+    let last = events.last().expect("events");
+    assert_eq!(last.kind, "session-changed");
+    assert_eq!(last.data["change"], "expired");
+    let gone = server.call("GET /v1/sessions/s").await;
+    gone.refused(410, "session_gone");
+    server.stop().await;
+}
