@@ -176,6 +176,8 @@ async fn a_message_in_a_session_that_nobody_opens_again_is_answered() {
         }
         turns.tick().await;
     }
+    // It is counted when it ends, and shown once that is durable.
+    wait_for_answers(&process, "alone", &["still there?".to_owned()]).await;
     assert_eq!(
         transcript(&process, "alone").await,
         ["user: still there?", "later: still there?"]
