@@ -51,6 +51,9 @@ pub(super) struct Live {
     chunks: BTreeMap<TurnId, String>,
     /// What the wake record says, if there is one.
     wake: Option<Time>,
+    /// The last entry when `wake` was read, until it is written: an older owner's record of
+    /// that moment may still be on its way to the store and replace what was read.
+    wake_read_at: Option<Seq>,
     snapshot_at: Seq,
     flushed: Seq,
 }
@@ -105,6 +108,7 @@ impl Live {
             texts,
             chunks: BTreeMap::new(),
             wake,
+            wake_read_at: Some(last),
             snapshot_at,
             flushed: last,
         })
@@ -200,10 +204,11 @@ impl Live {
     /// The wake record that must not be later than what is being flushed, if it must change.
     pub(super) fn wake_write(&mut self, key: &RecordKey) -> Option<Write> {
         let due = self.state.next_due()?;
-        if self.wake.is_some_and(|recorded| recorded <= due) {
+        let written = self.wake_read_at.is_none();
+        if written && self.wake.is_some_and(|recorded| recorded <= due) {
             return None;
         }
-        self.wake = Some(due);
+        (self.wake, self.wake_read_at) = (Some(due), None);
         Some(Write::Record {
             key: key.clone(),
             bytes: wake_bytes(due),
@@ -213,10 +218,12 @@ impl Live {
     /// The wake record for a session that goes to rest, if it must change.
     pub(super) fn rest_write(&mut self, key: &RecordKey) -> Option<Write> {
         let due = self.state.next_due();
-        if due == self.wake {
+        // Without an entry since, an older owner's record says the same as ours would.
+        let stands = self.wake_read_at.is_none_or(|at| at == self.state.last);
+        if due == self.wake && stands {
             return None;
         }
-        self.wake = due;
+        (self.wake, self.wake_read_at) = (due, None);
         Some(match due {
             Some(due) => Write::Record {
                 key: key.clone(),

@@ -128,11 +128,11 @@ impl Sessions {
     }
 
     async fn wake_due(self, journal: JournalId) {
-        // Opening it is enough: its driver looks at what is due.
-        match self.get(&journal.tenant, &journal.session).await {
+        // Opening it is enough: its driver looks at what is due. Where there is nothing, the record is
+        // stale, and goes as the session rests: only its owner may take it away.
+        match self.get_or_absent(&journal.tenant, &journal.session).await {
             Ok(_) => {}
             Err(SessionError::Gone) => remove(&self, &journal).await,
-            Err(SessionError::NotFound) => unrecord(&self, &journal).await,
             Err(error) => {
                 tracing::error!(session = %journal.session, %error, "a session that is due cannot be woken");
                 self.0
@@ -252,14 +252,5 @@ async fn blocking<T: Send + 'static>(
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
         Err(panicked) => Err(SessionError::Broken(panicked.to_string())),
-    }
-}
-
-async fn unrecord(sessions: &Sessions, journal: &JournalId) {
-    let write = Write::Unrecord {
-        key: wake_key(journal),
-    };
-    if let Err(error) = crate::store::write(&*sessions.0.parts.store, vec![write]).await {
-        tracing::debug!(session = %journal.session, %error, "a stale wake record stays");
     }
 }

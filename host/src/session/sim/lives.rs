@@ -432,7 +432,17 @@ fn a_failed_sync_refuses_everything_after_it() {
             )
             .await;
         assert!(matches!(told, Err(Dead::Latched(_))), "{told:?}");
-        assert!(matches!(world.get().await, Err(SessionError::Latched(_))));
+        let again = world.get().await.expect("it is read");
+        let refused = commands::post(
+            &world.sessions,
+            &again.ledger,
+            None,
+            new_message("a", "say three"),
+        );
+        assert!(
+            matches!(refused, Err(CommandError::Dead(Dead::Latched(_)))),
+            "{refused:?}"
+        );
         assert_eq!(
             entries(&*world.store),
             before,
