@@ -1,8 +1,10 @@
 //! What holds for every request: names, errors, headers, pages of other origins.
 
+use antiphon::model::scripted::{Gate, Provider, Reply};
 use serde_json::json;
 
-use crate::server::Server;
+use crate::server::{Server, model_of};
+use crate::stream::said;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_answer_names_its_request_and_every_error_is_json() {
@@ -204,5 +206,54 @@ async fn the_key_is_readable_by_its_owner_only() {
     assert_eq!(mode(server.data().join("default.key")), 0o600);
     let url = std::fs::read_to_string(server.data().join("url")).expect("the address");
     assert_eq!(url, server.url);
+    server.stop().await;
+}
+
+/// What is more than the host may do at once is refused at the door, and nothing else fails.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_overloaded_host_says_when_to_come_back() {
+    let gate = Gate::new();
+    let provider = Provider::start([Reply::stream().wait(&gate).say("late").finish("stop")]).await;
+    let model = model_of(&provider);
+    let server = Server::with(|config| {
+        config.models.insert("default".to_owned(), model);
+        config.limits.turns_max = 1;
+        config.limits.turns_waiting_max = 1;
+    })
+    .await;
+    server.deploy("puppet").await;
+    server.session("s", &["puppet"]).await;
+    server.session("t", &["puppet"]).await;
+    let mut events = server.follow("s").await;
+    server.post("s", json!([{"relay": "q"}])).await;
+    provider.received(1).await;
+    // The only place is taken, and so is the only place to wait for it.
+    let mut waiting = server.follow("t").await;
+    server.post("t", json!("hello")).await;
+    waiting.until(|event| event.kind == "turn-started").await;
+    for line in [
+        "POST /v1/agents/puppet/invoke",
+        "POST /v1/sessions/s/messages",
+    ] {
+        let refused = server.call(line).json(json!({"body": "x"})).await;
+        refused.refused(429, "overloaded");
+        assert_eq!(refused.header("retry-after"), Some("1"));
+    }
+    // Reading goes on, and so does what runs.
+    server.get("/v1/sessions/s/transcript").await;
+    gate.open();
+    assert_eq!(said(&events.turn("puppet").await), "late");
+    assert_eq!(said(&waiting.turn("puppet").await), "heard hello\n");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_head_that_is_too_long_is_refused() {
+    let server = Server::with(|config| config.limits.header_bytes_max = 8 * 1024).await;
+    let call = server
+        .call("GET /v1/agents")
+        .header("x-long", &"x".repeat(20_000));
+    assert_eq!(call.await.status, 431);
+    server.call("GET /v1/agents").await.is(200);
     server.stop().await;
 }

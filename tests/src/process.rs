@@ -9,13 +9,21 @@ use std::sync::OnceLock;
 
 use serde_json::Value;
 
-/// The binary, built by whoever needs it first.
+/// The binary as it is shipped, built by whoever needs it first. A debug build of the binary alone
+/// would compile every dependency again: with the features of its tests, cargo has built them otherwise.
 pub(crate) fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         let output = Command::new(env!("CARGO"))
-            .args(["build", "--package", "antiphon", "--bin", "antiphon"])
+            .args([
+                "build",
+                "--release",
+                "--package",
+                "antiphon",
+                "--bin",
+                "antiphon",
+            ])
             .args(["--message-format", "json-render-diagnostics"])
             .current_dir(root)
             .stderr(Stdio::inherit())

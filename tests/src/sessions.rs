@@ -206,6 +206,21 @@ async fn agents_come_and_go() {
         .invoke("puppet", "s", json!("x"))
         .await
         .refused(409, "agent_not_in_session");
+
+    // What waits for an agent that leaves is done with, and its sender can see it.
+    server.configure("idle", json!({})).await.is(201);
+    server.call("POST /v1/sessions/s/agents/idle").await.is(201);
+    let call = server.call("POST /v1/sessions/s/messages");
+    let waiting = call.json(json!({"to": "idle", "body": "x"})).await;
+    let operation = waiting
+        .header("location")
+        .expect("its operation")
+        .to_owned();
+    assert_eq!(server.get(&operation).await["done"], false);
+    let left = server.call("DELETE /v1/sessions/s/agents/idle").await;
+    assert_eq!(left.status, 204);
+    let operation = server.get(&operation).await;
+    assert_eq!(operation["error"]["code"], "set_aside", "{operation}");
     server.stop().await;
 }
 
@@ -351,5 +366,24 @@ async fn an_agent_sends_wakes_and_leaves() {
         "{}",
         said(&woken)
     );
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_without_events_expires() {
+    let server = Server::start().await;
+    server.deploy("echo").await;
+    let call = server.call("PUT /v1/sessions/s");
+    let made = call
+        .json(json!({"agents": ["echo"], "expires_after": 1}))
+        .await
+        .is(201);
+    assert!(made["expires_at"].is_string(), "{made}");
+    let events = server.follow("s").await.rest().await;
+    let last = events.last().expect("events");
+    assert_eq!(last.kind, "session-changed");
+    assert_eq!(last.data["change"], "expired");
+    let gone = server.call("GET /v1/sessions/s").await;
+    gone.refused(410, "session_gone");
     server.stop().await;
 }

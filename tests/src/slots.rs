@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::client::Call;
 use crate::guests::component;
 use crate::server::Server;
-use crate::stream::said;
+use crate::stream::{Event, Events, said};
 
 fn put(server: &Server, slot: &str, version: Option<&str>, content: &str) -> Call {
     let call = server.call(&format!("PUT /v1/sessions/s/slots/{slot}"));
@@ -180,6 +180,20 @@ async fn a_lock_dies_with_an_interrupted_turn() {
     server.stop().await;
 }
 
+/// Wait until a turn of each has ended, in whatever order.
+async fn both(events: &mut Events) -> Vec<Event> {
+    let mut seen = Vec::new();
+    let mut missing = vec!["watcher", "writer"];
+    while !missing.is_empty() {
+        let event = events.next().await.expect("more");
+        if event.kind == "turn-ended" {
+            missing.retain(|agent| event.data["agent"] != *agent);
+        }
+        seen.push(event);
+    }
+    seen
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_watched_commit_wakes_once_and_never_its_own_writer() {
     let server = Server::start().await;
@@ -198,28 +212,18 @@ async fn a_watched_commit_wakes_once_and_never_its_own_writer() {
             json!([{"commit": ["plan", "x"]}, {"commit": ["else", "y"]}]),
         )
         .await;
-    let woken = events.turn("watcher").await;
+    let woken = both(&mut events).await;
     let turn = woken
         .iter()
         .find(|event| event.kind == "turn-started" && event.data["agent"] == "watcher");
-    assert_eq!(
-        turn.expect("it started").data["causes"],
-        json!([{"slot": "plan"}])
-    );
+    let causes = &turn.expect("it started").data["causes"];
+    assert_eq!(causes, &json!([{"slot": "plan"}]));
     assert!(said(&woken).contains("woken by slot plan\n"));
 
     // A commit over HTTP is somebody else's for both.
     let version = server.get("/v1/sessions/s/slots/plan").await["version"].to_string();
     put(&server, "plan", Some(&version), "z").await.is(200);
-    let mut ended = Vec::new();
-    while ended.len() < 2 {
-        let event = events.next().await.expect("more");
-        if event.kind == "turn-ended" {
-            ended.push(event.data["agent"].as_str().expect("a name").to_owned());
-        }
-    }
-    ended.sort();
-    assert_eq!(ended, ["watcher", "writer"]);
+    both(&mut events).await;
     // Nothing more was due: the next turn of each is the one asked for.
     for agent in ["watcher", "writer"] {
         assert_eq!(server.reply(agent, "s", json!("x")).await, "heard x\n");

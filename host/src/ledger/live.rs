@@ -28,6 +28,14 @@ const CHUNK_BYTES_MAX: usize = 32 * 1024;
 /// Bytes of journal read at a time while folding.
 const FOLD_BYTES: usize = 4 * 1024 * 1024;
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum WakeRecord {
+    /// The last owner's write of it may still be on its way, so reading it says nothing.
+    Unknown,
+    Absent,
+    At(Time),
+}
+
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Owner {
     pub(super) generation: Generation,
@@ -49,11 +57,8 @@ pub(super) struct Live {
     /// Long documents of slots, so that reading a slot never touches the disk.
     texts: HashMap<Digest, Bytes>,
     chunks: BTreeMap<TurnId, String>,
-    /// What the wake record says, if there is one.
-    wake: Option<Time>,
-    /// The last entry when `wake` was read, until it is written: an older owner's record of
-    /// that moment may still be on its way to the store and replace what was read.
-    wake_read_at: Option<Seq>,
+    /// What the wake record says, by the newest write of it that was queued.
+    wake: WakeRecord,
     snapshot_at: Seq,
     flushed: Seq,
 }
@@ -94,9 +99,6 @@ impl Live {
                 .ok_or_else(|| damaged(format!("the value {digest} is missing")))?;
             texts.insert(*digest, bytes);
         }
-        let wake = store
-            .record(&super::wake_key(journal))?
-            .and_then(|bytes| parse_wake(&bytes));
         Ok(Self {
             state,
             owner,
@@ -107,8 +109,7 @@ impl Live {
             new_values: Vec::new(),
             texts,
             chunks: BTreeMap::new(),
-            wake,
-            wake_read_at: Some(last),
+            wake: WakeRecord::Unknown,
             snapshot_at,
             flushed: last,
         })
@@ -204,11 +205,10 @@ impl Live {
     /// The wake record that must not be later than what is being flushed, if it must change.
     pub(super) fn wake_write(&mut self, key: &RecordKey) -> Option<Write> {
         let due = self.state.next_due()?;
-        let written = self.wake_read_at.is_none();
-        if written && self.wake.is_some_and(|recorded| recorded <= due) {
+        if matches!(self.wake, WakeRecord::At(recorded) if recorded <= due) {
             return None;
         }
-        (self.wake, self.wake_read_at) = (Some(due), None);
+        self.wake = WakeRecord::At(due);
         Some(Write::Record {
             key: key.clone(),
             bytes: wake_bytes(due),
@@ -218,12 +218,11 @@ impl Live {
     /// The wake record for a session that goes to rest, if it must change.
     pub(super) fn rest_write(&mut self, key: &RecordKey) -> Option<Write> {
         let due = self.state.next_due();
-        // Without an entry since, an older owner's record says the same as ours would.
-        let stands = self.wake_read_at.is_none_or(|at| at == self.state.last);
-        if due == self.wake && stands {
+        let exact = due.map_or(WakeRecord::Absent, WakeRecord::At);
+        if self.wake == exact {
             return None;
         }
-        (self.wake, self.wake_read_at) = (due, None);
+        self.wake = exact;
         Some(match due {
             Some(due) => Write::Record {
                 key: key.clone(),

@@ -415,7 +415,14 @@ async fn a_snapshot_is_written_when_it_is_worth_it_and_changes_nothing() {
     }
 }
 
-fn wake(store: &Arc<dyn Store>) -> Option<Time> {
+/// What the wake record says once everything queued is written.
+async fn wake(store: &Arc<dyn Store>) -> Option<Time> {
+    let nobody = RecordKey {
+        name: "nobody".to_owned(),
+        ..wake_key(&journal())
+    };
+    let barrier = vec![crate::store::Write::Unrecord { key: nobody }];
+    crate::store::write(&**store, barrier).await.unwrap();
     store
         .record(&wake_key(&journal()))
         .unwrap()
@@ -436,24 +443,48 @@ async fn the_wake_record_is_never_later_than_what_is_due() {
     ] {
         write(&ledger, lines).unwrap();
         ledger.settle().await.unwrap();
-        assert_eq!(wake(&store), record.map(Time), "{lines}");
+        assert_eq!(wake(&store).await, record.map(Time), "{lines}");
     }
     assert!(ledger.close());
     assert_eq!(ledger.died().await, Dead::Closed);
     // Nobody waits for the record; this waits for all that is queued.
     crate::store::write(&*store, Vec::new()).await.unwrap();
     let ledger = Ledger::open(store.clone(), journal(), Clock::manual(Time(0))).unwrap();
-    assert_eq!(wake(&store), Some(Time(500)), "at rest it is exact");
+    assert_eq!(wake(&store).await, Some(Time(500)), "at rest it is exact");
     write(&ledger, "start r.t1.a wake\nend r.t1.a completed").unwrap();
     assert!(!ledger.close(), "not before it is durable");
     ledger.settle().await.unwrap();
     assert!(ledger.close());
     crate::store::write(&*store, Vec::new()).await.unwrap();
     let ledger = Ledger::open(store.clone(), journal(), Clock::manual(Time(0))).unwrap();
-    assert_eq!(wake(&store), Some(Time(1_000)), "expiry is left");
+    assert_eq!(wake(&store).await, Some(Time(1_000)), "expiry is left");
     write(&ledger, "delete").unwrap();
     ledger.settle().await.unwrap();
-    assert_eq!(wake(&store), Some(Time(0)), "to be buried");
+    assert_eq!(wake(&store).await, Some(Time(0)), "to be buried");
+}
+
+/// Its last owner may still be writing the record that it rests by when the next one opens it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_opened_as_it_goes_to_rest_has_its_record_too() {
+    let disk = Memory::new();
+    let store = memory(&disk);
+    let open = || Ledger::open(store.clone(), journal(), Clock::manual(Time(0))).unwrap();
+    let first = open();
+    write(&first, "open a").unwrap();
+    first.settle().await.unwrap();
+    assert!(first.close());
+    for round in 0..100 {
+        let ledger = open();
+        let got = write(&ledger, "got a").unwrap();
+        ledger.durable(got).await.unwrap();
+        assert_eq!(wake(&store).await, Some(Time(0)), "round {round}");
+        let turn = format!(
+            "start r{round}.t0.a takes={got} messages\nend r{round}.t0.a completed {got}:consumed"
+        );
+        write(&ledger, &turn).unwrap();
+        ledger.settle().await.unwrap();
+        assert!(ledger.close());
+    }
 }
 
 /// Its last owner may still be writing the record that it rests by when the next one opens it.
@@ -506,7 +537,7 @@ async fn no_crash_leaves_a_due_session_without_its_record() {
                     .look(State::clone);
                 if let Some(due) = state.next_due() {
                     assert!(
-                        wake(&store).is_some_and(|at| at <= due),
+                        wake(&store).await.is_some_and(|at| at <= due),
                         "{fault:?}: {due:?} at {}",
                         state.last
                     );

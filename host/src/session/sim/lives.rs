@@ -432,13 +432,10 @@ fn a_failed_sync_refuses_everything_after_it() {
             )
             .await;
         assert!(matches!(told, Err(Dead::Latched(_))), "{told:?}");
-        let again = world.get().await.expect("it is read");
-        let refused = commands::post(
-            &world.sessions,
-            &again.ledger,
-            None,
-            new_message("a", "say three"),
-        );
+        let read_only = world.get().await.unwrap();
+        assert!(read_only.ledger.is_read_only());
+        let new = new_message("a", "say three");
+        let refused = commands::post(&world.sessions, &read_only.ledger, None, new);
         assert!(
             matches!(refused, Err(CommandError::Dead(Dead::Latched(_)))),
             "{refused:?}"
