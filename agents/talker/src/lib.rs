@@ -24,8 +24,8 @@ const SYSTEM: &str = "You talk with people. Answer at once and briefly. Somebody
 
 const TELL: &str = "The analysis has just been written. Tell the people briefly what it says.";
 
-/// A few short paragraphs: people are waiting, and models without manners never stop.
-const ANSWER_TOKENS_MAX: u32 = 300;
+/// A short paragraph or two: people are waiting, and models without manners never stop.
+const ANSWER_TOKENS_MAX: u32 = 160;
 
 struct Talker;
 

@@ -29,8 +29,8 @@ const STEPS: [&str; 3] = [
      then the reasons, then what stays open. Plain text, no preamble.",
 ];
 
-/// A page for each step: the steps after it read it too.
-const STEP_TOKENS_MAX: u32 = 500;
+/// Half a page for each step: the steps after it read it too, and small models hold little.
+const STEP_TOKENS_MAX: u32 = 200;
 
 struct Thinker;
 
