@@ -49,8 +49,10 @@ async fn one_talks_and_one_thinks() {
         "Let me see. "
     );
     // The thinker is at it, and holds the slot.
-    while !provider.requests().iter().any(is_thinker) {
-        provider.received(provider.requests().len() + 1).await;
+    let mut requests = provider.requests();
+    while !requests.iter().any(is_thinker) {
+        provider.received(requests.len() + 1).await;
+        requests = provider.requests();
     }
     assert_eq!(
         server.get("/v1/sessions/s/slots/analysis").await["state"],
