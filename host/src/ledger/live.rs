@@ -60,7 +60,6 @@ pub(super) struct Live {
     /// What the wake record says, by the newest write of it that was queued.
     wake: WakeRecord,
     snapshot_at: Seq,
-    flushed: Seq,
 }
 
 impl Live {
@@ -111,7 +110,6 @@ impl Live {
             chunks: BTreeMap::new(),
             wake: WakeRecord::Unknown,
             snapshot_at,
-            flushed: last,
         })
     }
 
@@ -198,7 +196,6 @@ impl Live {
             frame,
         });
         self.unflushed = 0;
-        self.flushed = last;
         Some((writes, last))
     }
 
