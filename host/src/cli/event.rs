@@ -4,7 +4,7 @@
 //! name: a newer server must not break an older command line.
 
 use antiphon::clock::Time;
-use antiphon::journal::entry::{MessageBody, Outcome, Payload, SessionChange, Writer};
+use antiphon::journal::entry::{MessageBody, Outcome, Payload, RetryReason, SessionChange, Writer};
 use serde_json::Value;
 
 use super::term::{Paint, Style, short};
@@ -141,6 +141,24 @@ impl Event {
                 text
             }
             Payload::MessageSetAside(aside) => aside.message.to_string(),
+            Payload::Retried(retried) => {
+                let what = match retried.n {
+                    Some(n) => format!("call {n}"),
+                    None => "the turn".to_owned(),
+                };
+                let why = match retried.reason {
+                    RetryReason::HostLost => "the host was lost",
+                    RetryReason::HostStopped => "the host was stopped",
+                    RetryReason::Provider => {
+                        retried.detail.as_deref().unwrap_or("the provider failed")
+                    }
+                };
+                format!("{what}, attempt {}: {why}", retried.attempt)
+            }
+            Payload::AgentSuspended(suspended) => {
+                format!("{}: {}", suspended.agent, suspended.reason)
+            }
+            Payload::AgentResumed(resumed) => resumed.agent.to_string(),
             // Kinds that are not events; inspecting shows their name.
             Payload::Called(_)
             | Payload::Returned(_)
