@@ -94,7 +94,7 @@ impl Replay {
     }
 
     /// The next call: its entry, or none at the live edge.
-    pub fn next(&mut self) -> Result<Option<Recorded>, Differs> {
+    pub fn take(&mut self) -> Result<Option<Recorded>, Differs> {
         let Some(front) = self.calls.front() else {
             return match &self.spoken[self.said..] {
                 "" => Ok(None),
@@ -203,7 +203,7 @@ mod tests {
     }
 
     fn kinds(replay: &mut Replay) -> Vec<&'static str> {
-        std::iter::from_fn(|| replay.next().expect("nothing differs"))
+        std::iter::from_fn(|| replay.take().expect("nothing differs"))
             .map(|recorded| recorded.payload.kind().name())
             .collect()
     }
@@ -226,11 +226,11 @@ mod tests {
         let mut replay = replay(text);
         assert_eq!(replay.say("abc"), Ok(3));
         assert_eq!(replay.say("d"), Ok(1));
-        assert!(replay.next().unwrap().is_some());
+        assert!(replay.take().unwrap().is_some());
         // What goes beyond the record is new.
         assert_eq!(replay.say("efgh"), Ok(2));
         assert!(replay.is_over());
-        assert_eq!(replay.next(), Ok(None));
+        assert_eq!(replay.take(), Ok(None));
     }
 
     #[test]
@@ -240,9 +240,9 @@ mod tests {
         assert!(replay(text).say("abc").is_err(), "more before a call");
         let mut less = replay(text);
         assert_eq!(less.say("a"), Ok(1));
-        assert!(less.next().is_err(), "less before a call");
+        assert!(less.take().is_err(), "less before a call");
         let mut silent = replay("spoke r.t0.a 0 ab");
-        assert!(silent.next().is_err(), "a call instead of words");
+        assert!(silent.take().is_err(), "a call instead of words");
     }
 
     #[test]

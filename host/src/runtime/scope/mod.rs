@@ -180,7 +180,7 @@ impl Scope {
         let Some(replay) = record.as_mut() else {
             return Ok(None);
         };
-        if let Some(recorded) = replay.next()? {
+        if let Some(recorded) = replay.take()? {
             // The clock moves with answers; a call that leaves the host is none yet.
             if !matches!(recorded.payload, Payload::Called(_)) {
                 self.clock.set(recorded.time);
