@@ -16,6 +16,7 @@ mod words;
 use std::time::Duration;
 
 use antiphon::id::SessionId;
+use tokio::time::Instant;
 
 use super::client::{CallError, Client, Page};
 use super::event::Event;
@@ -30,6 +31,10 @@ pub(super) use table::Table;
 /// Entries that are no events ring no bell, so whoever follows them looks this often. It
 /// is what a person takes for at once, and a burden for no server.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
+
+/// Words that go on longer than this are shown as far as they are: a line per word would be
+/// no text, and nobody watches a still screen for long.
+const BREATH_MAX: Duration = Duration::from_secs(1);
 
 /// Show what happened in a session, event by event
 #[derive(Debug, clap::Args)]
@@ -147,33 +152,38 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     }
     printer.pause()?;
     let mut updates = follow(client.clone(), args.session.clone(), offset.clone());
+    let mut paused = Instant::now();
     loop {
         let update = tokio::select! {
             update = updates.recv() => update,
-            () = tokio::time::sleep(LOOK_AGAIN), if reading == Reading::All => {
-                Some(Update::Connected)
-            }
+            () = tokio::time::sleep(LOOK_AGAIN) => Some(Update::Connected),
             () = asked_to_stop() => return Ok(printer.finish()?),
         };
+        let is_quiet = matches!(update, Some(Update::Connected));
         match update {
-            Some(Update::Event(event)) if reading == Reading::Events => {
-                printer.page(std::slice::from_ref(&*event))?;
-                printer.pause()?;
-            }
             // It rang for what a page before has shown already.
             Some(Update::Event(event)) if event.offset <= offset => {}
+            Some(Update::Event(event)) if reading == Reading::Events => {
+                printer.page(std::slice::from_ref(&*event))?;
+                offset = event.offset;
+            }
             Some(Update::Event(_) | Update::Connected) if reading == Reading::All => {
                 let caught = catch_up(&client, session, reading, &mut offset, &mut printer).await?;
-                match caught {
-                    Err(error) if !error.is_transient() => return Err(error.explain()),
-                    // Whoever rings says when the server is there again.
-                    Ok(()) | Err(_) => printer.pause()?,
+                // Whoever rings says when a server that has gone is there again.
+                if let Err(error) = caught
+                    && !error.is_transient()
+                {
+                    return Err(error.explain());
                 }
             }
             Some(Update::Event(_) | Update::Connected) => {}
             Some(Update::Reconnecting) => eprintln!("reconnecting…"),
             Some(Update::Failed(error)) => return Err(error.explain()),
             None => return Ok(()),
+        }
+        if is_quiet || paused.elapsed() >= BREATH_MAX {
+            printer.pause()?;
+            paused = Instant::now();
         }
     }
 }

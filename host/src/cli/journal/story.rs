@@ -40,6 +40,8 @@ pub(super) struct Shown {
     pub(super) lanes: String,
     pub(super) who: String,
     pub(super) kind: String,
+    /// Of a kind that is not known here: its name is all there is to say.
+    pub(super) is_new: bool,
     pub(super) text: String,
     /// For who asks for everything: the private part.
     pub(super) private: String,
@@ -84,6 +86,7 @@ impl Story {
             lanes,
             who: told.who,
             kind: entry.kind,
+            is_new: told.is_new,
             text,
             private: entry.private.rest(),
             tone: told.tone,

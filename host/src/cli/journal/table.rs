@@ -13,8 +13,9 @@ const TIME: usize = 12;
 const WHO: usize = 10;
 const KIND: usize = 19;
 
-/// From this width on kinds have a column of their own; before, words need the room.
-const WIDE: usize = 110;
+/// From this width on kinds have a column of their own; before, words need the room, and
+/// they say it too.
+const WIDE: usize = 120;
 
 /// What must be left for words, however narrow the terminal says it is.
 const WORDS_MIN: usize = 24;
@@ -65,11 +66,10 @@ impl Table {
         let time = shown.time.map(clock_time).unwrap_or_default();
         let who = format!("{:<WHO$}", short(&shown.who, WHO));
         let kind = short(&shown.kind, KIND);
-        // Two spaces where nothing else sets the words apart.
-        let kind = if self.width.is_none_or(|width| width >= WIDE) {
-            format!("{kind:<KIND$} ")
-        } else {
-            format!("{kind}  ")
+        let kind = match self.width {
+            Some(width) if width < WIDE && !shown.is_new => String::new(),
+            Some(width) if width < WIDE => format!("{kind}  "),
+            _ => format!("{kind:<KIND$} "),
         };
         let mut line = format!("{:>SEQ$}  {time:TIME$}", shown.seq);
         line = self.paint.paint(Style::Dim, &line);

@@ -12,6 +12,7 @@ use super::words::{self, count};
 pub(super) struct Told {
     pub(super) who: String,
     pub(super) text: String,
+    pub(super) is_new: bool,
     pub(super) tone: Tone,
     /// The turn in whose lane it stands, and with which mark.
     pub(super) turn: Option<String>,
@@ -23,6 +24,7 @@ impl Told {
         Self {
             who: who.into(),
             text: text.into(),
+            is_new: false,
             tone: Tone::Plain,
             turn: None,
             mark: '├',
@@ -75,7 +77,7 @@ impl Open {
             "observed" => {
                 let turn = fields.text("turn");
                 fields.ignore(&["n"]);
-                let text = words::observed(fields, self, time);
+                let text = words::observed(fields, turn.as_ref(), self, time);
                 Told::plain(self.who(&turn), text).quiet().in_turn(turn)
             }
             "spoke" => {
@@ -117,7 +119,11 @@ impl Open {
             _ => {
                 let turn = fields.text("turn");
                 let agent = fields.text("agent").unwrap_or_else(|| self.who(&turn));
-                Told::plain(agent, "").in_turn(turn)
+                let told = Told::plain(agent, "").in_turn(turn);
+                Told {
+                    is_new: true,
+                    ..told
+                }
             }
         })
     }
@@ -133,7 +139,7 @@ impl Open {
         let agents = fields.texts("agents");
         self.expect_lanes(agents.len());
         let entry = fields.text("entry").unwrap_or_default();
-        let mut text = format!("{}; messages go to {entry}", agents.join(", "));
+        let mut text = format!("opens with {}; messages go to {entry}", agents.join(", "));
         if let Some(ms) = fields.number("expires_after_ms") {
             text.push_str(&format!("; ends after {} of silence", span(ms)));
         }
@@ -191,7 +197,7 @@ impl Open {
             .iter()
             .map(|cause| words::cause(cause, inputs.len()))
             .collect();
-        text = vec![join(&text, ", ")];
+        text = vec![format!("begins: {}", join(&text, ", "))];
         if !inputs.is_empty() {
             text[0].push_str(&format!(" ({})", words::messages(&inputs)));
         }

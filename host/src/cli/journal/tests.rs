@@ -82,28 +82,31 @@ fn a_turn_is_told_with_its_calls_and_how_long_they_took() {
         entry(21, 2_110, "turn-ended", json!({"turn": "run_2.t0.talker", "agent": "talker", "outcome": "interrupted", "usage": {}, "inputs": [{"message": "s:14", "fate": "consumed"}]})),
         entry(22, 2_111, "turn-ended", json!({"turn": THINK, "agent": "thinker", "outcome": "completed", "usage": {}, "inputs": [{"message": "s:5", "fate": "consumed"}], "wake_at": START + 60_000})),
     ]);
-    check(&entries, r#"
+    check(
+        &entries,
+        r#"
         2026-11-21 UTC
-     1  09:30:00.000                session-opened      talker, thinker; messages go to talker
+     1  09:30:00.000                session-opened      opens with talker, thinker; messages go to talker
      2  09:30:00.004     ana        message-received    to talker: Why is the sky blue?
-     3  09:30:00.005  ┌  talker     turn-started        1 message (#2); waited 1 ms; version 7; run_1.t0.talker
+     3  09:30:00.005  ┌  talker     turn-started        begins: 1 message (#2); waited 1 ms; version 7; run_1.t0.talker
      4  09:30:00.005  ├  talker     observed            pulls #2
      5  09:30:00.006  ├  talker     message-sent        to thinker: {"ask":1}
-     6  09:30:00.007  │┌ thinker    turn-started        1 message (#5); waited 1 ms; run_1.t1.thinker
+     6  09:30:00.007  │┌ thinker    turn-started        begins: 1 message (#5); waited 1 ms; run_1.t1.thinker
      7  09:30:00.008  ├│ talker     called              asks model default (call 2)
      8  09:30:00.009  │├ thinker    slot-locked         locks slot analysis
     12  09:30:00.301  ├│ talker     spoke               Give me a moment.
     13  09:30:00.905  ├│ talker     returned            model default answered after 897 ms, first piece after 292 ms; calls weather; 5 tokens in, 7 out; 2 attempts
     14  09:30:00.910  ││ ana        message-received    to talker, who is at work, and waits for the answer: And?
     15  09:30:01.600  └│ talker     turn-ended          turn 3 completed after 1.5 s; first word after 296 ms; 1 model call of 897 ms; 5 tokens in, 7 out
-    16  09:30:01.601  ┌│ talker     turn-started        1 message (#14); waited 691 ms, while turn 3 ran; run_2.t0.talker
+    16  09:30:01.601  ┌│ talker     turn-started        begins: 1 message (#14); waited 691 ms, while turn 3 ran; run_2.t0.talker
     17  09:30:01.602  ├│ talker     observed            does not get the lock of analysis: thinker's turn 6 has held it for 1.5 s
     18  09:30:01.603  ├│ talker     called              waits for a timer of 500 ms (call 1)
     19  09:30:02.103  ├│ talker     returned            a timer of 500 ms is over after 500 ms
     20  09:30:02.109  │├ thinker    slot-committed      writes slot analysis: version 20, 312 B; held the lock for 2.1 s
     21  09:30:02.110  └│ talker     turn-ended          turn 16 interrupted after 509 ms; slept 500 ms
     22  09:30:02.111   └ thinker    turn-ended          turn 6 completed after 2.1 s; wants to be woken at 09:31:00.000
-"#);
+"#,
+    );
 }
 
 #[test]
@@ -130,11 +133,13 @@ fn silence_retries_and_what_is_left_open_can_be_seen() {
         entry(21, 86_400_003, "called", json!({"turn": "run_3.t0.talker", "n": 2, "call": "model", "request": "00", "target": "fast"})),
         entry(22, 86_400_004, "message-received", json!({"message": "s:22", "author": "ana", "to": "talker", "body": "Still there?"})),
     ]);
-    check(&entries, r#"
+    check(
+        &entries,
+        r#"
         2026-11-21 UTC
-     1  09:30:00.000                session-opened      talker, thinker; messages go to talker
+     1  09:30:00.000                session-opened      opens with talker, thinker; messages go to talker
      2  09:30:00.004     ana        message-received    to talker: Why is the sky blue?
-     3  09:30:00.005  ┌  talker     turn-started        1 message (#2); waited 1 ms; version 7; run_1.t0.talker
+     3  09:30:00.005  ┌  talker     turn-started        begins: 1 message (#2); waited 1 ms; version 7; run_1.t0.talker
      4  09:30:00.006  ├  talker     slot-locked         locks slot plan
      5  09:30:00.007  ├  talker     called              asks model default (call 1)
                       │  ··· 3 min 12 s of silence; talker waits for model default
@@ -144,7 +149,7 @@ fn silence_retries_and_what_is_left_open_can_be_seen() {
      9  09:33:20.001  ├  talker     retried             the turn is taken up again, attempt 2: the host was lost
     10  09:33:20.002  ├  talker     slot-locked         locks slot plan again: nobody wrote it in between
     11  09:33:20.003  └  talker     turn-ended          turn 3 failed after 3 min 19 s; trap: unreachable; slot plan is free after 1 ms, not written; #2 given back
-    12  09:33:21.003  ┌  talker     turn-started        1 message (#2); again after 1.0 s; run_2.t0.talker
+    12  09:33:21.003  ┌  talker     turn-started        begins: 1 message (#2); again after 1.0 s; run_2.t0.talker
     13  09:33:21.004  └  talker     turn-ended          turn 12 failed after 1 ms; trap: unreachable
     14  09:33:21.004     talker     message-set-aside   #2 is set aside after 3 turns: delivered too often
     15  09:33:21.005     talker     agent-suspended     gets no more turns: it failed 5 times in a minute
@@ -153,7 +158,7 @@ fn silence_retries_and_what_is_left_open_can_be_seen() {
         2026-11-22 UTC
     17  09:30:00.000     talker     agent-resumed       gets turns again, says ops
     18  09:30:00.001                session-forked      a copy of s-1 as it was at 17
-    19  09:30:00.001  ┌  talker     turn-started        slot plan was written, 1 message (#16); waited 23 h 56 min; attempt 2; run_3.t0.talker
+    19  09:30:00.001  ┌  talker     turn-started        begins: slot plan was written, 1 message (#16); waited 23 h 56 min; attempt 2; run_3.t0.talker
     20  09:30:00.002  ├  talker     slot-locked         locks slot plan
     21  09:30:00.003  ├  talker     called              asks model fast (call 2)
     22  09:30:00.004  │  ana        message-received    to talker, who is at work: Still there?
@@ -161,7 +166,8 @@ fn silence_retries_and_what_is_left_open_can_be_seen() {
         talker: turn 19 since 09:30:00.001; waits for model fast since 09:30:00.003 (call 2); nothing said yet
         slot plan: locked by talker's turn 19 since 09:30:00.002
         talker: 1 message waiting since 09:30:00.004
-"#);
+"#,
+    );
 }
 
 #[test]
@@ -189,17 +195,20 @@ fn what_is_new_is_shown_as_it_is() {
         entry(5, 4, "turn-started", json!({"turn": 5, "inputs": "none"})),
         entry(6, 5, "spoke", json!({})),
     ];
-    check(&entries, r#"
+    check(
+        &entries,
+        r#"
         2026-11-21 UTC
      1  09:30:00.000    talker     new-kind            {"what":"ever"}
      2  09:30:00.001    talker     retried             the turn is taken up again, attempt 2: bored {"cost":3}
      3  09:30:00.002    talker     observed            stars {"seen":7}
      4  09:30:00.003    talker     returned            a call answered; {"cached":4}
-     5  09:30:00.004  ┌            turn-started        {"inputs":"none","turn":5}
+     5  09:30:00.004  ┌            turn-started        begins: {"inputs":"none","turn":5}
      6  09:30:00.005  │            spoke
         still open
         : turn 5 since 09:30:00.004; nothing said yet
-"#);
+"#,
+    );
     // Whatever an entry holds, it is a line and no panic.
     for kind in antiphon::journal::entry::Kind::ALL.map(|kind| kind.name()) {
         for fields in [
@@ -208,7 +217,7 @@ fn what_is_new_is_shown_as_it_is() {
         ] {
             let text = told(
                 &[entry(1, 0, kind, fields)],
-                Table::new(Paint::off(), Some(80), true),
+                Table::new(Paint::off(), Some(200), true),
             );
             assert!(text.contains(kind), "{text}");
         }
@@ -226,44 +235,57 @@ fn a_terminal_cuts_lines_and_everything_wraps_them() {
         json!({"message": "s:2", "author": "ana", "to": "talker", "body": "one two three four five six seven eight\nnine \u{1b}[2J", "private": {"idempotency": "ab"}}),
     );
     let narrow = told(&entries, Table::new(Paint::off(), Some(80), false));
-    assert_eq!(narrow, r#"
+    assert_eq!(
+        narrow,
+        r#"
         2026-11-21 UTC
-     1  09:30:00.000                session-opened  talker, thinker; messages g…
-     2  09:30:00.004     ana        message-received  to talker: one two three…
+     1  09:30:00.000                opens with talker, thinker; messages go to…
+     2  09:30:00.004     ana        to talker: one two three four five six seve…
         still open
         talker: 1 message waiting since 09:30:00.004
-"#.trim_start_matches('\n'), "\n{narrow}");
+"#
+        .trim_start_matches('\n'),
+        "\n{narrow}"
+    );
     let full = told(&entries, Table::new(Paint::off(), Some(80), true));
-    assert_eq!(full, r#"
+    assert_eq!(
+        full,
+        r#"
         2026-11-21 UTC
-     1  09:30:00.000                session-opened  talker, thinker; messages go
-                                                    to talker
-     2  09:30:00.004     ana        message-received  to talker: one two three
-                                                      four five six seven eight
-                                                      nine �[2J
+     1  09:30:00.000                opens with talker, thinker; messages go to
+                                    talker
+     2  09:30:00.004     ana        to talker: one two three four five six seven
+                                    eight
+                                    nine �[2J
                            private {"idempotency":"ab"}
         still open
         talker: 1 message waiting since 09:30:00.004
-"#.trim_start_matches('\n'), "\n{full}");
+"#
+        .trim_start_matches('\n'),
+        "\n{full}"
+    );
 }
 
 /// Without the kinds that need scope `inspect` the same fold tells less.
 #[test]
 fn events_alone_are_a_story_too() {
-    check(&conversation(), r#"
+    check(
+        &conversation(),
+        r#"
         2026-11-21 UTC
-     1  09:30:00.000                session-opened      talker, thinker; messages go to talker
+     1  09:30:00.000                session-opened      opens with talker, thinker; messages go to talker
      2  09:30:00.004     you        message-received    to talker: Why is the sky blue?
-     3  09:30:00.005  ┌  talker     turn-started        1 message (#2); waited 1 ms; run_1.t1.talker
+     3  09:30:00.005  ┌  talker     turn-started        begins: 1 message (#2); waited 1 ms; run_1.t1.talker
      4  09:30:00.006  ├  talker     message-sent        to thinker: {"ask":1}
      8  09:30:00.300  ├  talker     spoke               Give me a moment.
      9  09:30:01.600  └  talker     turn-ended          turn 3 completed after 1.5 s; first word after 295 ms; 1 model call; 5 tokens in, 7 out
                          ··· 1 min of silence
     12  09:31:02.000     thinker    slot-committed      writes slot analysis: version 12, 312 B
-    13  09:31:02.000  ┌  talker     turn-started        slot analysis was written; attempt 2; run_2.t1.talker
+    13  09:31:02.000  ┌  talker     turn-started        begins: slot analysis was written; attempt 2; run_2.t1.talker
     14  09:31:02.001  └  talker     turn-ended          turn 13 failed after 1 ms; trap: unreachable
     15  09:31:02.001                new-kind            {"what":"ever"}
         still open
         thinker: 1 message waiting since 09:30:00.006
-"#);
+"#,
+    );
 }

@@ -81,11 +81,22 @@ pub(super) fn usage(usage: &mut Fields) -> Vec<String> {
 }
 
 /// What a turn saw of the session.
-pub(super) fn observed(fields: &mut Fields, open: &Open, time: Option<Time>) -> String {
+pub(super) fn observed(
+    fields: &mut Fields,
+    turn: Option<&String>,
+    open: &Open,
+    time: Option<Time>,
+) -> String {
     let call = fields.text("call").unwrap_or_default();
     let slot = fields.text("slot").unwrap_or_default();
     let error = fields.text("error");
-    let held = |fields: &mut Fields| fields.text("holder").map(|holder| open.name(&holder));
+    let held = |fields: &mut Fields| {
+        let holder = fields.text("holder")?;
+        Some(match Some(&holder) == turn {
+            true => "itself".to_owned(),
+            false => open.name(&holder),
+        })
+    };
     match call.as_str() {
         "slot-read" => {
             let version = match fields.number("version") {
@@ -93,7 +104,7 @@ pub(super) fn observed(fields: &mut Fields, open: &Open, time: Option<Time>) -> 
                 None => "nothing there".to_owned(),
             };
             match held(fields) {
-                Some(holder) => format!("reads slot {slot}: {version}, while {holder} writes it"),
+                Some(holder) => format!("reads slot {slot}: {version}, locked by {holder}"),
                 None => format!("reads slot {slot}: {version}"),
             }
         }
