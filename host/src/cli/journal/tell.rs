@@ -337,7 +337,7 @@ impl Open {
         let mut text = format!("{} is set aside", words::message(&id));
         if let Some(deliveries) = fields.number("deliveries").filter(|count| *count > 0) {
             let deliveries = usize::try_from(deliveries).unwrap_or(usize::MAX);
-            text.push_str(&format!(" after {} turns", deliveries));
+            text.push_str(&format!(" after {}", count(deliveries, "turn")));
         }
         if let Some(why) = fields.text("reason") {
             text.push_str(&format!(": {}", words::reason(&why)));

@@ -224,6 +224,32 @@ fn what_is_new_is_shown_as_it_is() {
     }
 }
 
+/// A journal whose beginning is gone, or of a server that leaves a field out.
+#[test]
+fn every_part_of_a_journal_can_be_told() {
+    let whole = conversation();
+    for start in 0..whole.len() {
+        let text = told(&whole[start..], Table::new(Paint::off(), None, true));
+        assert!(text.lines().count() > whole.len() - start, "{text}");
+    }
+    for (n, event) in whole.iter().enumerate() {
+        let fields: Value = serde_json::from_str(&event.raw).expect("JSON");
+        for name in fields.as_object().expect("an object").keys() {
+            let mut fields = fields.clone();
+            fields.as_object_mut().expect("an object").remove(name);
+            let Some(changed) = Event::parse(&fields.to_string()) else {
+                assert!(["offset", "kind"].contains(&name.as_str()), "{name}");
+                continue;
+            };
+            let mut events = whole.clone();
+            events[n] = changed;
+            let text = told(&events, Table::new(Paint::off(), Some(200), false));
+            let lines = text.lines().count();
+            assert!(lines >= whole.len(), "without {name}: {text}");
+        }
+    }
+}
+
 #[test]
 fn a_terminal_cuts_lines_and_everything_wraps_them() {
     let mut entries = opening();
