@@ -33,7 +33,8 @@ pub struct Continued {
 pub struct BrokenOff {
     /// Why the last call failed.
     pub cause: ModelError,
-    /// All that was shown, and stays.
+    /// What was shown, and stays. If the turn may say no more (`Other`), without what the
+    /// last call had said before it was refused.
     pub shown: String,
     /// How often the model was asked to go on.
     pub continuations: u32,
