@@ -1,0 +1,40 @@
+//! Stopping turns from outside.
+
+use crate::id::{AgentName, Author, Seq, TurnId};
+use crate::journal::entry::{InterruptRequested, Outcome, Payload};
+use crate::ledger::{Batch, Ledger};
+use crate::session::recovery::{End, end_turn};
+
+use super::{CommandError, Result, append, must_be_open};
+
+/// Stop an agent's turn at its last shown chunk. Answers the last entry.
+pub fn interrupt(ledger: &Ledger, agent: Option<&AgentName>, by: Author) -> Result<Seq> {
+    append(ledger, |batch| {
+        must_be_open(batch)?;
+        let agent = agent
+            .or(batch.state().entry_agent())
+            .cloned()
+            .ok_or(CommandError::AgentNotInSession)?;
+        let participant = batch.state().participants.get(&agent);
+        let turn = participant
+            .ok_or(CommandError::AgentNotInSession)?
+            .turn
+            .clone();
+        let turn = turn.ok_or(CommandError::Idle)?;
+        // Words not appended yet were shown to nobody.
+        batch.drop_chunk(&turn);
+        let requested = InterruptRequested {
+            turn: turn.clone(),
+            agent,
+            by,
+        };
+        batch.push(Payload::InterruptRequested(requested));
+        cut(batch, &turn, Outcome::Interrupted);
+        Ok(batch.state().last)
+    })
+}
+
+pub(super) fn cut(batch: &mut Batch<'_>, turn: &TurnId, outcome: Outcome) {
+    batch.drop_chunk(turn);
+    end_turn(batch, turn, End::of(outcome));
+}
