@@ -5,12 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::id::SlotName;
-use crate::journal::state::{FAILURES_KEPT, Supervision};
+use crate::journal::state::{Batching, FAILURES_KEPT, Supervision};
 use crate::runtime::engine::{Grants, INTERFACES};
 use crate::runtime::limits::TurnLimits;
 
-/// Messages that one turn takes at most.
-const MESSAGES_MAX: usize = 100;
 /// Variables, and bytes of all of them: they are pinned with every turn.
 const ENVIRONMENT_MAX: usize = 64;
 const ENVIRONMENT_BYTES_MAX: usize = 16 * 1024;
@@ -47,31 +45,6 @@ impl Default for AgentConfig {
             limits: AgentLimits::default(),
             environment: BTreeMap::new(),
             card: Card::default(),
-        }
-    }
-}
-
-/// How messages that arrive while the agent works become inputs.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Policy {
-    /// An idle agent starts at once; what arrives while it works is its next turn's one input.
-    #[default]
-    Collect,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Batching {
-    pub policy: Policy,
-    pub messages_max: usize,
-}
-
-impl Default for Batching {
-    fn default() -> Self {
-        Self {
-            policy: Policy::Collect,
-            messages_max: MESSAGES_MAX,
         }
     }
 }
@@ -151,11 +124,7 @@ impl AgentConfig {
                 INTERFACES.join(", ")
             ));
         }
-        if self.batching.messages_max == 0 || self.batching.messages_max > MESSAGES_MAX {
-            return invalid(format!(
-                "`batching.messages_max` must be 1 to {MESSAGES_MAX}"
-            ));
-        }
+        self.batching.check().map_err(ConfigError::Invalid)?;
         let failures_max = self.supervision.failures_max;
         if failures_max == 0 || failures_max as usize > FAILURES_KEPT {
             return invalid(format!(
@@ -237,10 +206,36 @@ mod tests {
         assert!(error(r#"{"batching":{"quiet":1}}"#).contains("`quiet`"));
         assert!(error(r#"{"grants":["kernel","files"]}"#).contains("`files`"));
         assert!(error(r#"{"watches":["a/b"]}"#).contains("a slot"));
-        assert!(error(r#"{"batching":{"messages_max":0}}"#).contains("messages_max"));
+        for (batching, named) in [
+            (r#"{"policy":"debounce"}"#, "`debounce`"),
+            (r#"{"messages_max":0}"#, "`batching.messages_max`"),
+            (r#"{"messages_max":101}"#, "`batching.messages_max`"),
+            (r#"{"wait_ms_max":60001}"#, "`batching.wait_ms_max`"),
+            (r#"{"quiet_ms":10001}"#, "`batching.quiet_ms`"),
+            (
+                r#"{"policy":"followup","quiet_ms":1}"#,
+                "`batching.quiet_ms`",
+            ),
+            (r#"{"quiet_ms":-1}"#, "-1"),
+        ] {
+            let error = error(&format!(r#"{{"batching":{batching}}}"#));
+            assert!(error.contains(named), "{batching}: {error}");
+        }
         assert!(error(r#"{"environment":{"A=B":"x"}}"#).contains("environment"));
         assert!(error("{").contains("EOF"));
         assert!(error(r#"["fast"]"#).contains("an object"));
+    }
+
+    #[test]
+    fn the_bounds_themselves_are_allowed() {
+        for batching in [
+            r#"{"policy":"steer","quiet_ms":60000,"wait_ms_max":60000,"messages_max":100}"#,
+            r#"{"policy":"interrupt","quiet_ms":0,"wait_ms_max":0,"messages_max":1}"#,
+            r#"{"policy":"followup"}"#,
+        ] {
+            let config = format!(r#"{{"batching":{batching}}}"#);
+            assert!(AgentConfig::parse(config.as_bytes()).is_ok(), "{batching}");
+        }
     }
 
     #[test]

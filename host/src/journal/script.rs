@@ -187,6 +187,7 @@ impl Script {
                 turn,
                 agent,
                 by: name("ada"),
+                message: None,
             }),
             "end" => {
                 let outcome: Outcome = word(words.plain[1]);

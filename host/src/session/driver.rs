@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use crate::clock::Time;
 use crate::id::{AgentName, TurnId};
 use crate::journal::entry::{Failure, MessageSetAside, Payload, SessionChange, SessionChanged};
-use crate::journal::state::State;
+use crate::journal::state::{Batching, State};
 use crate::ledger::{Dead, WINDOW_MS};
 
 use super::machine::{Action, Situation, decide};
@@ -121,7 +121,8 @@ impl Driver {
     /// Decide and act until nothing follows any more; false when the session is over for this driver.
     async fn act(&mut self) -> bool {
         self.look_at = None;
-        let situation = Situation {
+        let mut situation = Situation {
+            batching: BTreeMap::new(),
             running: self.running.keys().cloned().collect(),
             busy: self.unready.clone(),
             unflushed: self.session.ledger.has_unflushed(),
@@ -131,10 +132,10 @@ impl Driver {
             draining: self.draining(),
         };
         let now = self.sessions.now();
-        let (actions, seen) = self
-            .session
-            .ledger
-            .look(|state| (decide(now, state, &situation, IDLE_MS), state.last));
+        let (actions, seen) = self.session.ledger.look(|state| {
+            situation.batching = self.batching(state);
+            (decide(now, state, &situation, IDLE_MS), state.last)
+        });
         for action in actions {
             match action {
                 Action::Start(agent) => self.start(&agent),
@@ -197,6 +198,16 @@ impl Driver {
             self.flush_at = None;
         }
         true
+    }
+
+    /// How the agents take their messages, as configured now.
+    fn batching(&self, state: &State) -> BTreeMap<AgentName, Batching> {
+        let (tenant, agents) = (&self.session.journal.tenant, &self.sessions.0.parts.agents);
+        let of = |agent: &AgentName| {
+            let version = agents.active(tenant, agent)?;
+            Some((agent.clone(), version.config.batching))
+        };
+        state.participants.keys().filter_map(of).collect()
     }
 
     fn start(&mut self, agent: &AgentName) {

@@ -3,11 +3,11 @@
 //! Level-triggered: a notification only says "look at the state", so nothing is
 //! lost when several come at once, and recovery needs no other path.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::clock::Time;
 use crate::id::{AgentName, MessageId, TurnId};
-use crate::journal::state::{Phase, State};
+use crate::journal::state::{Batching, Phase, State};
 
 /// What the driver knows beside the journal.
 #[derive(Debug, Default)]
@@ -16,6 +16,8 @@ pub(super) struct Situation {
     pub(super) running: BTreeSet<TurnId>,
     /// Agents whose next turn is being prepared, or cannot start until something is deployed.
     pub(super) busy: BTreeSet<AgentName>,
+    /// How each agent takes its messages, as configured now; by default if it is not deployed.
+    pub(super) batching: BTreeMap<AgentName, Batching>,
     /// Something is appended and not handed to the store.
     pub(super) unflushed: bool,
     /// Since when nothing happened.
@@ -24,6 +26,12 @@ pub(super) struct Situation {
     pub(super) held: bool,
     /// The host stops: nothing new is started.
     pub(super) draining: bool,
+}
+
+impl Situation {
+    fn batching(&self, agent: &AgentName) -> Batching {
+        self.batching.get(agent).copied().unwrap_or_default()
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,7 +81,8 @@ pub(super) fn decide(now: Time, state: &State, situation: &Situation, idle_ms: u
         // Somebody looked whether the id is free, and may still open it.
         Phase::Absent => {}
     }
-    let mut look_at = vec![state.later(now)];
+    let later = state.later(now, |agent| situation.batching(agent));
+    let mut look_at = vec![later];
     if actions.is_empty() && state.turns.is_empty() && situation.running.is_empty() {
         // What is due and does not start waits for something else than time, such as a
         // deployment: not for ever, and not in memory.
@@ -82,7 +91,9 @@ pub(super) fn decide(now: Time, state: &State, situation: &Situation, idle_ms: u
             return vec![Action::Expire];
         }
         let rests_at = situation.idle_since.plus_ms(idle_ms);
-        if rests_at <= now && !situation.held {
+        // Not for less than it takes to get tired again: it would be woken late.
+        let is_brief = later.is_some_and(|at| at <= now.plus_ms(idle_ms));
+        if rests_at <= now && !situation.held && !is_brief {
             return vec![Action::Hibernate];
         }
         // Nobody says when he lets go of it.
@@ -114,8 +125,10 @@ fn work(now: Time, state: &State, situation: &Situation, actions: &mut Vec<Actio
         .keys()
         .filter(|turn| !situation.running.contains(*turn));
     actions.extend(lost.cloned().map(Action::Resume));
-    let is_due =
-        |agent: &&AgentName| !situation.busy.contains(*agent) && state.due(agent, now, 1).is_some();
+    let is_due = |agent: &&AgentName| {
+        let batching = situation.batching(agent);
+        !situation.busy.contains(*agent) && state.due(agent, now, &batching).is_some()
+    };
     actions.extend(
         state
             .participants

@@ -350,3 +350,30 @@ fn a_session_that_has_ended_is_buried_once_all_of_it_is_still() {
         &["flush"],
     );
 }
+
+#[test]
+fn a_burst_is_waited_for_and_the_session_stays_awake_for_it() {
+    let batching = Batching {
+        quiet_ms: 1_500,
+        ..Batching::default()
+    };
+    let situation = || Situation {
+        batching: BTreeMap::from([(crate::journal::script::name("a"), batching)]),
+        ..idle()
+    };
+    let burst = "open a b\n@100\ngot a\n@400\ngot a";
+    check(400, burst, &situation(), &["look 1000"]);
+    // It would rest by now, and be late.
+    check(1_000, burst, &situation(), &["look 1900"]);
+    check(1_899, burst, &situation(), &["look 1900"]);
+    check(1_900, burst, &situation(), &["start a"]);
+    // What others do does not wait with it.
+    check(
+        400,
+        &format!("{burst}\ngot b"),
+        &situation(),
+        &["start b", "look 1900"],
+    );
+    // By default nothing is waited for.
+    check(400, burst, &idle(), &["start a"]);
+}

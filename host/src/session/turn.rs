@@ -61,10 +61,9 @@ pub(super) fn begin(
     let fresh = RunId::fresh();
     let limits = version.config.limits(&sessions.0.parts.limits);
     let begun = session.ledger.append(None, |batch| {
-        let messages_max = version.config.batching.messages_max;
         let due = batch
             .state()
-            .due(agent, batch.now(), messages_max)
+            .due(agent, batch.now(), &version.config.batching)
             .ok_or(NothingDue)?;
         let run = due.run.unwrap_or(fresh);
         let turn = TurnId::of(&run, batch.state().next_index(&run), agent);
@@ -235,6 +234,7 @@ async fn execute(sessions: &Sessions, session: &Session, started: Started) -> Ex
         environment: version.config.environment.clone(),
         models: parts.models.clone(),
         model_names: version.config.model_names(),
+        batching: version.config.batching,
         may_speak: version.config.grants().contains("reply"),
         watches,
         logs: parts.logs.clone(),

@@ -8,8 +8,10 @@
 //! same entries. A refused entry leaves the state as it was.
 //!
 //! One file per family of entries: `session`, `mailbox`, `turns`, `slots`, `supervision`,
-//! with `runs` behind them; `due` says what follows from all of it.
+//! with `runs` behind them; `due` says what follows from all of it, and `batching` what of the
+//! messages.
 
+mod batching;
 mod due;
 mod mailbox;
 mod runs;
@@ -28,6 +30,7 @@ use crate::id::{AgentName, Digest, RunId, Seq, SlotName, TurnId};
 use super::context::Context;
 use super::entry::{Entry, Idempotency, Payload, SessionOpened};
 
+pub use batching::{Batching, Policy};
 pub use due::Due;
 pub use mailbox::{DELIVERIES_MAX, Pending, REDELIVERY_MS, Sender};
 pub use session::{IDEMPOTENCY_MS, Remembered};

@@ -2,15 +2,15 @@
 
 use serde_json::Value;
 
-use crate::id::{AgentName, Author, Digest, MessageId, Seq};
+use crate::id::{AgentName, Author, Digest, MessageId, Seq, TurnId};
 use crate::journal::entry::{
     Idempotency, MessageReceived, MessageReceivedPrivate, MessageSetAside, Outcome, Payload,
 };
-use crate::journal::state::Phase;
+use crate::journal::state::{Phase, Policy};
 use crate::ledger::{Batch, Ledger};
 use crate::session::Sessions;
 
-use super::turns::cut;
+use super::turns::{cut, interrupt_in};
 use super::{CommandError, NewSession, Result, append, must_be_open, open_in};
 
 /// Idempotency keys a session remembers at once.
@@ -94,23 +94,38 @@ pub fn post(
         if let Some(new) = new {
             open_in(batch, new)?;
         }
+        let interrupted = interrupted(sessions, batch, &to);
         let id = MessageId::of(&batch.journal().session, batch.next_seq());
         let seq = batch.push(Payload::MessageReceived(MessageReceived {
             message: id.clone(),
-            author: message.author,
-            to,
+            author: message.author.clone(),
+            to: to.clone(),
             body: message.body,
             private: MessageReceivedPrivate {
                 idempotency: message.idempotency,
                 invoked: message.invoked,
             },
         }));
+        if let Some(turn) = interrupted {
+            interrupt_in(batch, turn, to, message.author, Some(id.clone()));
+        }
         Ok(Posted {
             message: id,
             seq,
             replayed: false,
         })
     })
+}
+
+/// The agent's turn that a person's message ends, by the configuration that the turn runs with.
+fn interrupted(sessions: &Sessions, batch: &Batch<'_>, agent: &AgentName) -> Option<TurnId> {
+    let turn = batch.state().participants.get(agent)?.turn.as_ref()?;
+    let open = batch.state().turns.get(turn)?;
+    let tenant = &batch.journal().tenant;
+    let version = sessions
+        .agents()
+        .pinned(tenant, agent, open.pinned.version)?;
+    (version.config.batching.policy == Policy::Interrupt && !open.interrupted).then(|| turn.clone())
 }
 
 /// The message that the key stands for, if it was used.

@@ -1,6 +1,6 @@
 //! Stopping turns from outside.
 
-use crate::id::{AgentName, Author, Seq, TurnId};
+use crate::id::{AgentName, Author, MessageId, Seq, TurnId};
 use crate::journal::entry::{InterruptRequested, Outcome, Payload};
 use crate::ledger::{Batch, Ledger};
 use crate::session::recovery::{End, end_turn};
@@ -21,17 +21,28 @@ pub fn interrupt(ledger: &Ledger, agent: Option<&AgentName>, by: Author) -> Resu
             .turn
             .clone();
         let turn = turn.ok_or(CommandError::Idle)?;
-        // Words not appended yet were shown to nobody.
-        batch.drop_chunk(&turn);
-        let requested = InterruptRequested {
-            turn: turn.clone(),
-            agent,
-            by,
-        };
-        batch.push(Payload::InterruptRequested(requested));
-        cut(batch, &turn, Outcome::Interrupted);
+        interrupt_in(batch, turn, agent, by, None);
         Ok(batch.state().last)
     })
+}
+
+/// Ask the turn to stop and end it, in one step: there is no moment in which it still speaks.
+pub(super) fn interrupt_in(
+    batch: &mut Batch<'_>,
+    turn: TurnId,
+    agent: AgentName,
+    by: Author,
+    message: Option<MessageId>,
+) {
+    // Words not appended yet were shown to nobody.
+    batch.drop_chunk(&turn);
+    batch.push(Payload::InterruptRequested(InterruptRequested {
+        turn: turn.clone(),
+        agent,
+        by,
+        message,
+    }));
+    cut(batch, &turn, Outcome::Interrupted);
 }
 
 pub(super) fn cut(batch: &mut Batch<'_>, turn: &TurnId, outcome: Outcome) {

@@ -7,11 +7,16 @@ use super::laws::{
     check_transcript,
 };
 use super::{
-    Log, Outside, PROVIDER, SYNCS_MAX, converse, entries, fold, fresh, is_quiet, life, tenant,
+    COLLECT, Log, Outside, PROVIDER, SYNCS_MAX, converse, deployed, entries, fold, is_quiet, life,
+    tenant,
 };
 use crate::clock::Time;
+use crate::journal::state::{Batching, Policy};
 use crate::ledger::transcript;
 use crate::store::{Fault, Memory, RecordSpace, memory};
+
+/// How the agents take their messages, and what is said.
+type Talk<'a> = (Batching, &'a [&'a str]);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Crash {
@@ -30,8 +35,9 @@ impl Crash {
 
 /// Hold the conversation with a fault, crash, crash again in recovery if `again`, recover, check
 /// every law. False if the fault came too late to matter.
-fn survives(lines: &[&str], fault: Fault, crash: Crash, again: Option<Fault>) -> bool {
-    let disk = fresh();
+fn survives(talk: Talk<'_>, fault: Fault, crash: Crash, again: Option<Fault>) -> bool {
+    let (batching, lines) = talk;
+    let disk = deployed(batching);
     disk.inject(fault);
     let mut outside = Outside::default();
     let mut now = life(&disk, Time(0), async |world| {
@@ -145,11 +151,81 @@ const TALK: &[&[&str]] = &[
     ],
 ];
 
+/// Bursts, under every policy.
+const BURSTS: &[Talk<'_>] = &[
+    (
+        COLLECT,
+        &[
+            "post a say one; sleep 20; say more",
+            "shown one",
+            "post a say two",
+            "post a model three four",
+            "answered",
+        ],
+    ),
+    (
+        Batching {
+            quiet_ms: 50,
+            ..COLLECT
+        },
+        &[
+            "post a say one",
+            "post a say two; lock x; commit x doc",
+            "answered",
+        ],
+    ),
+    (
+        Batching {
+            policy: Policy::Followup,
+            ..COLLECT
+        },
+        &[
+            "post a say one; sleep 20",
+            "post a send b say sent",
+            "post a say three",
+            "answered",
+        ],
+    ),
+    (
+        Batching {
+            policy: Policy::Interrupt,
+            ..COLLECT
+        },
+        &[
+            "post a lock x; say one; sleep 60000; say never",
+            "shown one",
+            "post a say two; sleep 20; model three four",
+            "post a lock x; commit x doc; say five",
+            "answered",
+        ],
+    ),
+    (
+        Batching {
+            policy: Policy::Steer,
+            ..COLLECT
+        },
+        &[
+            "post a say one; sleep 20; more",
+            "shown one",
+            "post a model two three",
+            "post a say four; sleep 20; more",
+            "post a say five",
+            "answered",
+        ],
+    ),
+];
+
+fn talks() -> impl Iterator<Item = Talk<'static>> {
+    let by_default = TALK.iter().map(|lines| (COLLECT, *lines));
+    by_default.chain(BURSTS.iter().copied())
+}
+
 fn every_sync(crash: Crash, fault: fn(u64) -> Fault) {
-    for lines in TALK {
+    for talk in talks() {
+        let lines = talk.1;
         let mut hits = 0;
         for k in 1..SYNCS_MAX {
-            if !survives(lines, fault(k), crash, None) {
+            if !survives(talk, fault(k), crash, None) {
                 break;
             }
             hits += 1;
@@ -183,7 +259,7 @@ fn a_sync_that_fails_loses_nothing_that_was_promised() {
 
 #[test]
 fn a_crash_during_recovery_loses_nothing_either() {
-    for (at, lines) in TALK.iter().enumerate() {
+    for (at, talk) in talks().enumerate() {
         for k in [2, 3, 5, 8] {
             for again in 1..5 {
                 let fault = if at % 2 == 0 {
@@ -196,8 +272,8 @@ fn a_crash_during_recovery_loses_nothing_either() {
                 } else {
                     Fault::StopBeforeSync(again)
                 };
-                survives(lines, fault, Crash::PowerLoss, Some(again));
-                survives(lines, fault, Crash::ProcessKill, Some(again));
+                survives(talk, fault, Crash::PowerLoss, Some(again));
+                survives(talk, fault, Crash::ProcessKill, Some(again));
             }
         }
     }
@@ -297,8 +373,16 @@ fn any_conversation_survives_any_crash() {
             Crash::ProcessKill
         };
         let again = (dice.below(3) == 0).then(|| Fault::StopAfterSync(1 + dice.below(6)));
-        println!("seed {seed}: {fault:?} {crash:?} {again:?} {lines:#?}");
+        let policies = [
+            Policy::Collect,
+            Policy::Followup,
+            Policy::Interrupt,
+            Policy::Steer,
+        ];
+        let policy = policies[usize::try_from(dice.below(4)).expect("it is small")];
+        let batching = Batching { policy, ..COLLECT };
+        println!("seed {seed}: {policy:?} {fault:?} {crash:?} {again:?} {lines:#?}");
         let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
-        survives(&lines, fault, crash, again);
+        survives((batching, &lines), fault, crash, again);
     }
 }

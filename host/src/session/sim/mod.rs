@@ -6,8 +6,9 @@
 //! fails, or the machine stops before or after it.
 //!
 //! A conversation is lines: `post AGENT STEPS`, `shown WORDS`, `stop AGENT`, `put SLOT TEXT`,
-//! `answered`, `delete`. Each waits until what it did is acknowledged.
+//! `answered`, `delete`. Each waits until what it did is acknowledged. (`bursts` posts without waiting.)
 
+mod bursts;
 mod crash;
 mod laws;
 mod lives;
@@ -23,7 +24,7 @@ use crate::id::{Digest, MessageId, Seq};
 use crate::journal::codec::Encoded;
 use crate::journal::entry::{Entry, Kind, Outcome, Payload};
 use crate::journal::script::{name, print};
-use crate::journal::state::State;
+use crate::journal::state::{Batching, Policy, State};
 use crate::model::simulated::Log;
 use crate::store::components::Components;
 use crate::store::{Fault, Memory, RecordKey, RecordSpace, Write, memory};
@@ -64,11 +65,19 @@ fn components() -> Components {
 
 /// A disk on which the agents `a` and `b` are deployed; `b` watches the slot `x`.
 fn fresh() -> Memory {
+    deployed(Batching::default())
+}
+
+/// The same, and how they take their messages.
+fn deployed(batching: Batching) -> Memory {
     PROVIDER.take();
     let disk = Memory::new();
     let store = memory(&disk);
     for agent in ["a", "b"] {
-        let mut config = AgentConfig::default();
+        let mut config = AgentConfig {
+            batching,
+            ..AgentConfig::default()
+        };
         if agent == "b" {
             config.watches.insert(name("x"));
         }
@@ -119,6 +128,14 @@ fn fold(entries: &[Entry]) -> State {
     }
     state
 }
+
+/// As agents are deployed by default; the others differ in the policy.
+const COLLECT: Batching = Batching {
+    policy: Policy::Collect,
+    quiet_ms: 0,
+    wait_ms_max: 10_000,
+    messages_max: 100,
+};
 
 /// Nothing is open, nothing is due.
 fn is_quiet(store: &dyn Store) -> bool {
