@@ -130,6 +130,7 @@ impl Script {
             "suspend" => Payload::AgentSuspended(AgentSuspended {
                 agent: words.at(0),
                 reason: "a test".into(),
+                until_ready: words.plain.contains(&"until-ready"),
             }),
             "resume" => Payload::AgentResumed(AgentResumed {
                 agent: words.at(0),

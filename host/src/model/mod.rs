@@ -7,6 +7,7 @@
 //! - `wire.rs`: the provider's JSON, and a request's canonical bytes.
 //! - `sse.rs`, `tool_calls.rs`, `decoder.rs`: from bytes to deltas.
 //! - `client.rs`: one HTTP call.
+//! - `health.rs`: whether models answer, as far as calls tell.
 //! - `offline.rs`: the built-in provider.
 //! - [`scripted`]: a test double, a provider that answers by script.
 //!
@@ -18,6 +19,7 @@
 mod client;
 mod decoder;
 mod error;
+mod health;
 mod offline;
 pub mod scripted;
 #[cfg(test)]
@@ -28,13 +30,17 @@ mod wire;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use http::HeaderMap;
+use tokio::time::Instant;
 
 use crate::id::Digest;
 
 pub use error::{Fault, ModelError, SetupError};
+
+use health::{Health, Heard};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ToolCall {
@@ -231,11 +237,24 @@ enum Provider {
     Simulated(simulated::Log),
 }
 
+/// Whether a model is worth asking now, as far as this process has heard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Readiness {
+    Ready,
+    /// The host has none by this name.
+    Unknown,
+    /// It could not be connected to, several times in a row.
+    Gone {
+        again_in: Duration,
+    },
+}
+
 #[derive(Debug)]
 struct Shared {
     providers: BTreeMap<String, Provider>,
     http: reqwest::Client,
     offline_token_ms: u64,
+    health: Mutex<Health>,
 }
 
 /// The host's models by name. Clones share connections.
@@ -267,6 +286,7 @@ impl Models {
             providers,
             http: client::connections()?,
             offline_token_ms,
+            health: Mutex::default(),
         })))
     }
 
@@ -278,6 +298,7 @@ impl Models {
             providers: BTreeMap::from([(Self::DEFAULT.to_owned(), provider)]),
             http: client::connections().expect("there is a client"),
             offline_token_ms: 0,
+            health: Mutex::default(),
         }))
     }
 
@@ -307,7 +328,41 @@ impl Models {
         idempotency_key: &str,
         headers: HeaderMap,
     ) -> Result<Answer, ModelError> {
-        let source = match self.0.providers.get(name) {
+        let opened = self.source(name, request, idempotency_key, headers).await;
+        if let Some(heard) = Heard::of(&opened) {
+            self.health().heard(name, heard, Instant::now());
+        }
+        Ok(Answer {
+            source: opened?,
+            begun: false,
+            over: false,
+        })
+    }
+
+    /// Whether the model is worth asking now.
+    pub fn readiness(&self, name: &str) -> Readiness {
+        if !self.0.providers.contains_key(name) {
+            return Readiness::Unknown;
+        }
+        let gone_for = self.health().gone_for(name, Instant::now());
+        gone_for.map_or(Readiness::Ready, |again_in| Readiness::Gone { again_in })
+    }
+
+    fn health(&self) -> std::sync::MutexGuard<'_, Health> {
+        self.0
+            .health
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    async fn source(
+        &self,
+        name: &str,
+        request: &Request,
+        idempotency_key: &str,
+        headers: HeaderMap,
+    ) -> Result<Source, ModelError> {
+        Ok(match self.0.providers.get(name) {
             None => {
                 return Err(ModelError::Refused(format!(
                     "this host has no model called {name:?}"
@@ -323,11 +378,6 @@ impl Models {
             Some(Provider::Remote(endpoint)) => Source::Remote(Box::new(
                 client::open(&self.0.http, endpoint, request, idempotency_key, headers).await?,
             )),
-        };
-        Ok(Answer {
-            source,
-            begun: false,
-            over: false,
         })
     }
 }

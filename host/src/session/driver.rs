@@ -11,12 +11,15 @@ use tokio::time::Instant;
 
 use crate::clock::Time;
 use crate::id::{AgentName, TurnId};
-use crate::journal::entry::{Failure, MessageSetAside, Payload, SessionChange, SessionChanged};
-use crate::journal::state::{Batching, State};
+use crate::journal::entry::{
+    AgentResumed, AgentSuspended, Failure, MessageSetAside, Payload, SessionChange, SessionChanged,
+};
+use crate::journal::state::{Participant, State};
 use crate::ledger::{Dead, WINDOW_MS};
 
 use super::machine::{Action, Situation, decide};
 use super::recovery::{End, end_turn};
+use super::rules::Rules;
 use super::turn::{self, Started};
 use super::{IDLE_MS, Session, Sessions, wake};
 
@@ -122,7 +125,7 @@ impl Driver {
     async fn act(&mut self) -> bool {
         self.look_at = None;
         let mut situation = Situation {
-            batching: BTreeMap::new(),
+            rules: BTreeMap::new(),
             running: self.running.keys().cloned().collect(),
             busy: self.unready.clone(),
             unflushed: self.session.ledger.has_unflushed(),
@@ -133,12 +136,22 @@ impl Driver {
         };
         let now = self.sessions.now();
         let (actions, seen) = self.session.ledger.look(|state| {
-            situation.batching = self.batching(state);
+            situation.rules = self.rules(state);
             (decide(now, state, &situation, IDLE_MS), state.last)
         });
         for action in actions {
             match action {
                 Action::Start(agent) => self.start(&agent),
+                Action::Hold { agent, reason } => self.hold(agent, reason, &situation),
+                Action::Release(agent) => {
+                    let participant = agent.clone();
+                    let still = move |state: &State| {
+                        let participant = state.participants.get(&participant);
+                        participant.is_some_and(Participant::is_until_ready)
+                    };
+                    let resumed = AgentResumed { agent, by: None };
+                    self.append_if(still, Payload::AgentResumed(resumed));
+                }
                 Action::Resume(turn) => {
                     if let Some(started) = turn::again(&self.sessions, &self.session, &turn) {
                         self.run_turn(started);
@@ -200,12 +213,13 @@ impl Driver {
         true
     }
 
-    /// How the agents take their messages, as configured now.
-    fn batching(&self, state: &State) -> BTreeMap<AgentName, Batching> {
-        let (tenant, agents) = (&self.session.journal.tenant, &self.sessions.0.parts.agents);
+    /// When the agents' turns begin, as configured now.
+    fn rules(&self, state: &State) -> BTreeMap<AgentName, Rules> {
+        let (tenant, parts) = (&self.session.journal.tenant, &self.sessions.0.parts);
+        let now = self.sessions.now();
         let of = |agent: &AgentName| {
-            let version = agents.active(tenant, agent)?;
-            Some((agent.clone(), version.config.batching))
+            let version = parts.agents.active(tenant, agent)?;
+            Some((agent.clone(), Rules::of(&version, &parts.models, now)))
         };
         state.participants.keys().filter_map(of).collect()
     }
@@ -221,6 +235,21 @@ impl Driver {
         if let Some(started) = turn::begin(&self.sessions, &self.session, agent, version) {
             self.run_turn(started);
         }
+    }
+
+    /// Write down what keeps the agent, if it still does.
+    fn hold(&self, agent: AgentName, reason: String, situation: &Situation) {
+        let rules = situation.rules.get(&agent).cloned().unwrap_or_default();
+        let (name, now) = (agent.clone(), self.sessions.now());
+        let still = move |state: &State| {
+            state.due(&name, now, &rules.batching).is_some() && rules.missing(state).is_some()
+        };
+        let suspended = AgentSuspended {
+            agent,
+            reason,
+            until_ready: true,
+        };
+        self.append_if(still, Payload::AgentSuspended(suspended));
     }
 
     fn run_turn(&mut self, started: Started) {

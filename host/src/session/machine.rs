@@ -9,6 +9,8 @@ use crate::clock::Time;
 use crate::id::{AgentName, MessageId, TurnId};
 use crate::journal::state::{Batching, Phase, State};
 
+use super::rules::Rules;
+
 /// What the driver knows beside the journal.
 #[derive(Debug, Default)]
 pub(super) struct Situation {
@@ -16,8 +18,8 @@ pub(super) struct Situation {
     pub(super) running: BTreeSet<TurnId>,
     /// Agents whose next turn is being prepared, or cannot start until something is deployed.
     pub(super) busy: BTreeSet<AgentName>,
-    /// How each agent takes its messages, as configured now; by default if it is not deployed.
-    pub(super) batching: BTreeMap<AgentName, Batching>,
+    /// When each agent's turns begin, as configured now; by default if it is not deployed.
+    pub(super) rules: BTreeMap<AgentName, Rules>,
     /// Something is appended and not handed to the store.
     pub(super) unflushed: bool,
     /// Since when nothing happened.
@@ -30,7 +32,13 @@ pub(super) struct Situation {
 
 impl Situation {
     fn batching(&self, agent: &AgentName) -> Batching {
-        self.batching.get(agent).copied().unwrap_or_default()
+        self.rules
+            .get(agent)
+            .map_or_else(Batching::default, |rules| rules.batching)
+    }
+
+    fn missing(&self, agent: &AgentName, state: &State) -> Option<String> {
+        self.rules.get(agent)?.missing(state)
     }
 }
 
@@ -38,6 +46,13 @@ impl Situation {
 pub(super) enum Action {
     /// Start a turn of this agent with what is due.
     Start(AgentName),
+    /// Something that its turns need is missing: say so, and start none.
+    Hold {
+        agent: AgentName,
+        reason: String,
+    },
+    /// What was missing is there, or nothing waits for it any more.
+    Release(AgentName),
     /// Take up a turn that an older process, or a driver that was lost, left open.
     Resume(TurnId),
     /// The turn is over in the journal: end its instance.
@@ -81,7 +96,13 @@ pub(super) fn decide(now: Time, state: &State, situation: &Situation, idle_ms: u
         // Somebody looked whether the id is free, and may still open it.
         Phase::Absent => {}
     }
+    let held = state
+        .participants
+        .iter()
+        .filter(|(_, it)| it.is_until_ready());
+    let again = held.filter_map(|(agent, _)| situation.rules.get(agent)?.again_at());
     let later = state.later(now, |agent| situation.batching(agent));
+    let later = again.chain(later).min();
     let mut look_at = vec![later];
     if actions.is_empty() && state.turns.is_empty() && situation.running.is_empty() {
         // What is due and does not start waits for something else than time, such as a
@@ -125,18 +146,26 @@ fn work(now: Time, state: &State, situation: &Situation, actions: &mut Vec<Actio
         .keys()
         .filter(|turn| !situation.running.contains(*turn));
     actions.extend(lost.cloned().map(Action::Resume));
-    let is_due = |agent: &&AgentName| {
-        let batching = situation.batching(agent);
-        !situation.busy.contains(*agent) && state.due(agent, now, &batching).is_some()
-    };
-    actions.extend(
-        state
-            .participants
-            .keys()
-            .filter(is_due)
-            .cloned()
-            .map(Action::Start),
-    );
+    for (agent, participant) in &state.participants {
+        if situation.busy.contains(agent) {
+            continue;
+        }
+        let missing = situation.missing(agent, state);
+        if participant.is_until_ready() {
+            if missing.is_none() || !state.waits_until_ready(agent) {
+                actions.push(Action::Release(agent.clone()));
+            }
+            continue;
+        }
+        if state.due(agent, now, &situation.batching(agent)).is_none() {
+            continue;
+        }
+        let agent = agent.clone();
+        actions.push(match missing {
+            None => Action::Start(agent),
+            Some(reason) => Action::Hold { agent, reason },
+        });
+    }
 }
 
 #[cfg(test)]

@@ -83,6 +83,12 @@ impl State {
         times.filter(|at| *at > now).min()
     }
 
+    /// Whether an agent that waits for what is missing has anything to do once it is there.
+    pub fn waits_until_ready(&self, agent: &AgentName) -> bool {
+        let participant = self.participants.get(agent);
+        participant.is_some_and(|it| it.is_until_ready() && it.due_at().is_some())
+    }
+
     /// When it ends by itself if nothing happens.
     pub fn expires_at(&self) -> Option<Time> {
         let after_ms = self.opened.as_ref()?.expires_after_ms?;
@@ -91,6 +97,11 @@ impl State {
 }
 
 impl Participant {
+    /// It starts no turn because something is missing.
+    pub fn is_until_ready(&self) -> bool {
+        self.suspended.as_ref().is_some_and(|it| it.until_ready)
+    }
+
     pub(super) fn may_start(&self, now: Time) -> bool {
         self.suspended.is_none() && self.failures.not_before <= now
     }
@@ -105,10 +116,10 @@ impl Participant {
             .chain(self.wake.as_ref().map(|wake| wake.at))
     }
 
-    /// The times, its backoff counted in. None while suspended.
+    /// The times, its backoff counted in. None while it is suspended; what is missing may be there any time.
     fn times(&self, times: impl Iterator<Item = Time>) -> impl Iterator<Item = Time> {
         times
-            .filter(|_| self.suspended.is_none())
+            .filter(|_| self.suspended.as_ref().is_none_or(|it| it.until_ready))
             .map(|at| at.max(self.failures.not_before))
     }
 

@@ -117,8 +117,9 @@ fn line(state: &State, (what, x, y): Step) -> Option<String> {
         21 => open.map(|(turn, _)| format!("lost {turn} {slot}")),
         22 => open.map(|(turn, _)| format!("retake {turn} {slot}")),
         23 => Some(format!(
-            "{} {agent}",
-            ["suspend", "resume"][usize::from(y) % 2]
+            "{} {agent} {}",
+            ["suspend", "resume"][usize::from(y) % 2],
+            ["", "until-ready"][usize::from(y / 2) % 2]
         )),
         18 => open.map(|(turn, _)| {
             let outcome = ["completed", "failed", "interrupted", "cancelled"][usize::from(y) % 4];

@@ -144,6 +144,12 @@ const TALK: &[&[&str]] = &[
         "answered",
     ],
     &[
+        "post a lock y; say one; sleep 20; commit y doc",
+        "shown one",
+        "post b say two",
+        "answered",
+    ],
+    &[
         "post a wake 300; say later",
         "put x one",
         "put x two",

@@ -12,6 +12,7 @@ mod bursts;
 mod crash;
 mod laws;
 mod lives;
+mod waits;
 
 use std::cell::RefCell;
 use std::future::Future;
@@ -63,7 +64,8 @@ fn components() -> Components {
     Components::open(&std::env::temp_dir().join("antiphon-sim")).expect("a folder")
 }
 
-/// A disk on which the agents `a` and `b` are deployed; `b` watches the slot `x`.
+/// A disk on which the agents `a` and `b` are deployed. `b` watches the slot `x`, begins nothing while
+/// `y` is locked, and needs a model.
 fn fresh() -> Memory {
     deployed(Batching::default())
 }
@@ -80,6 +82,8 @@ fn deployed(batching: Batching) -> Memory {
         };
         if agent == "b" {
             config.watches.insert(name("x"));
+            config.before_turn.slots_idle.insert(name("y"));
+            config.before_turn.model_ready = true;
         }
         let mut deployment = Deployment::default();
         deployment.put_config(Arc::new(config), Time(0), 10);
