@@ -21,6 +21,7 @@ mod logs;
 mod new;
 mod place;
 mod quickstart;
+mod resume;
 mod serve;
 mod server;
 mod sse;
@@ -62,6 +63,7 @@ enum Command {
     Chat(chat::Args),
     Journal(journal::Args),
     Logs(logs::Args),
+    Resume(resume::Args),
     Store(store::Args),
 }
 
@@ -80,6 +82,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Chat(args) => block_on(chat::run(args)),
         Command::Journal(args) => block_on(journal::run(args)),
         Command::Logs(args) => block_on(logs::run(args)),
+        Command::Resume(args) => block_on(resume::run(args)),
         Command::Store(args) => store::run(args),
     };
     fault::exit_code(result)
@@ -153,6 +156,7 @@ mod tests {
             "antiphon chat echo --session s-1",
             "antiphon journal s-1 --follow --json",
             "antiphon logs echo --session s-1 --follow",
+            "antiphon resume s-1 echo --as ana",
             "antiphon store check",
             "antiphon store export --data d",
             "antiphon store import --data d",
@@ -168,6 +172,7 @@ mod tests {
             "antiphon invoke Echo hello",
             "antiphon chat echo --session a/b",
             "antiphon new",
+            "antiphon resume s-1",
         ] {
             assert!(!parses(wrong), "{wrong}");
         }

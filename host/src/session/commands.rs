@@ -5,7 +5,8 @@
 
 //!
 //! - here: the session itself and who takes part.
-//! - `messages`: posting and taking back. `turns`: interrupting. `slots`: writing from outside.
+//! - `messages`: posting and taking back. `turns`: interrupting, and letting an agent have turns again.
+//! - `slots`: writing from outside.
 
 mod messages;
 mod slots;
@@ -21,7 +22,7 @@ use crate::ledger::{AppendError, Batch, Dead, Ledger};
 
 pub use messages::{NewMessage, Posted, cancel, idempotency, post};
 pub use slots::put_slot;
-pub use turns::interrupt;
+pub use turns::{interrupt, resume};
 
 use turns::cut;
 
@@ -40,6 +41,13 @@ pub enum CommandError {
     EntryAgent,
     #[error("no turn of the agent is running")]
     Idle,
+    #[error("the agent is suspended: {0}")]
+    Suspended(String),
+    #[error("the agent is not suspended")]
+    NotSuspended,
+    /// Nobody can end that but what it waits for.
+    #[error("the agent is not suspended but waits, and goes on by itself: {0}")]
+    Waits(String),
     #[error("the idempotency key was used with another body")]
     KeyReused,
     #[error("{what}: {limit} is the most")]

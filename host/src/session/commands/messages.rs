@@ -72,11 +72,15 @@ pub fn post(
         if !takes_part {
             return Err(CommandError::AgentNotInSession);
         }
-        let waiting = batch
-            .state()
-            .participants
-            .get(&to)
-            .map_or(0, |it| it.pending.len());
+        let participant = batch.state().participants.get(&to);
+        if let Some(suspension) = participant.and_then(|it| it.suspended.as_ref())
+            && message.invoked
+            && !suspension.until_ready
+        {
+            // Its caller would wait for somebody to resume the agent.
+            return Err(CommandError::Suspended(suspension.reason.clone()));
+        }
+        let waiting = participant.map_or(0, |it| it.pending.len());
         if waiting >= limits.mailbox_messages_max {
             let limit = limits.mailbox_messages_max;
             return Err(CommandError::Full {

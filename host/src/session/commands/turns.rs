@@ -1,7 +1,7 @@
-//! Stopping turns from outside.
+//! Stopping turns from outside, and letting an agent have them again.
 
 use crate::id::{AgentName, Author, MessageId, Seq, TurnId};
-use crate::journal::entry::{InterruptRequested, Outcome, Payload};
+use crate::journal::entry::{AgentResumed, InterruptRequested, Outcome, Payload};
 use crate::ledger::{Batch, Ledger};
 use crate::session::recovery::{End, end_turn};
 
@@ -23,6 +23,24 @@ pub fn interrupt(ledger: &Ledger, agent: Option<&AgentName>, by: Author) -> Resu
         let turn = turn.ok_or(CommandError::Idle)?;
         interrupt_in(batch, turn, agent, by, None);
         Ok(batch.state().last)
+    })
+}
+
+/// Let an agent that failed too often start turns again. Answers the entry.
+pub fn resume(ledger: &Ledger, agent: &AgentName, by: Author) -> Result<Seq> {
+    append(ledger, |batch| {
+        must_be_open(batch)?;
+        let participant = batch.state().participants.get(agent);
+        let participant = participant.ok_or(CommandError::AgentNotInSession)?;
+        let suspension = participant.suspended.as_ref();
+        let suspension = suspension.ok_or(CommandError::NotSuspended)?;
+        if suspension.until_ready {
+            return Err(CommandError::Waits(suspension.reason.clone()));
+        }
+        Ok(batch.push(Payload::AgentResumed(AgentResumed {
+            agent: agent.clone(),
+            by: Some(by),
+        })))
     })
 }
 
