@@ -44,8 +44,9 @@ mod models;
 #[cfg(test)]
 mod promise;
 #[cfg(test)]
-mod sandbox;
+mod resumed;
 #[cfg(test)]
+mod sandbox;
 mod scaffold;
 #[cfg(test)]
 mod sessions;
