@@ -47,6 +47,7 @@ mod promise;
 mod resumed;
 #[cfg(test)]
 mod sandbox;
+#[cfg(test)]
 mod scaffold;
 #[cfg(test)]
 mod sessions;
