@@ -12,6 +12,7 @@ mod crash;
 mod laws;
 mod lives;
 mod prefix;
+mod resumed;
 
 use std::cell::RefCell;
 use std::future::Future;
@@ -232,7 +233,11 @@ impl World {
                 tokio::task::yield_now().await;
             }
             std::thread::yield_now();
-            idle = if self.disk.syncs() == syncs { idle + 1 } else { 0 };
+            idle = if self.disk.syncs() == syncs {
+                idle + 1
+            } else {
+                0
+            };
             syncs = self.disk.syncs();
             self.advance(1 + (idle / 8).pow(2).min(200)).await;
         }
