@@ -27,6 +27,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
+use crate::clock::Time;
 use crate::id::{AgentName, Digest, RunId, Seq, SessionId, SlotName, TenantId, TurnId};
 use crate::journal::entry::{
     CallKind, CallResult, Called, Observation, Observed, Payload, Piece, Retried, RetryReason,
@@ -43,6 +44,9 @@ use super::replay::{Differs, Recorded, Replay, Tried, describe};
 
 pub use clock::TurnClock;
 pub use output::TurnOutput;
+
+/// Bytes of documents kept for a replay: one of the longest there are.
+const DOCUMENTS_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// Why an instance cannot go on. Becomes a trap, and the turn's exit.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -100,6 +104,8 @@ pub struct Record {
     begun: Option<Instant>,
     /// Calls that earlier attempts made more than once.
     tried: BTreeMap<u32, Tried>,
+    /// Documents that were read again: a guest that looks at one often does not have it read as often.
+    documents: Mutex<BTreeMap<Seq, (String, Time)>>,
     /// Polls of the guest so far: which of them a timer ended is part of the record.
     polls: AtomicU64,
     /// Why the instance cannot go on, found where nothing can be answered.
@@ -126,6 +132,21 @@ impl Record {
     /// How often a call of an earlier attempt was made.
     fn tried(&self, n: u32) -> Tried {
         self.tried.get(&n).copied().unwrap_or_default()
+    }
+
+    fn documents(&self) -> MutexGuard<'_, BTreeMap<Seq, (String, Time)>> {
+        self.documents
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    fn keep_document(&self, version: Seq, text: String, written_at: Time) {
+        let mut documents = self.documents();
+        let kept: usize = documents.values().map(|(text, _)| text.len()).sum();
+        if kept + text.len() > DOCUMENTS_BYTES_MAX {
+            documents.clear();
+        }
+        documents.insert(version, (text, written_at));
     }
 
     fn stop(&self, stop: Stop) {
