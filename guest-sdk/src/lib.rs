@@ -6,8 +6,9 @@
 //! modules are the interfaces of `wit/`, in the same words, with nothing hidden and nothing
 //! added to what a model is sent.
 //!
-//! On top of them are [`prompt::Prompt`], which composes a model request, and [`tools`],
-//! functions that a model may call; an agent can do without either.
+//! On top of them are [`prompt::Prompt`], which composes a model request, [`tools`],
+//! functions that a model may call, [`continued`], answers that break off and go on, and
+//! [`handoff`], notes for whoever comes back; an agent can do without any of them.
 //!
 //! ```
 //! use antiphon_sdk::prompt::Prompt;
@@ -51,6 +52,8 @@ mod agent;
 #[doc(hidden)]
 pub mod bindings;
 pub mod context;
+pub mod continued;
+pub mod handoff;
 mod host;
 pub mod kernel;
 pub mod log;

@@ -2,10 +2,13 @@
 
 use std::cell::Cell;
 
+use antiphon_sdk::mailbox::{Body, Sender};
 use antiphon_sdk::model::{Finish, Message, ModelError, Request, ToolChoice};
 use antiphon_sdk::prompt::Prompt;
 use antiphon_sdk::testing::{Answer, Host, Limits};
-use antiphon_sdk::tools::{self, Rounds, Tool, ToolSet, context_tools, mailbox_tools};
+use antiphon_sdk::tools::{
+    self, Rounds, Tool, ToolSet, context_tools, mailbox_tools, transcript_tools,
+};
 use antiphon_sdk::{AgentError, TurnOutput, reply};
 use proptest::prelude::*;
 use schemars::JsonSchema;
@@ -234,4 +237,77 @@ fn the_mailbox_and_the_context_are_the_models_to_use() {
         (ids[..2].to_vec(), ids[2..].to_vec())
     );
     assert_eq!(host.context().len(), 1);
+}
+
+#[test]
+fn history_goes_back_page_by_page_and_says_what_waits() {
+    let host = Host::new("clerk");
+    for n in 0..22 {
+        host.receive("ana", &format!("number {n}"));
+    }
+    host.turn_with(|_| {
+        antiphon_sdk::mailbox::pull(21);
+        Ok(TurnOutput::default())
+    })
+    .output();
+    host.receive_from(
+        Sender::Agent("talker".to_owned()),
+        Body::Text("<é>".repeat(400)),
+    );
+    let turn = host.turn_with(|_| {
+        let mut tools = mailbox_tools();
+        let first = tools.call("mailbox_history", "{}");
+        let lines: Vec<_> = first.lines().collect();
+        assert_eq!(lines.len(), 21, "{first}");
+        assert!(
+            lines[0].contains("agent=\"talker\"") && lines[0].contains("cut-from-bytes=\"1600\"")
+        );
+        assert!(lines[0].len() < 4_000, "{}", lines[0]);
+        assert!(lines[1].contains("state=\"waiting\"") && lines[1].contains(">number 21<"));
+        assert!(!lines[2].contains("waiting") && lines[2].contains(">number 20<"));
+        let cursor = lines[20].split('"').nth(1).expect("a cursor");
+        let second = tools.call("mailbox_history", &json!({"cursor": cursor}).to_string());
+        assert_eq!(second.lines().count(), 3, "{second}");
+        assert!(second.contains(">number 0<"));
+        Ok(TurnOutput::default())
+    });
+    assert_eq!(turn.left.len(), 2, "it takes nothing");
+}
+
+#[test]
+fn the_timeline_is_who_said_what_when() {
+    let host = Host::new("clerk");
+    host.receive("ana", "Is it <open>?");
+    host.turn_with(|_| {
+        antiphon_sdk::mailbox::pull_all();
+        reply::say("It is.")?;
+        Ok(TurnOutput::default())
+    })
+    .output();
+    host.advance(std::time::Duration::from_secs(60))
+        .hear("talker", "Until six.");
+    host.turn_with(|_| {
+        let mut tools = transcript_tools();
+        assert_eq!(
+            tools.call("transcript_timeline", "{}"),
+            "<said at=\"2026-01-01T00:00:00Z\" person=\"ana\">Is it &lt;open&gt;?</said>\n\
+             <said at=\"2026-01-01T00:00:00Z\" agent=\"clerk\">It is.</said>\n\
+             <said at=\"2026-01-01T00:01:00Z\" agent=\"talker\">Until six.</said>"
+        );
+        let end = tools.call("transcript_timeline", &json!({"max": 1}).to_string());
+        let (earlier, last) = end.split_once('\n').expect("two lines");
+        assert!(last.contains("Until six."), "{end}");
+        let before = earlier.split('"').nth(1).expect("a cursor");
+        let start = tools.call(
+            "transcript_timeline",
+            &json!({"before": before}).to_string(),
+        );
+        assert!(
+            start.contains("It is.") && !start.contains("Until six."),
+            "{start}"
+        );
+        assert!(!start.contains("Earlier"), "{start}");
+        Ok(TurnOutput::default())
+    })
+    .output();
 }

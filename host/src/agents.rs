@@ -95,7 +95,31 @@ impl Agents {
     }
 
     pub fn get(&self, tenant: &TenantId, agent: &AgentName) -> Option<Arc<Deployment>> {
+        self.known(tenant, agent)
+            .filter(|deployment| !deployment.is_deleted())
+    }
+
+    /// The deployment, deleted or not.
+    fn known(&self, tenant: &TenantId, agent: &AgentName) -> Option<Arc<Deployment>> {
         self.read().get(&(tenant.clone(), agent.clone())).cloned()
+    }
+
+    /// What the next deployment under this name builds on.
+    fn next(&self, tenant: &TenantId, agent: &AgentName) -> Deployment {
+        let known = self.known(tenant, agent);
+        let mut next = known.as_deref().cloned().unwrap_or_default();
+        next.revive();
+        next
+    }
+
+    /// A version that a turn was started with, whatever became of the agent.
+    pub fn pinned(
+        &self,
+        tenant: &TenantId,
+        agent: &AgentName,
+        number: u64,
+    ) -> Option<Arc<Version>> {
+        self.known(tenant, agent)?.pinned(number)
     }
 
     /// What a turn of this agent would run now.
@@ -113,7 +137,7 @@ impl Agents {
         let map = self.read();
         let mut list: Vec<_> = map
             .iter()
-            .filter(|((owner, _), _)| owner == tenant)
+            .filter(|((owner, _), deployment)| owner == tenant && !deployment.is_deleted())
             .map(|((_, agent), deployment)| (agent.clone(), deployment.clone()))
             .collect();
         list.sort_by(|(a, _), (b, _)| a.cmp(b));
@@ -146,7 +170,7 @@ impl Agents {
             Ok::<_, DeployError>(digest)
         })
         .await?;
-        let mut next = current.as_deref().cloned().unwrap_or_default();
+        let mut next = self.next(tenant, agent);
         if !next.put_component(digest, self.clock.now(), VERSIONS_MAX) {
             return Ok(Deployed {
                 deployment: current.unwrap_or_default(),
@@ -169,7 +193,7 @@ impl Agents {
         if let Some(digest) = current.as_ref().and_then(|current| current.component) {
             self.load(digest, &config).await?;
         }
-        let mut next = current.as_deref().cloned().unwrap_or_default();
+        let mut next = self.next(tenant, agent);
         if current.is_some()
             && !next.put_config(Arc::new(config.clone()), self.clock.now(), VERSIONS_MAX)
         {
@@ -203,18 +227,14 @@ impl Agents {
         self.write(tenant, agent, next).await
     }
 
-    /// Remove the deployment: durable when it returns. Components stay for open turns; sessions
-    /// keep their messages.
+    /// Remove the deployment: durable when it returns. Its versions and components stay for open
+    /// turns; sessions keep their messages.
     pub async fn delete(&self, tenant: &TenantId, agent: &AgentName) -> Result<(), DeployError> {
         let _one = self.changing.lock().await;
-        self.get(tenant, agent).ok_or(DeployError::NotFound)?;
-        let key = record_key(tenant, agent);
-        crate::store::write(&*self.store, vec![Write::Unrecord { key }]).await?;
-        self.map
-            .write()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
-            .remove(&(tenant.clone(), agent.clone()));
-        self.changes.send_modify(|changes| *changes += 1);
+        let current = self.get(tenant, agent).ok_or(DeployError::NotFound)?;
+        let mut next = (*current).clone();
+        next.delete();
+        self.write(tenant, agent, next).await?;
         Ok(())
     }
 

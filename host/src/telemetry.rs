@@ -70,6 +70,9 @@ pub enum Stage {
     Http,
     /// From `turn-started` until the instance may run: waiting for a place, loading the component.
     Admission,
+    /// For a turn that is taken up again: from the moment its attempt is durable until it does
+    /// something new.
+    Replay,
     /// A fresh store and instance.
     Instantiate,
     /// The guest with its host calls.
@@ -83,6 +86,7 @@ impl Stage {
         match self {
             Self::Http => "http",
             Self::Admission => "admission",
+            Self::Replay => "replay",
             Self::Instantiate => "instantiate",
             Self::Guest => "guest",
             Self::Flush => "flush",

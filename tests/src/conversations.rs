@@ -146,3 +146,36 @@ async fn a_clerk_lives_on_its_mailbox() {
     );
     server.stop().await;
 }
+
+/// The connection to the model breaks in a word; the model goes on and repeats itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_that_breaks_off_is_gone_on_with() {
+    let provider = Provider::start([
+        Reply::stream().say("Rents are ").say("low").cut(),
+        Reply::stream()
+            .say("are")
+            .say(" lower")
+            .say(" there.")
+            .finish("stop"),
+        Reply::text("Yes."),
+    ])
+    .await;
+    let server = Server::asking(&provider).await;
+    server.configure("talker", json!({})).await.is(201);
+    server.deploy("talker").await;
+    server.session("s", &["talker"]).await;
+    let mut events = server.follow("s").await;
+
+    let whole = "Rents are lower there.";
+    assert_eq!(server.reply("talker", "s", json!("Porto?")).await, whole);
+    let turn = events.turn("talker").await;
+    assert_eq!(said(&turn), whole);
+    let transcript = server.get("/v1/sessions/s/transcript").await;
+    assert_eq!(transcript["items"][1]["text"], whole);
+    let told = provider.requests()[1].last("assistant").map(str::to_owned);
+    assert_eq!(told.as_deref(), Some("Rents are low"));
+    server.reply("talker", "s", json!("Sure?")).await;
+    let told = provider.requests()[2].last("assistant").map(str::to_owned);
+    assert_eq!(told.as_deref(), Some(whole));
+    server.stop().await;
+}

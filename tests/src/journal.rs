@@ -4,6 +4,7 @@ use antiphon::model::scripted::{Provider, Reply};
 use serde_json::{Value, json};
 
 use crate::golden;
+use crate::process::command;
 use crate::server::Server;
 
 /// Names that are made anew each time, by the order in which they come.
@@ -139,6 +140,59 @@ async fn the_forms_of_events() {
     golden::check(
         "events.txt",
         &lines(page["events"].as_array().expect("a list")),
+    );
+    server.stop().await;
+}
+
+/// What `antiphon journal` prints with a key.
+async fn told(server: &Server, key: &str, more: &[&str]) -> (String, String) {
+    let mut command = command(&["journal", "s", "--url", &server.url, "--key", key]);
+    command.args(more);
+    let output = tokio::task::spawn_blocking(move || command.output());
+    let output = output.await.expect("it runs").expect("the binary runs");
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("text");
+    assert!(output.status.success(), "{}", text(output.stderr));
+    (text(output.stdout), text(output.stderr))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_command_tells_what_the_key_may_see() {
+    let provider = Provider::start([Reply::text("It rains.")]).await;
+    let server = Server::asking(&provider).await;
+    server.deploy("puppet").await;
+    server.session("s", &["puppet"]).await;
+    let body = json!([{"lock": "plan"}, {"relay": "q"}, {"commit": ["plan", "go"]}]);
+    server.reply("puppet", "s", body).await;
+
+    let key = server.key.clone();
+    let (all, warning) = told(&server, &key, &[]).await;
+    assert_eq!(warning, "");
+    for words in [
+        "waited",
+        "asks model default",
+        "locks slot plan",
+        "held the lock for",
+        "It rains.",
+    ] {
+        assert!(all.contains(words), "{words}: {all}");
+    }
+    assert!(!all.contains("still open"), "{all}");
+    let (json, _) = told(&server, &key, &["--json"]).await;
+    assert_eq!(json.lines().count(), server.journal("s").await.len());
+    let (events, _) = told(&server, &key, &["--events"]).await;
+
+    let call = server.call("POST /v1/sessions/s/tokens");
+    let token = call
+        .json(json!({"author": "ana", "scopes": ["read"]}))
+        .await
+        .is(201);
+    let token = token["token"].as_str().expect("a text").to_owned();
+    let (seen, warning) = told(&server, &token, &[]).await;
+    assert_eq!(seen, events);
+    assert!(warning.contains("may not inspect"), "{warning}");
+    assert!(
+        seen.contains("It rains.") && !seen.contains("asks model"),
+        "{seen}"
     );
     server.stop().await;
 }

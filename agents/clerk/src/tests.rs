@@ -3,7 +3,7 @@ use antiphon_sdk::model::{Message, Request};
 use antiphon_sdk::testing::{Answer, Host};
 use serde_json::json;
 
-use super::{Clerk, ROUNDS_MAX};
+use super::{Clerk, LONG_AGO, ROUNDS_MAX};
 
 fn text(request: &Request) -> String {
     format!("{:#?}", request.messages)
@@ -82,4 +82,59 @@ fn a_model_that_only_calls_tools_comes_to_an_end() {
     assert_eq!(turn.requests.len(), ROUNDS_MAX as usize);
     assert!(text(&turn.requests[1]).contains("the arguments are not what is asked"));
     assert_eq!(turn.left.len(), 1);
+}
+
+#[test]
+fn after_a_long_absence_it_is_told_what_it_left() {
+    let host = Host::new("clerk");
+    host.receive("ana", "Invoice 7 is due on Friday.");
+    host.answer(Answer::call("mailbox_pull", json!({})))
+        .answer(Answer::call(
+            "handoff_write",
+            json!({"state": "Invoice 7 is filed.", "pending": ["paying it"]}),
+        ))
+        .answer(Answer::text("Filed."));
+    host.turn::<Clerk>().output();
+
+    for (away, is_told) in [(LONG_AGO / 2, false), (LONG_AGO * 3, true)] {
+        host.advance(away);
+        host.receive("ana", "And?");
+        host.answer(Answer::text("On it."));
+        let shown = text(&host.turn::<Clerk>().requests[0]);
+        assert_eq!(shown.contains("<absence"), is_told, "{shown}");
+        assert_eq!(shown.contains("Pending: paying it"), is_told, "{shown}");
+    }
+}
+
+/// Ten thousand messages, and a model that pulls them all and keeps some: what it is given
+/// depends on what matters now and not on how long the clerk has lived.
+#[test]
+fn ten_thousand_messages_leave_its_requests_as_small_as_they_were() {
+    const MESSAGES: usize = 10_000;
+    const BURST: usize = 50;
+    const BYTES_MAX: usize = 24 * 1024;
+    let host = Host::new("clerk");
+    let mut sizes = Vec::new();
+    for burst in 0..MESSAGES / BURST {
+        let mut kept = String::new();
+        for n in 0..BURST {
+            kept = host.receive("ana", &format!("Invoice {burst}-{n} is due on Friday."));
+        }
+        host.answer(Answer::call("mailbox_pull", json!({"max": BURST})))
+            .answer(Answer::call("context_keep", json!({"id": kept})).and_call(
+                "handoff_write",
+                json!({"state": format!("Burst {burst} is filed.")}),
+            ))
+            .answer(Answer::text("Filed."));
+        let turn = host.turn::<Clerk>();
+        assert_eq!(turn.consumed.len(), BURST);
+        sizes.extend(turn.requests.iter().map(|request| text(request).len()));
+    }
+    assert!(host.waiting().is_empty());
+    let largest = |sizes: &[usize]| sizes.iter().max().copied().expect("there were turns");
+    let (early, late) = sizes.split_at(sizes.len() / 4);
+    let (early, late) = (largest(early), largest(late));
+    assert!(late <= BYTES_MAX, "{late} bytes");
+    // Numbers grow by a digit or two; nothing else does.
+    assert!(late <= early + early / 10, "{early}, later {late} bytes");
 }

@@ -12,7 +12,7 @@
 use antiphon_sdk::log::{self, Level};
 use antiphon_sdk::mailbox::{self, Message, SendError, Sender};
 use antiphon_sdk::prompt::Prompt;
-use antiphon_sdk::{Agent, AgentError, TurnInput, TurnOutput, model};
+use antiphon_sdk::{Agent, AgentError, TurnInput, TurnOutput, continued};
 
 const SLOT: &str = "analysis";
 const THINKER: &str = "thinker";
@@ -26,6 +26,10 @@ const TELL: &str = "The analysis has just been written. Tell the people briefly 
 
 /// A short paragraph or two: people are waiting, and models without manners never stop.
 const ANSWER_TOKENS_MAX: u32 = 160;
+
+/// People see half an answer and wait for the rest. A line that breaks three times in an
+/// answer this short is down.
+const CONTINUATIONS_MAX: u32 = 2;
 
 struct Talker;
 
@@ -50,7 +54,7 @@ impl Agent for Talker {
         }
         let mut request = prompt.request();
         request.parameters.max_tokens = Some(ANSWER_TOKENS_MAX);
-        model::relay(&request)?;
+        continued::relay(&request, CONTINUATIONS_MAX)?;
         Ok(TurnOutput::default())
     }
 }

@@ -110,3 +110,34 @@ fn says_nothing_when_there_is_nothing_to_say() {
     let turn = host.turn_because::<Talker>(vec![Cause::Wake]);
     assert_eq!((turn.output().wake_at, turn.requests.len()), (None, 0));
 }
+
+#[test]
+fn an_answer_that_breaks_off_is_gone_on_with_where_it_stopped() {
+    let host = session();
+    host.receive("ana", "Porto?");
+    host.answer(Answer::pieces(["Rents are ", "low"]).interrupted())
+        .answer(Answer::pieces(["are low", "er there."]));
+    let turn = host.turn::<Talker>();
+
+    turn.output();
+    assert_eq!(turn.said, "Rents are lower there.");
+    let messages = shown(&turn.requests[1]);
+    assert_eq!(messages[..messages.len() - 2], shown(&turn.requests[0]));
+    assert_eq!(messages[messages.len() - 2], "assistant: Rents are low");
+}
+
+#[test]
+fn an_answer_that_keeps_breaking_off_fails_the_turn_and_stays() {
+    let host = session();
+    host.receive("ana", "Porto?");
+    for text in ["One ", "two ", "three "] {
+        host.answer(Answer::text(text).interrupted());
+    }
+    let turn = host.turn::<Talker>();
+
+    assert!(turn.result.is_err());
+    assert_eq!(
+        (turn.said.as_str(), turn.consumed.len()),
+        ("One two three ", 1)
+    );
+}

@@ -1,9 +1,10 @@
 //! Composes what a model is given, from what the session holds.
 //!
 //! Whatever the order of the calls, a request is laid out from what changes least to what
-//! is newest: system text, pinned context, slots, transcript, the rest of the context,
-//! pulled messages, and the task if there is one.
-//! Invariant: blocks only follow from what they show, never from the turn, so two turns
+//! is newest: system text, pinned context, slots, transcript, the rest of the context, an
+//! absence, pulled messages, and the task if there is one.
+//! Invariant: blocks only follow from what they show, never from the turn (but for an
+//! absence, which is why it stands behind all that lasts), so two turns
 //! whose sessions differ only at the end have requests that differ only at the end, and a
 //! provider's prompt cache serves the rest. For the same reason a pulled message looks
 //! here as it will look in the transcript of later turns.
@@ -14,11 +15,12 @@ pub mod envelope;
 mod view;
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use crate::mailbox::{self, Sender};
 use crate::model::{Message, Parameters, Request, UserMessage};
 use crate::transcript::{self, Author};
-use crate::{context, kernel, turn};
+use crate::{context, handoff, kernel, turn};
 
 /// A model request in the making.
 ///
@@ -47,6 +49,7 @@ pub struct Prompt {
     slots: Vec<String>,
     transcript: Vec<Line>,
     in_view: Vec<String>,
+    absence: Vec<String>,
     pulled: Vec<Line>,
     task: Option<String>,
 }
@@ -88,8 +91,8 @@ impl Prompt {
         self
     }
 
-    /// All items of the context: pinned ones near the front, the others near the end.
-    /// Each carries the id by which a model can keep or drop it.
+    /// All items of the context but handoffs: pinned ones near the front, the others near
+    /// the end. Each carries the id by which a model can keep or drop it.
     pub fn context(mut self) -> Self {
         for (pinned, text) in view::render(&context::items()) {
             if pinned {
@@ -136,6 +139,15 @@ impl Prompt {
         self
     }
 
+    /// If the agent has said nothing for at least `threshold`: how long it was away, and the
+    /// [`handoff`]s it left. Else nothing.
+    pub fn absence(mut self, threshold: Duration) -> Self {
+        self.absence = handoff::absence(threshold)
+            .map(|absence| absence.texts())
+            .unwrap_or_default();
+        self
+    }
+
     /// Messages that this turn pulled, after everything that was known before.
     pub fn messages(mut self, messages: &[mailbox::Message]) -> Self {
         self.pulled.extend(messages.iter().map(|message| {
@@ -178,6 +190,7 @@ impl Prompt {
         messages.extend(self.pinned.iter().chain(&self.slots).map(Message::user));
         messages.extend(self.transcript.iter().map(say));
         messages.extend(self.in_view.iter().map(Message::user));
+        messages.extend(self.absence.iter().map(Message::user));
         messages.extend(self.pulled.iter().map(say));
         messages.extend(self.task.map(Message::user));
         Request {

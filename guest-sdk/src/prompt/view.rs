@@ -6,13 +6,15 @@
 
 use super::envelope::{self, envelope};
 use crate::context::{Age, Content, Item};
-use crate::mailbox;
+use crate::{handoff, mailbox};
 
 /// Each item in view as text, and whether it is pinned. A pair is one text, under the id
 /// and at the place of its call.
 pub(super) fn render(items: &[Item]) -> Vec<(bool, String)> {
     items
         .iter()
+        // What an agent left for its return is shown when it returns.
+        .filter(|item| handoff::of(item).is_none())
         .filter_map(|item| Some((item.pinned, text(item, items)?)))
         .collect()
 }

@@ -2,8 +2,8 @@
 //!
 //! A [`Tool`] is a typed function; the JSON schema that the model sees comes from its
 //! argument's type. [`relay`] and [`complete`] go round with the model, bounded.
-//! [`mailbox_tools`] and [`context_tools`] hand the model itself the mailbox and the
-//! context.
+//! [`mailbox_tools`], [`transcript_tools`], [`context_tools`] and [`handoff_tools`] hand the
+//! model itself the mailbox, the transcript, the context and notes for its return.
 //! Invariant: nothing that a model writes makes a tool call panic or the turn fail.
 //! Malformed arguments, an unknown name and a tool's own error are results, in words that
 //! let the model do better.
@@ -18,7 +18,7 @@ use schemars::generate::SchemaSettings;
 use serde::de::DeserializeOwned;
 
 pub use rounds::{Rounds, complete, relay};
-pub use session::{context_tools, mailbox_tools};
+pub use session::{context_tools, handoff_tools, mailbox_tools, transcript_tools};
 
 use crate::model;
 

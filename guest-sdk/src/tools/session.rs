@@ -1,4 +1,5 @@
-//! The mailbox and the context as tools: the model itself decides what it sees.
+//! The mailbox, the transcript and the context as tools: the model itself decides what it
+//! sees.
 //!
 //! Pulled messages come as the result of a call, so they are the last thing the model has
 //! read when it goes on. What it wants to see again in later turns it keeps; the rest is
@@ -11,8 +12,10 @@ use serde::Deserialize;
 
 use super::{Tool, ToolSet};
 use crate::context::{self, Content};
+use crate::handoff::{self, Handoff};
 use crate::mailbox::{self, Header, Message};
 use crate::prompt::envelope::{self, envelope, timestamp};
+use crate::transcript::{self, Author, Ending};
 
 #[derive(Deserialize, JsonSchema)]
 struct Nothing {}
@@ -40,6 +43,20 @@ struct Search {
 }
 
 #[derive(Deserialize, JsonSchema)]
+struct History {
+    /// The cursor of the page before, to go on.
+    cursor: Option<String>,
+}
+
+#[derive(Deserialize, JsonSchema)]
+struct Timeline {
+    /// How much to show, at most 50. Without it, 20.
+    max: Option<u32>,
+    /// The cursor of the page before, to go further back.
+    before: Option<String>,
+}
+
+#[derive(Deserialize, JsonSchema)]
 struct Kept {
     /// The id of a message, or of something in the context.
     id: String,
@@ -51,7 +68,14 @@ struct Note {
     text: String,
 }
 
-/// `mailbox_list`, `mailbox_pull`, `mailbox_read` and `mailbox_search`.
+/// Characters of a text among others: enough to know what it is about, and a page of them
+/// fits into the window of a small model.
+const EXCERPT_MAX: usize = 400;
+
+/// What one timeline shows at most, for the same reason.
+const TIMELINE_MAX: u32 = 50;
+
+/// `mailbox_list`, `mailbox_pull`, `mailbox_read`, `mailbox_search` and `mailbox_history`.
 pub fn mailbox_tools<'a>() -> ToolSet<'a> {
     ToolSet::new()
         .with(Tool::new(
@@ -86,6 +110,32 @@ pub fn mailbox_tools<'a>() -> ToolSet<'a> {
                 found(text)
             },
         ))
+        .with(Tool::new(
+            "mailbox_history",
+            "Shows the messages ever sent to you, newest first, 20 at a time, long ones cut. \
+             Takes nothing: those that still wait for you say so.",
+            |History { cursor }: History| found(history(cursor.as_deref())),
+        ))
+}
+
+/// `transcript_timeline`.
+pub fn transcript_tools<'a>() -> ToolSet<'a> {
+    ToolSet::new().with(Tool::new(
+        "transcript_timeline",
+        "Shows who said what when in the conversation before this turn, oldest first, long \
+         texts cut. Without a cursor it shows the end.",
+        |Timeline { max, before }: Timeline| found(timeline(max, before.as_deref())),
+    ))
+}
+
+/// `handoff_write`.
+pub fn handoff_tools<'a>() -> ToolSet<'a> {
+    ToolSet::new().with(Tool::new(
+        "handoff_write",
+        "Leaves a note for yourself, for when you come back after a long time. The newest three \
+         are kept.",
+        |handoff: Handoff| handoff::write(&handoff).map(|()| "Written.".to_owned()),
+    ))
 }
 
 /// `context_note`, `context_keep` and `context_drop`.
@@ -128,10 +178,7 @@ fn found(text: String) -> Result<String, Infallible> {
 fn list(headers: &[Header]) -> String {
     let line = |header: &Header| {
         let received_at = timestamp(header.received_at);
-        let (kind, name) = match &header.sender {
-            mailbox::Sender::Person(name) => ("person", name),
-            mailbox::Sender::Agent(name) => ("agent", name),
-        };
+        let (kind, name) = sender(header);
         let bytes = header.bytes.to_string();
         let attributes = [
             ("id", &*header.id),
@@ -142,6 +189,74 @@ fn list(headers: &[Header]) -> String {
         envelope("header", &attributes, "")
     };
     headers.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+fn history(cursor: Option<&str>) -> String {
+    let waiting = mailbox::pending();
+    let page = mailbox::search("", cursor);
+    let mut lines: Vec<String> = Vec::new();
+    for message in page
+        .headers
+        .iter()
+        .filter_map(|header| mailbox::read(&header.id))
+    {
+        let header = &message.header;
+        let received_at = timestamp(header.received_at);
+        let (kind, name) = sender(header);
+        let mut attributes = vec![
+            ("id", &*header.id),
+            (kind, name),
+            ("received-at", &received_at),
+        ];
+        if waiting.iter().any(|other| other.id == header.id) {
+            attributes.push(("state", "waiting"));
+        }
+        lines.push(excerpt("message", attributes, message.body.as_text()));
+    }
+    lines.extend(page.next.map(|next| format!("Older with cursor {next:?}.")));
+    lines.join("\n")
+}
+
+fn timeline(max: Option<u32>, before: Option<&str>) -> String {
+    let page = transcript::window(max.unwrap_or(20).clamp(1, TIMELINE_MAX), before);
+    let mut lines: Vec<String> = Vec::new();
+    lines.extend(
+        page.before
+            .map(|before| format!("Earlier with before {before:?}.")),
+    );
+    for item in &page.items {
+        let time = timestamp(item.time);
+        let kind = match item.author {
+            Author::Person(_) => "person",
+            Author::Agent(_) => "agent",
+        };
+        let mut attributes = vec![("at", &*time), (kind, item.author.name())];
+        match item.end {
+            Some(Ending::Interrupted) => attributes.push(("end", "interrupted")),
+            Some(Ending::Failed) => attributes.push(("end", "failed")),
+            Some(Ending::Complete) | None => {}
+        }
+        lines.push(excerpt("said", attributes, &item.text));
+    }
+    lines.join("\n")
+}
+
+/// A text in its envelope, or its beginning, with how long the whole is.
+fn excerpt(tag: &str, attributes: Vec<(&str, &str)>, text: &str) -> String {
+    let Some((end, _)) = text.char_indices().nth(EXCERPT_MAX) else {
+        return envelope(tag, &attributes, text);
+    };
+    let bytes = text.len().to_string();
+    let mut attributes = attributes;
+    attributes.push(("cut-from-bytes", &bytes));
+    envelope(tag, &attributes, &text[..end])
+}
+
+fn sender(header: &Header) -> (&'static str, &str) {
+    match &header.sender {
+        mailbox::Sender::Person(name) => ("person", name),
+        mailbox::Sender::Agent(name) => ("agent", name),
+    }
 }
 
 fn pull(Pull { ids, max }: Pull) -> Result<String, String> {

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::id::SlotName;
+use crate::journal::state::{FAILURES_KEPT, Supervision};
 use crate::runtime::engine::{Grants, INTERFACES};
 use crate::runtime::limits::TurnLimits;
 
@@ -27,6 +28,7 @@ pub struct AgentConfig {
     /// Slots whose commits by others wake it.
     pub watches: BTreeSet<SlotName>,
     pub batching: Batching,
+    pub supervision: SupervisionConfig,
     pub limits: AgentLimits,
     /// Environment variables, the only ones it sees.
     pub environment: BTreeMap<String, String>,
@@ -41,6 +43,7 @@ impl Default for AgentConfig {
             grants: INTERFACES.iter().map(|name| (*name).to_owned()).collect(),
             watches: BTreeSet::new(),
             batching: Batching::default(),
+            supervision: SupervisionConfig::default(),
             limits: AgentLimits::default(),
             environment: BTreeMap::new(),
             card: Card::default(),
@@ -69,6 +72,27 @@ impl Default for Batching {
         Self {
             policy: Policy::Collect,
             messages_max: MESSAGES_MAX,
+        }
+    }
+}
+
+/// When an agent that keeps failing in a session is suspended there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SupervisionConfig {
+    pub failures_max: u32,
+    pub window_ms: u64,
+}
+
+impl Default for SupervisionConfig {
+    fn default() -> Self {
+        let Supervision {
+            failures_max,
+            window_ms,
+        } = Supervision::default();
+        Self {
+            failures_max,
+            window_ms,
         }
     }
 }
@@ -132,6 +156,12 @@ impl AgentConfig {
                 "`batching.messages_max` must be 1 to {MESSAGES_MAX}"
             ));
         }
+        let failures_max = self.supervision.failures_max;
+        if failures_max == 0 || failures_max as usize > FAILURES_KEPT {
+            return invalid(format!(
+                "`supervision.failures_max` must be 1 to {FAILURES_KEPT}"
+            ));
+        }
         let bytes: usize = self
             .environment
             .iter()
@@ -154,6 +184,13 @@ impl AgentConfig {
             return invalid("a model's name must not be empty".into());
         }
         Ok(())
+    }
+
+    pub fn supervision(&self) -> Supervision {
+        Supervision {
+            failures_max: self.supervision.failures_max,
+            window_ms: self.supervision.window_ms,
+        }
     }
 
     pub fn grants(&self) -> Grants {

@@ -24,8 +24,15 @@ pub struct Version {
 pub struct Deployment {
     pub config: Arc<AgentConfig>,
     pub component: Option<Digest>,
-    /// Oldest first; the last one is active.
-    pub versions: Vec<Arc<Version>>,
+    /// Oldest first, those of deleted deployments of the same name included: turns may still
+    /// run with them.
+    versions: Vec<Arc<Version>>,
+    /// Nobody can call it any more.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    deleted: bool,
+    /// Versions before this one are of a deployment that was deleted.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    first: u64,
 }
 
 impl Deployment {
@@ -39,15 +46,48 @@ impl Deployment {
             .into()
     }
 
+    /// The newest version, if there is a component to run.
     pub fn active(&self) -> Option<Arc<Version>> {
+        self.component?;
         self.versions.last().cloned()
     }
 
+    /// Oldest first; the last one is active.
+    pub fn versions(&self) -> &[Arc<Version>] {
+        let first = self
+            .versions
+            .partition_point(|version| version.number < self.first);
+        &self.versions[first..]
+    }
+
     pub fn version(&self, number: u64) -> Option<Arc<Version>> {
-        self.versions
-            .iter()
-            .find(|version| version.number == number)
-            .cloned()
+        let mut versions = self.versions().iter();
+        versions.find(|version| version.number == number).cloned()
+    }
+
+    /// A version that a turn was started with, even if the deployment was deleted since.
+    pub fn pinned(&self, number: u64) -> Option<Arc<Version>> {
+        let mut versions = self.versions.iter();
+        versions.find(|version| version.number == number).cloned()
+    }
+
+    pub fn is_deleted(&self) -> bool {
+        self.deleted
+    }
+
+    pub fn delete(&mut self) {
+        let versions = std::mem::take(&mut self.versions);
+        *self = Self {
+            first: versions.last().map_or(0, |version| version.number + 1),
+            versions,
+            deleted: true,
+            ..Self::default()
+        };
+    }
+
+    /// The name is used again.
+    pub fn revive(&mut self) {
+        self.deleted = false;
     }
 
     /// False if it is the component already.
@@ -98,6 +138,10 @@ impl Deployment {
     }
 }
 
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -133,6 +177,18 @@ mod tests {
                 .collect::<Vec<_>>(),
             [2, 3, 4]
         );
-        assert_eq!(Deployment::parse(&deployment.bytes()), Ok(deployment));
+        assert_eq!(
+            Deployment::parse(&deployment.bytes()),
+            Ok(deployment.clone())
+        );
+        deployment.delete();
+        assert!(deployment.active().is_none() && deployment.versions().is_empty());
+        assert_eq!(deployment.pinned(4).unwrap().component, b);
+        deployment.revive();
+        assert!(deployment.put_config(Arc::default(), Time(8), 3) || deployment.active().is_none());
+        assert!(deployment.put_component(a, Time(9), 3));
+        assert_eq!(deployment.active().unwrap().number, 5);
+        assert_eq!(deployment.versions().len(), 1);
+        assert!(deployment.version(4).is_none());
     }
 }

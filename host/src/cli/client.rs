@@ -382,15 +382,34 @@ impl Client {
         session: &SessionId,
         offset: &str,
     ) -> Result<Page, CallError> {
+        self.page("events", session, offset).await
+    }
+
+    /// A page of all entries after an offset, for a key that may inspect.
+    pub(super) async fn journal(
+        &self,
+        session: &SessionId,
+        offset: &str,
+    ) -> Result<Page, CallError> {
+        self.page("journal", session, offset).await
+    }
+
+    async fn page(
+        &self,
+        what: &'static str,
+        session: &SessionId,
+        offset: &str,
+    ) -> Result<Page, CallError> {
         #[derive(Deserialize)]
         struct Answer {
+            #[serde(alias = "entries")]
             events: Vec<Box<RawValue>>,
             offset: String,
             up_to_date: bool,
         }
-        let path = format!("/v1/sessions/{session}/events?offset={offset}");
+        let path = format!("/v1/sessions/{session}/{what}?offset={offset}");
         let response = self.send(self.request(Method::GET, &path)).await?;
-        let answer: Answer = self.json("the events", response).await?;
+        let answer: Answer = self.json(what, response).await?;
         Ok(Page {
             events: answer
                 .events

@@ -1,17 +1,11 @@
-//! Events as the server writes them, and as lines of a table.
+//! Events as the server writes them.
 //!
 //! An event of a kind or form that this binary does not know is kept and shown by its
 //! name: a newer server must not break an older command line.
 
 use antiphon::clock::Time;
-use antiphon::journal::entry::{MessageBody, Outcome, Payload, SessionChange, Writer};
+use antiphon::journal::entry::{MessageBody, Payload, Writer};
 use serde_json::Value;
-
-use super::term::{Paint, Style, short};
-
-/// Width of a journal's line.
-const WIDTH: usize = 96;
-const TEXT_COLUMN: usize = 38;
 
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Event {
@@ -52,104 +46,6 @@ impl Event {
         let number = digits.trim_start_matches('0');
         if number.is_empty() { "0" } else { number }
     }
-
-    /// Who it is about.
-    fn who(&self) -> String {
-        let Some(payload) = &self.payload else {
-            return String::new();
-        };
-        match payload {
-            Payload::MessageReceived(message) => message.author.to_string(),
-            Payload::MessageSent(message) => message.from.to_string(),
-            Payload::TurnStarted(turn) => turn.agent.to_string(),
-            Payload::Spoke(spoke) => spoke.agent.to_string(),
-            Payload::SlotCommitted(commit) => writer(&commit.by).to_owned(),
-            Payload::InterruptRequested(request) => request.by.to_string(),
-            Payload::TurnEnded(turn) => turn.agent.to_string(),
-            _ => String::new(),
-        }
-    }
-
-    /// What happened, in a few words.
-    fn what(&self) -> String {
-        let Some(payload) = &self.payload else {
-            return String::new();
-        };
-        match payload {
-            Payload::SessionOpened(opened) => {
-                let agents: Vec<&str> = opened.agents.iter().map(|agent| agent.as_str()).collect();
-                format!("{}; messages go to {}", agents.join(", "), opened.entry)
-            }
-            Payload::SessionChanged(changed) => match &changed.change {
-                SessionChange::AgentAdded { agent } => format!("{agent} joined"),
-                SessionChange::AgentRemoved { agent } => format!("{agent} left"),
-                SessionChange::Expired => "expired".to_owned(),
-                SessionChange::Deleted => "deleted".to_owned(),
-            },
-            Payload::MessageReceived(message) => {
-                format!("to {}: {}", message.to, body_text(&message.body))
-            }
-            Payload::MessageSent(message) => {
-                format!("to {}: {}", message.to, body_text(&message.body))
-            }
-            Payload::TurnStarted(turn) => {
-                let causes: Vec<String> = turn
-                    .causes
-                    .iter()
-                    .map(|cause| {
-                        use antiphon::journal::entry::Cause;
-                        match cause {
-                            Cause::Messages if turn.inputs.len() == 1 => "1 message".to_owned(),
-                            Cause::Messages => format!("{} messages", turn.inputs.len()),
-                            Cause::Slot(slot) => format!("slot {slot} changed"),
-                            Cause::Wake => "wake-up".to_owned(),
-                        }
-                    })
-                    .collect();
-                let attempt = match turn.attempt {
-                    0 | 1 => String::new(),
-                    attempt => format!(" (attempt {attempt})"),
-                };
-                format!("{}{attempt}", causes.join(", "))
-            }
-            Payload::Spoke(spoke) => spoke.text.clone(),
-            Payload::SlotCommitted(commit) => {
-                format!(
-                    "{}: version {}, {} bytes",
-                    commit.slot, commit.version, commit.bytes
-                )
-            }
-            Payload::InterruptRequested(request) => format!("stop {}", request.agent),
-            Payload::TurnEnded(turn) => {
-                let mut text = turn.outcome.name().to_owned();
-                if let Some(error) = &turn.error {
-                    text.push_str(&format!(" ({}): {}", error.code.name(), error.message));
-                }
-                let usage = &turn.usage;
-                if turn.outcome == Outcome::Completed && usage.model_calls > 0 {
-                    let calls = if usage.model_calls == 1 {
-                        "call"
-                    } else {
-                        "calls"
-                    };
-                    text.push_str(&format!(
-                        "; {} model {calls}, {} tokens",
-                        usage.model_calls,
-                        usage.input_tokens.saturating_add(usage.output_tokens)
-                    ));
-                }
-                text
-            }
-            Payload::MessageSetAside(aside) => aside.message.to_string(),
-            // Kinds that are not events; inspecting shows their name.
-            Payload::Called(_)
-            | Payload::Returned(_)
-            | Payload::Streamed(_)
-            | Payload::Observed(_)
-            | Payload::SlotLocked(_)
-            | Payload::SlotReleased(_) => String::new(),
-        }
-    }
 }
 
 pub(super) fn writer(writer: &Writer) -> &str {
@@ -164,76 +60,6 @@ pub(super) fn body_text(body: &MessageBody) -> String {
     match body {
         Value::String(text) => text.clone(),
         other => other.to_string(),
-    }
-}
-
-/// A journal as a table: a line per event, words said in one breath as one line.
-#[derive(Debug)]
-pub(super) struct Table {
-    paint: Paint,
-    before: Option<Time>,
-}
-
-impl Table {
-    pub(super) fn new(paint: Paint) -> Self {
-        Self {
-            paint,
-            before: None,
-        }
-    }
-
-    pub(super) fn head(&self) -> String {
-        let head = format!(
-            "{:>6} {:>8}  {:<17} {:<10} {}",
-            "seq", "after", "event", "who", "what"
-        );
-        format!("{}\n", self.paint.paint(Style::Dim, &head))
-    }
-
-    pub(super) fn line(&mut self, event: &Event) -> String {
-        let gap = match (self.before, event.time) {
-            (Some(before), Some(time)) => gap(time.ms_since(before)),
-            _ => String::new(),
-        };
-        self.before = event.time.or(self.before);
-        let who = format!("{:<10}", short(&event.who(), 10));
-        let what = short(&event.what(), WIDTH.saturating_sub(TEXT_COLUMN + 9));
-        let line = format!(
-            "{} {}  {:<17} {} {}",
-            self.paint.paint(Style::Dim, &format!("{:>6}", event.seq())),
-            self.paint.paint(Style::Dim, &format!("{gap:>8}")),
-            short(&event.kind, 17),
-            self.paint.paint(Style::Name, &who),
-            what
-        );
-        format!("{}\n", line.trim_end())
-    }
-}
-
-/// Events with the words that one turn says one after another put together.
-pub(super) fn in_breaths(events: &[Event]) -> Vec<Event> {
-    let mut joined: Vec<Event> = Vec::new();
-    for event in events {
-        if let Some(Payload::Spoke(next)) = &event.payload
-            && let Some(last) = joined.last_mut()
-            && let Some(Payload::Spoke(spoke)) = &mut last.payload
-            && spoke.turn == next.turn
-        {
-            spoke.text.push_str(&next.text);
-            last.offset.clone_from(&event.offset);
-            continue;
-        }
-        joined.push(event.clone());
-    }
-    joined
-}
-
-fn gap(ms: u64) -> String {
-    match ms {
-        0..1_000 => format!("{ms} ms"),
-        1_000..60_000 => format!("{}.{} s", ms / 1_000, ms % 1_000 / 100),
-        60_000..3_600_000 => format!("{} min", ms / 60_000),
-        _ => format!("{} h", ms / 3_600_000),
     }
 }
 
@@ -309,29 +135,6 @@ pub(super) mod tests {
             ),
             event(15, 62_001, json!({"kind": "new-kind", "what": "ever"})),
         ]
-    }
-
-    #[test]
-    fn a_journal_is_a_table() {
-        let mut table = Table::new(Paint::off());
-        let mut text = table.head();
-        for event in in_breaths(&conversation()) {
-            text.push_str(&table.line(&event));
-        }
-        let expect = "\
-\x20  seq    after  event             who        what
-     1           session-opened               talker, thinker; messages go to talker
-     2     4 ms  message-received  you        to talker: Why is the sky blue?
-     3     1 ms  turn-started      talker     1 message
-     4     1 ms  message-sent      talker     to thinker: {\"ask\":1}
-     8   294 ms  spoke             talker     Give me a moment.
-     9    1.3 s  turn-ended        talker     completed; 1 model call, 12 tokens
-    12    1 min  slot-committed    thinker    analysis: version 12, 312 bytes
-    13     0 ms  turn-started      talker     slot analysis changed (attempt 2)
-    14     1 ms  turn-ended        talker     failed (trap): unreachable
-    15     0 ms  new-kind
-";
-        assert_eq!(text, expect);
     }
 
     #[test]

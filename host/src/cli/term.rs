@@ -2,6 +2,8 @@
 
 use std::io::{IsTerminal, Write};
 
+use antiphon::clock::Time;
+
 /// What a piece of text is; the colours follow from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Style {
@@ -63,6 +65,17 @@ pub(super) fn out(text: &str) -> std::io::Result<()> {
     stdout.flush()
 }
 
+/// How wide stdout is; none if it is no terminal, where lines have no end.
+pub(super) fn width() -> Option<usize> {
+    let stdout = std::io::stdout();
+    if !stdout.is_terminal() {
+        return None;
+    }
+    // A terminal that does not say is as wide as terminals have always been.
+    let columns = rustix::termios::tcgetwinsize(&stdout).map_or(0, |size| size.ws_col);
+    Some(if columns == 0 { 80 } else { columns.into() })
+}
+
 /// Text of others for the terminal: without control characters, which could move the
 /// cursor or rename the window. Line breaks and tabs stay.
 pub(super) fn tame(text: &str) -> String {
@@ -101,6 +114,30 @@ pub(super) fn bytes(count: u64) -> String {
         1024..1_048_576 => format!("{} KiB", count.div_ceil(1024)),
         _ => format!("{:.1} MiB", count as f64 / 1_048_576.0),
     }
+}
+
+/// A duration in at most two units.
+pub(super) fn span(ms: u64) -> String {
+    const MINUTE: u64 = 60_000;
+    const HOUR: u64 = 60 * MINUTE;
+    const DAY: u64 = 24 * HOUR;
+    let two = |large: u64, unit: &str, small: u64, part: &str| match small {
+        0 => format!("{large} {unit}"),
+        small => format!("{large} {unit} {small} {part}"),
+    };
+    match ms {
+        0..1_000 => format!("{ms} ms"),
+        1_000..MINUTE => format!("{}.{} s", ms / 1_000, ms % 1_000 / 100),
+        MINUTE..HOUR => two(ms / MINUTE, "min", ms % MINUTE / 1_000, "s"),
+        HOUR..DAY => two(ms / HOUR, "h", ms % HOUR / MINUTE, "min"),
+        _ => two(ms / DAY, "d", ms % DAY / HOUR, "h"),
+    }
+}
+
+/// The time of day, UTC: `09:30:00.125`.
+pub(super) fn clock_time(time: Time) -> String {
+    let text = time.to_rfc3339();
+    text.chars().skip(11).take(12).collect()
 }
 
 /// Breaks text into lines of a column while it arrives, word by word.
@@ -204,6 +241,22 @@ mod tests {
         assert_eq!(tame("a\x1b[2Jb\nc"), "a\u{fffd}[2Jb\nc");
         assert_eq!(short("one  two\nthree", 9), "one two…");
         assert_eq!(short("one two", 7), "one two");
+    }
+
+    #[test]
+    fn durations_have_two_units_at_most() {
+        let spans = [0, 999, 1_250, 60_000, 192_000, 7_500_000, 273_600_000].map(span);
+        let expect = [
+            "0 ms",
+            "999 ms",
+            "1.2 s",
+            "1 min",
+            "3 min 12 s",
+            "2 h 5 min",
+            "3 d 4 h",
+        ];
+        assert_eq!(spans, expect);
+        assert_eq!(clock_time(Time(1_795_253_400_125)), "09:30:00.125");
     }
 
     #[test]

@@ -140,6 +140,11 @@ impl Voices {
                 bytes(commit.bytes)
             )),
             Payload::MessageSetAside(_) => self.note("a message could not be handled: set aside"),
+            Payload::AgentSuspended(suspended) => self.note(&format!(
+                "{} is suspended: {}",
+                suspended.agent, suspended.reason
+            )),
+            Payload::AgentResumed(resumed) => self.note(&format!("{} goes on", resumed.agent)),
             Payload::SessionChanged(changed) => match &changed.change {
                 SessionChange::AgentAdded { agent } => {
                     self.several = true;
@@ -151,6 +156,7 @@ impl Voices {
             },
             Payload::SessionOpened(_)
             | Payload::MessageSent(_)
+            | Payload::Retried(_)
             | Payload::InterruptRequested(_)
             | Payload::Called(_)
             | Payload::Returned(_)

@@ -70,7 +70,7 @@ pub(super) async fn versions(
         .get(caller.tenant(), &agent)
         .ok_or_else(agent_not_found)?;
     let versions: Vec<Value> = deployment
-        .versions
+        .versions()
         .iter()
         .rev()
         .map(|it| wire::version(it))

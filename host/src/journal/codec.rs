@@ -186,7 +186,10 @@ fn write_private(bytes: &mut BytesMut, payload: &Payload) {
         | Payload::SlotLocked(_)
         | Payload::SlotReleased(_)
         | Payload::InterruptRequested(_)
-        | Payload::MessageSetAside(_) => {}
+        | Payload::MessageSetAside(_)
+        | Payload::Retried(_)
+        | Payload::AgentSuspended(_)
+        | Payload::AgentResumed(_) => {}
     }
 }
 
@@ -211,7 +214,10 @@ fn set_private(payload: &mut Payload, json: &[u8]) -> Result<(), serde_json::Err
         | Payload::SlotLocked(_)
         | Payload::SlotReleased(_)
         | Payload::InterruptRequested(_)
-        | Payload::MessageSetAside(_) => Ok(()),
+        | Payload::MessageSetAside(_)
+        | Payload::Retried(_)
+        | Payload::AgentSuspended(_)
+        | Payload::AgentResumed(_) => Ok(()),
     }
 }
 

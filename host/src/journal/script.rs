@@ -9,12 +9,12 @@ use std::str::FromStr;
 use crate::clock::Time;
 use crate::id::{AgentName, Author, Digest, MessageId, RunId, Seq, SlotName, TurnId};
 use crate::journal::entry::{
-    CallKind, CallResult, Called, Cause, Content, Entry, Fate, Idempotency, InputFate,
-    InterruptRequested, MessageReceived, MessageReceivedPrivate, MessageSent, MessageSetAside,
-    Observation, Observed, Outcome, Payload, Piece, Pinned, Returned, SessionChange,
-    SessionChanged, SessionOpened, SessionOpenedPrivate, SlotCommitted, SlotCommittedPrivate,
-    SlotLocked, SlotReleased, Spoke, Streamed, TurnEnded, TurnEndedPrivate, TurnStarted, Usage,
-    Writer,
+    AgentResumed, AgentSuspended, CallKind, CallResult, Called, Cause, Content, Entry, Fate,
+    Idempotency, InputFate, InterruptRequested, MessageReceived, MessageReceivedPrivate,
+    MessageSent, MessageSetAside, Observation, Observed, Outcome, Payload, Piece, Pinned, Retried,
+    RetryReason, Returned, SessionChange, SessionChanged, SessionOpened, SessionOpenedPrivate,
+    SlotCommitted, SlotCommittedPrivate, SlotLocked, SlotReleased, Spoke, Streamed, TurnEnded,
+    TurnEndedPrivate, TurnError, TurnStarted, Usage, Writer,
 };
 use crate::journal::state::{IllegalEntry, State};
 
@@ -93,11 +93,11 @@ impl Script {
         }
         let words = Words { plain, options };
         match verb {
-            "open" | "got" | "add" | "remove" | "expire" | "delete" | "aside" => {
-                self.outside(verb, &words)
-            }
+            "open" | "got" | "add" | "remove" | "expire" | "delete" | "aside" | "suspend"
+            | "resume" => self.outside(verb, &words),
             "put" | "lock" | "commit" | "free" => self.slot(verb, &words),
-            "start" | "spoke" | "stop" | "end" => self.turn(verb, &words),
+            "lost" | "retake" => self.lost(verb, &words),
+            "start" | "spoke" | "stop" | "end" | "again" => self.turn(verb, &words),
             _ => self.call(verb, &words),
         }
     }
@@ -127,6 +127,14 @@ impl Script {
                     invoked: words.plain.contains(&"invoked"),
                 },
             }),
+            "suspend" => Payload::AgentSuspended(AgentSuspended {
+                agent: words.at(0),
+                reason: "a test".into(),
+            }),
+            "resume" => Payload::AgentResumed(AgentResumed {
+                agent: words.at(0),
+                by: None,
+            }),
             "add" => changed(SessionChange::AgentAdded { agent: words.at(0) }),
             "remove" => changed(SessionChange::AgentRemoved { agent: words.at(0) }),
             "expire" => changed(SessionChange::Expired),
@@ -155,6 +163,7 @@ impl Script {
                 private: Pinned {
                     component: "0".into(),
                     version: 1,
+                    ..Pinned::default()
                 },
                 turn,
             }),
@@ -163,6 +172,16 @@ impl Script {
                 at: words.at(1),
                 text: words.plain[2].into(),
                 turn,
+            }),
+            "again" => Payload::Retried(Retried {
+                turn,
+                n: None,
+                attempt: words.at(1),
+                reason: words
+                    .plain
+                    .get(2)
+                    .map_or(RetryReason::HostLost, |it| word(it)),
+                detail: None,
             }),
             "stop" => Payload::InterruptRequested(InterruptRequested {
                 turn,
@@ -190,7 +209,10 @@ impl Script {
                     turn,
                     agent,
                     outcome,
-                    error: None,
+                    error: words.text("code").map(|code| TurnError {
+                        code: word(code),
+                        message: String::new(),
+                    }),
                     usage: Usage::default(),
                     inputs,
                     wake_at: words.option("wake").map(Time),
@@ -198,6 +220,15 @@ impl Script {
                 })
             }
             other => panic!("no such line: {other}"),
+        }
+    }
+
+    /// What the host does to the locks of a turn that it takes up again.
+    fn lost(&self, verb: &str, words: &Words<'_>) -> Payload {
+        let (turn, slot, n) = (words.at(0), words.at(1), None);
+        match verb {
+            "lost" => Payload::SlotReleased(SlotReleased { slot, turn, n }),
+            _ => Payload::SlotLocked(SlotLocked { slot, turn, n }),
         }
     }
 
@@ -224,8 +255,16 @@ impl Script {
         }
         let (turn, n, slot): (TurnId, u32, SlotName) = (words.at(0), words.at(1), words.at(2));
         match verb {
-            "lock" => Payload::SlotLocked(SlotLocked { slot, turn, n }),
-            "free" => Payload::SlotReleased(SlotReleased { slot, turn, n }),
+            "lock" => Payload::SlotLocked(SlotLocked {
+                slot,
+                turn,
+                n: Some(n),
+            }),
+            "free" => Payload::SlotReleased(SlotReleased {
+                slot,
+                turn,
+                n: Some(n),
+            }),
             _ => Payload::SlotCommitted(SlotCommitted {
                 slot,
                 version,
@@ -269,10 +308,13 @@ impl Script {
                     ..Usage::default()
                 },
                 attempts: 1,
+                opening: false,
+                poll: None,
             }),
             "see" => observed(Observation::SlotNames { slots: Vec::new() }),
             "pull" => observed(Observation::MailboxPulled {
                 messages: words.numbers("takes"),
+                max: None,
             }),
             "leave" => observed(Observation::MailboxLeft {
                 message: message(words.at(2)),
@@ -375,6 +417,12 @@ pub(crate) fn print(entries: &[Entry]) -> String {
             }
             Payload::MessageSetAside(it) => format!(" {} {}", it.agent, it.message.seq()),
             Payload::SessionChanged(it) => format!(" {:?}", it.change),
+            Payload::Retried(it) => {
+                let what = it.n.map_or("turn".to_owned(), |n| format!("call {n}"));
+                format!(" {what} {} {:?}", it.attempt, it.reason)
+            }
+            Payload::AgentSuspended(it) => format!(" {}: {}", it.agent, it.reason),
+            Payload::AgentResumed(it) => format!(" {}", it.agent),
             Payload::SessionOpened(_)
             | Payload::Called(_)
             | Payload::Returned(_)

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 
 use crate::id::Seq;
 use crate::journal::codec::Encoded;
-use crate::journal::entry::Kind;
+use crate::journal::entry::{Content, Entry, Kind};
 use crate::store::ReadError;
 
 use super::{Dead, Ledger, Mark};
@@ -46,6 +46,34 @@ impl Ledger {
             );
         }
         Ok(entries)
+    }
+
+    /// Entries after `after` up to `until`, all of them, decoded.
+    pub async fn read(&self, after: Seq, until: Seq) -> Result<Vec<Entry>, ReadError> {
+        let (mut read, mut at) = (Vec::new(), after);
+        while at < until {
+            let entries = self.entries(at, until).await?;
+            let Some(last) = entries.last() else { break };
+            at = last.seq;
+            for encoded in &entries {
+                let entry = encoded.decode();
+                read.push(entry.map_err(|error| ReadError::Damaged(error.to_string()))?);
+            }
+        }
+        Ok(read)
+    }
+
+    /// The text of a document that an entry names, however old it is.
+    pub async fn text(&self, content: &Content) -> Result<String, ReadError> {
+        let digest = match content {
+            Content::Inline { text } => return Ok(text.clone()),
+            Content::Stored { digest, .. } => *digest,
+        };
+        let (store, journal) = (self.store.clone(), self.journal.clone());
+        let bytes = blocking(move || store.value(&journal, &digest)).await?;
+        let missing = || ReadError::Damaged(format!("the value {digest} is missing"));
+        let bytes = bytes.ok_or_else(missing)?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
     pub async fn entry(&self, seq: Seq) -> Result<Option<Encoded>, ReadError> {

@@ -365,7 +365,7 @@ async fn a_window_shows_the_session_as_it_stood() {
                 .unwrap()
         );
     }
-    let without = BTreeSet::from([message(9)]);
+    let without = BTreeSet::from([Seq(9)]);
     let window = transcript::window(&ledger, Seq(99), Seq(99), 100, &without)
         .await
         .unwrap();

@@ -49,16 +49,18 @@ pub struct Window {
     pub items: Vec<Item>,
     /// Where the window before this one ends; none at the beginning.
     pub before: Option<Seq>,
+    /// Messages of `without` that were met, newest first.
+    pub left_out: Vec<Seq>,
 }
 
-/// The newest `max` items that begin before `before`, as they stand at entry `until`. Messages in
-/// `without` are left out.
+/// The newest `max` items that begin before `before`, as they stand at entry `until`. Messages
+/// whose entries are in `without` are left out.
 pub async fn window(
     ledger: &Arc<Ledger>,
     before: Seq,
     until: Seq,
     max: usize,
-    without: &BTreeSet<MessageId>,
+    without: &BTreeSet<Seq>,
 ) -> Result<Window, ReadError> {
     let mut assembly = Assembly::default();
     let mut back = ledger.back(before.min(until.next()), KINDS);
@@ -77,6 +79,7 @@ pub async fn window(
     Ok(Window {
         items: assembly.items,
         before: earlier,
+        left_out: assembly.left_out,
     })
 }
 
@@ -128,14 +131,16 @@ struct Assembly {
     /// Words of turns whose first words are still to come, last words first.
     words: BTreeMap<TurnId, Vec<String>>,
     endings: BTreeMap<TurnId, Ending>,
+    left_out: Vec<Seq>,
 }
 
 impl Assembly {
     /// Take in an older entry; true if an item begins with it.
-    fn older(&mut self, entry: Entry, without: &BTreeSet<MessageId>) -> bool {
+    fn older(&mut self, entry: Entry, without: &BTreeSet<Seq>) -> bool {
         match entry.payload {
             Payload::MessageReceived(received) => {
-                if without.contains(&received.message) {
+                if without.contains(&entry.seq) {
+                    self.left_out.push(entry.seq);
                     return false;
                 }
                 let text = match received.body {

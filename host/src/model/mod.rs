@@ -20,6 +20,8 @@ mod decoder;
 mod error;
 mod offline;
 pub mod scripted;
+#[cfg(test)]
+pub(crate) mod simulated;
 mod sse;
 mod tool_calls;
 mod wire;
@@ -225,6 +227,8 @@ impl ModelConfig {
 enum Provider {
     Remote(Box<client::Endpoint>),
     Offline,
+    #[cfg(test)]
+    Simulated(simulated::Log),
 }
 
 #[derive(Debug)]
@@ -266,6 +270,17 @@ impl Models {
         })))
     }
 
+    /// `default` is a provider inside this process.
+    #[cfg(test)]
+    pub(crate) fn simulated(log: simulated::Log) -> Self {
+        let provider = Provider::Simulated(log);
+        Self(Arc::new(Shared {
+            providers: BTreeMap::from([(Self::DEFAULT.to_owned(), provider)]),
+            http: client::connections().expect("there is a client"),
+            offline_token_ms: 0,
+        }))
+    }
+
     /// In order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.0.providers.keys().map(String::as_str)
@@ -301,6 +316,10 @@ impl Models {
             Some(Provider::Offline) => {
                 Source::Offline(offline::Incoming::new(request, self.0.offline_token_ms))
             }
+            #[cfg(test)]
+            Some(Provider::Simulated(log)) => {
+                Source::Simulated(simulated::Incoming::open(log, request, idempotency_key)?)
+            }
             Some(Provider::Remote(endpoint)) => Source::Remote(Box::new(
                 client::open(&self.0.http, endpoint, request, idempotency_key, headers).await?,
             )),
@@ -317,6 +336,8 @@ impl Models {
 enum Source {
     Remote(Box<client::Incoming>),
     Offline(offline::Incoming),
+    #[cfg(test)]
+    Simulated(simulated::Incoming),
 }
 
 /// An answer on its way. Dropping it stops the call.
@@ -339,6 +360,8 @@ impl Answer {
         let item = match &mut self.source {
             Source::Remote(incoming) => incoming.next().await,
             Source::Offline(incoming) => Ok(incoming.next().await),
+            #[cfg(test)]
+            Source::Simulated(incoming) => incoming.next().await,
         };
         Some(match item {
             Ok(delta) => {

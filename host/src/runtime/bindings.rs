@@ -15,6 +15,8 @@ wasmtime::component::bindgen!({
     path: "../wit",
     world: "component",
     imports: {
+        "antiphon:agent/kernel.read": async | trappable,
+        "antiphon:agent/mailbox.pending": async | trappable,
         "antiphon:agent/mailbox.pull": async | trappable,
         "antiphon:agent/mailbox.read": async | trappable,
         "antiphon:agent/mailbox.search": async | trappable,

@@ -16,6 +16,8 @@ use super::bindings::exports::antiphon::agent::agent as export;
 use super::engine::{Loaded, Runtime};
 use super::guest::Guest;
 use super::host::mailbox;
+use super::limits::REPLAY_CPU_FACTOR;
+use super::scope::messages::Header;
 use super::scope::{Scope, Stop};
 
 /// Functions named in a backtrace.
@@ -51,7 +53,9 @@ pub enum Exit {
 
 /// Run one turn. Dropping the future ends the instance where it is.
 pub async fn start(runtime: &Runtime, loaded: &Loaded, scope: Arc<Scope>, input: Input) -> Exit {
-    let wall = Duration::from_millis(scope.limits.turn_ms_max);
+    // What earlier attempts ran counts; the time the host was down does not.
+    let left_ms = scope.limits.turn_ms_max.saturating_sub(scope.ran_ms);
+    let wall = Duration::from_millis(left_ms);
     let exit = match tokio::time::timeout(wall, run(runtime, loaded, &scope, input)).await {
         Ok(exit) => exit,
         Err(_) => failed(
@@ -75,6 +79,11 @@ async fn run(runtime: &Runtime, loaded: &Loaded, scope: &Arc<Scope>, input: Inpu
     scope.cpu.resume();
     store.epoch_deadline_callback(move |mut store| {
         let guest = store.data_mut();
+        let cpu_max = if guest.scope.is_replaying() {
+            cpu_max * REPLAY_CPU_FACTOR
+        } else {
+            cpu_max
+        };
         if guest.scope.cpu.pause() > cpu_max {
             guest.cpu_exceeded = true;
             return Ok(UpdateDeadline::Interrupt);
@@ -90,7 +99,8 @@ async fn run(runtime: &Runtime, loaded: &Loaded, scope: &Arc<Scope>, input: Inpu
     store.set_epoch_deadline(1);
 
     let causes = input.causes.iter().map(cause).collect();
-    let headers = input.messages.iter().map(mailbox::header).collect();
+    let headers = input.messages.iter().map(Header::from);
+    let headers = headers.map(mailbox::header).collect();
     let turn_input = export::TurnInput { causes, headers };
     let called = async {
         let start = Instant::now();
@@ -104,7 +114,14 @@ async fn run(runtime: &Runtime, loaded: &Loaded, scope: &Arc<Scope>, input: Inpu
         Stage::Guest.took(start);
         answer
     };
-    match called.await {
+    let answer = called.await;
+    // Only a guest that came to its end by itself must have come to the record's end too.
+    if answer.is_ok()
+        && let Err(stop) = scope.finish()
+    {
+        return failed(scope, Failure::Nondeterminism, stop.to_string(), None);
+    }
+    match answer {
         Ok(Ok(output)) => Exit::Completed {
             wake_at: output.wake_at.map(Time),
             context: std::mem::take(&mut store.data_mut().changes),
@@ -147,6 +164,9 @@ fn trapped(scope: &Scope, guest: &Guest, error: &wasmtime::Error) -> Exit {
         }
         Some(stop @ Stop::Read(_)) => {
             return failed(scope, Failure::Component, stop.to_string(), backtrace);
+        }
+        Some(stop @ Stop::Differs(_)) => {
+            return failed(scope, Failure::Nondeterminism, stop.to_string(), backtrace);
         }
         None => {}
     }

@@ -1,5 +1,6 @@
 //! What one turn may use, and the counting of it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -17,6 +18,9 @@ pub const MEMORIES_MAX: u32 = 4;
 pub const TABLES_MAX: u32 = 16;
 /// A JavaScript or Python engine needs 100,000 (measured; design/performance).
 pub const TABLE_ELEMENTS_MAX: usize = 100_000;
+
+/// A replay may compute so many times what a turn may: it is the host's doing.
+pub const REPLAY_CPU_FACTOR: u32 = 4;
 
 /// Bounds of one turn. Numbers are the design's table of limits.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,6 +52,79 @@ impl Default for TurnLimits {
             slot_bytes_max: 4 * 1024 * 1024,
             slots_max: 256,
             mailbox_messages_max: 10_000,
+        }
+    }
+}
+
+impl TurnLimits {
+    /// The limits by name, where they are not the built-in ones: what a turn pins. The built-in
+    /// numbers are part of that form.
+    pub fn pinned(&self) -> BTreeMap<String, u64> {
+        let mut built_in = Self::default();
+        let mut own = self.clone();
+        let pairs = own.by_name().into_iter().zip(built_in.by_name());
+        pairs
+            .filter_map(|((name, own), (_, built_in))| {
+                let own = own.get();
+                (own != built_in.get()).then(|| (name.to_owned(), own))
+            })
+            .collect()
+    }
+
+    /// The limits that a turn pinned.
+    pub fn of_pinned(pinned: &BTreeMap<String, u64>) -> Self {
+        let mut limits = Self::default();
+        for (name, limit) in limits.by_name() {
+            if let Some(value) = pinned.get(name) {
+                limit.set(*value);
+            }
+        }
+        limits
+    }
+
+    fn by_name(&mut self) -> [(&'static str, Number<'_>); 11] {
+        [
+            ("memory_bytes_max", Number::Long(&mut self.memory_bytes_max)),
+            ("cpu_ms_max", Number::Long(&mut self.cpu_ms_max)),
+            ("turn_ms_max", Number::Long(&mut self.turn_ms_max)),
+            ("host_calls_max", Number::Long(&mut self.host_calls_max)),
+            (
+                "host_call_bytes_max",
+                Number::Size(&mut self.host_call_bytes_max),
+            ),
+            ("handles_max", Number::Size(&mut self.handles_max)),
+            ("reply_bytes_max", Number::Long(&mut self.reply_bytes_max)),
+            (
+                "message_bytes_max",
+                Number::Size(&mut self.message_bytes_max),
+            ),
+            ("slot_bytes_max", Number::Size(&mut self.slot_bytes_max)),
+            ("slots_max", Number::Size(&mut self.slots_max)),
+            (
+                "mailbox_messages_max",
+                Number::Size(&mut self.mailbox_messages_max),
+            ),
+        ]
+    }
+}
+
+enum Number<'a> {
+    Long(&'a mut u64),
+    Size(&'a mut usize),
+}
+
+impl Number<'_> {
+    fn get(&self) -> u64 {
+        match self {
+            Self::Long(number) => **number,
+            Self::Size(number) => **number as u64,
+        }
+    }
+
+    fn set(self, value: u64) {
+        match self {
+            Self::Long(number) => *number = value,
+            Self::Size(number) => *number = usize::try_from(value).unwrap_or(usize::MAX),
         }
     }
 }
@@ -160,6 +237,14 @@ impl Cpu {
         Duration::from_nanos(self.0.used.fetch_add(counted, Ordering::Relaxed) + counted)
     }
 
+    /// What was computed once was computed again: a replay that took long leaves at least half of
+    /// what the turn may use.
+    pub fn go_live(&self, cpu_ms_max: u64) {
+        let half = Duration::from_millis(cpu_ms_max / 2);
+        let half = u64::try_from(half.as_nanos()).unwrap_or(u64::MAX);
+        self.0.used.fetch_min(half, Ordering::Relaxed);
+    }
+
     /// Wait for something outside with the watch stopped.
     pub async fn waiting<T>(&self, wait: impl Future<Output = T>) -> T {
         self.pause();
@@ -176,6 +261,17 @@ impl Cpu {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn limits_are_pinned_by_name_where_they_differ() {
+        assert!(TurnLimits::default().pinned().is_empty());
+        let mut limits = TurnLimits::default();
+        for (at, (_, limit)) in limits.by_name().into_iter().enumerate() {
+            limit.set(at as u64);
+        }
+        assert_eq!(limits.pinned().len(), 11);
+        assert_eq!(TurnLimits::of_pinned(&limits.pinned()), limits);
+    }
 
     #[test]
     fn memories_are_summed_and_a_refusal_costs_nothing() {

@@ -1,30 +1,34 @@
-//! An agent whose messages say what it does, for tests of the layers above: it makes the
-//! scope's calls as the host interfaces do, without a component.
+//! An agent whose messages say what it does, for tests of the layers above: it makes the calls
+//! of the scope as the host interfaces do, without a component.
 //!
 //! A message is steps with `;` between: `say WORDS`, `model WORDS` (a model call whose answer is
-//! said), `lock SLOT`, `commit SLOT TEXT`, `free SLOT`, `send AGENT STEPS` (with `,` for
-//! `;`), `read SLOT`, `wake MS`, `sleep MS`, `leave` (what it pulled), `fail`, `panic`, `hang`. A turn that
-//! takes no message says which slots and wake-ups it was started for.
+//! relayed), `ask WORDS` (one whose answer is said when it is whole), `lock SLOT`, `commit SLOT TEXT`,
+//! `free SLOT`, `send AGENT STEPS` (with `,` for `;`), `read SLOT` (and say what it holds),
+//! `wake MS`, `sleep MS`, `leave` (what it pulled), `fail` (as an agent answers an error), `trap`,
+//! `panic`, `hang`, `differ` (say something else in every attempt). A turn that takes no message says which slots
+//! and wake-ups it was started for.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use serde_json::Value;
 
 use crate::clock::Time;
-use crate::id::{AgentName, MessageId, SlotName};
-use crate::journal::entry::MessageSent;
-use crate::journal::entry::{
-    CallKind, CallResult, Cause, Content, Failure, Observation, Observed, Payload, Piece,
-    SlotCommitted, SlotCommittedPrivate, SlotLocked, SlotReleased, TurnError, Usage, Writer,
-};
-use crate::ledger::AppendError;
+use crate::id::{MessageId, SlotName};
+use crate::journal::entry::{Cause, Failure, TurnError};
+use crate::model::{Message, Request};
 
 use super::instance::{Exit, Input};
+use super::scope::answer::{Failed, NoAnswer};
+use super::scope::slots::CommitRefused;
+use super::scope::timer::Timer;
 use super::scope::{Scope, Stop};
 
 /// How a step ends the turn, if it does.
 enum End {
     Stop(Stop),
-    Failed,
+    Failed(Failure),
 }
 
 impl From<Stop> for End {
@@ -34,223 +38,167 @@ impl From<Stop> for End {
 }
 
 pub(crate) async fn start(scope: Arc<Scope>, input: Input) -> Exit {
-    let mut wake_at = None;
-    match run(&scope, &input, &mut wake_at).await {
+    let mut agent = Agent {
+        scope: scope.clone(),
+        locks: BTreeSet::new(),
+        wake_at: None,
+    };
+    let failed = |code, message: String| Exit::Failed {
+        error: TurnError { code, message },
+        backtrace: None,
+        stderr: None,
+    };
+    let ended = match agent.run(&input).await {
+        Ok(()) => scope.finish().map_err(End::Stop),
+        Err(end) => Err(end),
+    };
+    match ended {
         Ok(()) => Exit::Completed {
-            wake_at,
+            wake_at: agent.wake_at,
             context: Vec::new(),
         },
         Err(End::Stop(Stop::Over)) => Exit::Over,
         Err(End::Stop(Stop::Dead(dead))) => Exit::Dead(dead),
-        Err(End::Stop(Stop::Limit(_) | Stop::Read(_)) | End::Failed) => Exit::Failed {
-            error: TurnError {
-                code: Failure::Agent,
-                message: "as the script wants".into(),
-            },
-            backtrace: None,
-            stderr: None,
-        },
+        Err(End::Stop(stop @ Stop::Differs(_))) => {
+            failed(Failure::Nondeterminism, stop.to_string())
+        }
+        Err(End::Stop(stop @ (Stop::Limit(_) | Stop::Read(_)))) => {
+            failed(Failure::Limit, stop.to_string())
+        }
+        Err(End::Failed(code)) => failed(code, "as the script wants".into()),
     }
 }
 
-async fn run(scope: &Scope, input: &Input, wake_at: &mut Option<Time>) -> Result<(), End> {
-    let messages: Vec<MessageId> = input.messages.iter().map(|it| it.message.clone()).collect();
-    let pulled = messages.clone();
-    scope.observe(|_| ((), Observation::MailboxPulled { messages: pulled }))?;
-    for cause in &input.causes {
-        match cause {
-            Cause::Messages => {}
-            Cause::Slot(slot) => say(scope, &format!("saw {slot}."))?,
-            Cause::Wake => say(scope, "awake.")?,
-        }
-    }
-    for message in messages {
-        let entry = scope
-            .ledger
-            .entry(message.seq())
-            .await
-            .map_err(Stop::Read)?;
-        let entry = entry
-            .expect("it was pulled")
-            .decode()
-            .expect("it was written by this host");
-        let (Payload::MessageReceived(crate::journal::entry::MessageReceived { body, .. })
-        | Payload::MessageSent(MessageSent { body, .. })) = entry.payload
-        else {
-            unreachable!("a message id names a message");
-        };
-        for line in body.as_str().expect("a script is text").split(';') {
-            step(scope, &message, line.trim(), wake_at).await?;
-            tokio::task::yield_now().await;
-        }
-    }
-    Ok(())
+/// Counts all attempts of all turns, so that no two are alike.
+static ATTEMPTS: AtomicU64 = AtomicU64::new(0);
+
+struct Agent {
+    scope: Arc<Scope>,
+    locks: BTreeSet<SlotName>,
+    wake_at: Option<Time>,
 }
 
-async fn step(
-    scope: &Scope,
-    message: &MessageId,
-    line: &str,
-    wake_at: &mut Option<Time>,
-) -> Result<(), End> {
-    let (verb, rest) = line.split_once(' ').unwrap_or((line, ""));
-    match verb {
-        "say" => say(scope, rest)?,
-        "model" => model(scope, rest).await?,
-        "lock" | "commit" | "free" => slot(scope, verb, rest)?,
-        "read" => {
-            let slot = SlotName::new(rest).expect("a slot");
-            scope.observe(|batch| {
-                let version = batch
-                    .state()
-                    .slots
-                    .get(&slot)
-                    .and_then(|it| Some(it.document.as_ref()?.version));
-                (
-                    (),
-                    Observation::SlotRead {
-                        slot,
-                        version,
-                        holder: None,
-                    },
-                )
-            })?;
-        }
-        "send" => send(scope, rest)?,
-        "wake" => {
-            *wake_at = Some(
-                scope
-                    .ledger
-                    .clock()
-                    .now()
-                    .plus_ms(rest.parse().expect("ms")),
-            )
-        }
-        "sleep" => {
-            scope.ledger.flush();
-            tokio::time::sleep(Duration::from_millis(rest.parse().expect("ms"))).await;
-        }
-        "leave" => scope.observe(|_| {
-            (
-                (),
-                Observation::MailboxLeft {
-                    message: message.clone(),
-                },
-            )
-        })?,
-        "fail" => return Err(End::Failed),
-        "panic" => panic!("as the script wants"),
-        "hang" => {
-            scope.ledger.flush();
-            std::future::pending::<()>().await;
-        }
-        other => panic!("no such step: {other:?}"),
-    }
-    Ok(())
-}
-
-fn say(scope: &Scope, text: &str) -> Result<(), Stop> {
-    scope.count()?;
-    let said = scope
-        .ledger
-        .say(&scope.turn, text, |_| Ok::<_, std::convert::Infallible>(()));
-    match said {
-        Ok(()) => Ok(()),
-        Err(AppendError::Dead(dead)) => Err(Stop::Dead(dead)),
-        Err(AppendError::Refused(never)) => match never {},
-    }
-}
-
-/// Recorded and durable, then made; each piece recorded before it is said.
-async fn model(scope: &Scope, answer: &str) -> Result<(), Stop> {
-    let n = scope.called(CallKind::Model, "default", answer.as_bytes())?;
-    let called = scope.ledger.look(|state| state.last);
-    scope.ledger.durable(called).await.map_err(Stop::Dead)?;
-    for word in answer.split_inclusive(' ') {
-        scope.streamed(n, vec![Piece::Text(word.to_owned())])?;
-        say(scope, word)?;
-        tokio::task::yield_now().await;
-    }
-    let usage = Usage {
-        model_calls: 1,
-        ..Usage::default()
-    };
-    scope.returned(n, CallResult::Ok, Some(usage), &[])?;
-    scope.ledger.flush();
-    Ok(())
-}
-
-fn slot(scope: &Scope, verb: &str, rest: &str) -> Result<(), Stop> {
-    let (slot, text) = rest.split_once(' ').unwrap_or((rest, ""));
-    let slot = SlotName::new(slot).expect("a slot");
-    let turn = scope.turn.clone();
-    scope.append(|batch, n| {
-        let holder = batch
-            .state()
-            .slots
-            .get(&slot)
-            .and_then(|it| it.lock.clone());
-        let mine = holder.as_ref() == Some(&turn);
-        let observed = |what| {
-            Payload::Observed(Observed {
-                turn: turn.clone(),
-                n,
-                what,
-            })
-        };
-        let payload = match verb {
-            "lock" if holder.is_none() => Payload::SlotLocked(SlotLocked {
-                slot,
-                turn: turn.clone(),
-                n,
-            }),
-            "free" if mine => Payload::SlotReleased(SlotReleased {
-                slot,
-                turn: turn.clone(),
-                n,
-            }),
-            "commit" if mine => {
-                let agents = batch.state().participants.keys();
-                let wakes = agents
-                    .filter(|agent| **agent != scope.agent && (scope.watches)(agent, &slot))
-                    .cloned()
-                    .collect();
-                Payload::SlotCommitted(SlotCommitted {
-                    version: batch.next_seq(),
-                    slot,
-                    by: Writer::Agent(scope.agent.clone()),
-                    bytes: text.len() as u64,
-                    turn: Some(turn.clone()),
-                    n,
-                    private: SlotCommittedPrivate {
-                        content: Content::Inline {
-                            text: text.to_owned(),
-                        },
-                        wakes,
-                    },
-                })
+impl Agent {
+    async fn run(&mut self, input: &Input) -> Result<(), End> {
+        for cause in &input.causes {
+            match cause {
+                Cause::Messages => {}
+                Cause::Slot(slot) => self.say(&format!("saw {slot}."))?,
+                Cause::Wake => self.say("awake.")?,
             }
-            _ => observed(Observation::CommitRefused {
-                slot,
-                error: "lost".into(),
-            }),
-        };
-        batch.push(payload);
-    })
-}
+        }
+        let pulled = self.scope.pull(100).await?;
+        for message in pulled {
+            let Value::String(script) = message.body else {
+                panic!("a script is text");
+            };
+            let id = &message.header.message;
+            if !input.messages.iter().any(|it| it.message == *id) {
+                // Left by an earlier turn: it has said what it does.
+                self.scope.leave(id.as_str())?;
+                continue;
+            }
+            for line in script.split(';') {
+                self.step(id, line.trim()).await?;
+                tokio::task::yield_now().await;
+            }
+        }
+        // As handles are dropped with the instance.
+        for slot in std::mem::take(&mut self.locks) {
+            self.scope.release_slot(&slot)?;
+        }
+        Ok(())
+    }
 
-fn send(scope: &Scope, rest: &str) -> Result<(), Stop> {
-    let (to, body) = rest.split_once(' ').expect("send AGENT STEPS");
-    let to = AgentName::new(to).expect("an agent");
-    scope.append(|batch, n| {
-        let message = MessageId::of(&scope.session, batch.next_seq());
-        batch.push(Payload::MessageSent(MessageSent {
-            message,
-            from: scope.agent.clone(),
-            to,
-            body: body.replace(',', ";").into(),
-            turn: scope.turn.clone(),
-            n,
-        }));
-    })
+    async fn step(&mut self, message: &MessageId, line: &str) -> Result<(), End> {
+        let (verb, rest) = line.split_once(' ').unwrap_or((line, ""));
+        let scope = self.scope.clone();
+        match verb {
+            "say" => self.say(rest)?,
+            "model" | "ask" => self.ask(verb, rest).await?,
+            "lock" => {
+                if let Ok(slot) = scope.lock_slot(rest)? {
+                    self.locks.insert(slot);
+                }
+            }
+            "commit" => {
+                let (slot, text) = rest.split_once(' ').unwrap_or((rest, ""));
+                let slot = SlotName::new(slot).expect("a slot");
+                if self.locks.remove(&slot)
+                    && let Err(CommitRefused::Lost) = scope.commit_slot(&slot, text)?
+                {
+                    self.say("lost.")?;
+                }
+            }
+            "free" => {
+                let slot = SlotName::new(rest).expect("a slot");
+                if self.locks.remove(&slot) {
+                    scope.release_slot(&slot)?;
+                }
+            }
+            "read" => {
+                let slot = SlotName::new(rest).expect("a slot");
+                let text = scope.read_slot(&slot).await?.map(|snapshot| snapshot.text);
+                self.say(&text.unwrap_or_else(|| "nothing".into()))?;
+            }
+            "send" => {
+                let (to, body) = rest.split_once(' ').expect("send AGENT STEPS");
+                let body = body.replace(',', ";");
+                let length = body.len();
+                let _full = scope.send(to, Ok(Value::String(body)), length)?;
+            }
+            "wake" => self.wake_at = Some(scope.clock.now().plus_ms(rest.parse().expect("ms"))),
+            "sleep" => {
+                scope.poll_begins();
+                Timer::set(&scope, rest.parse().expect("ms"))?.wait().await;
+                scope.poll_ended()?;
+            }
+            "leave" => drop(scope.leave(message.as_str())?),
+            "differ" => {
+                let attempt = ATTEMPTS.fetch_add(1, Ordering::Relaxed);
+                self.say(&attempt.to_string())?;
+            }
+            "fail" => return Err(End::Failed(Failure::Agent)),
+            "trap" => return Err(End::Failed(Failure::Trap)),
+            "panic" => panic!("as the script wants"),
+            "hang" => {
+                scope.ledger.flush();
+                std::future::pending::<()>().await;
+            }
+            other => panic!("no such step: {other:?}"),
+        }
+        Ok(())
+    }
+
+    fn say(&self, text: &str) -> Result<(), Stop> {
+        self.scope.count()?;
+        let _too_large = self.scope.say(text)?;
+        Ok(())
+    }
+
+    async fn ask(&self, verb: &str, words: &str) -> Result<(), Stop> {
+        let user = Message::User {
+            name: None,
+            text: words.to_owned(),
+        };
+        let request = Request {
+            messages: vec![user],
+            ..Request::default()
+        };
+        let scope = &self.scope;
+        let answered = match scope.ask(None, request).await {
+            Ok(answer) if verb == "ask" => answer.complete(scope).await,
+            Ok(answer) => answer.relay(scope).await,
+            Err(failed) => Err(failed),
+        };
+        match answered {
+            Ok(completion) if verb == "ask" => self.say(&completion.text),
+            Ok(_) => Ok(()),
+            Err(Failed::Guest(NoAnswer::Interrupted(partial))) => {
+                self.say(&format!("[cut after {}]", partial.len()))
+            }
+            Err(Failed::Guest(error)) => self.say(&format!("[{error:?}]")),
+            Err(Failed::Stop(stop)) => Err(stop),
+        }
+    }
 }

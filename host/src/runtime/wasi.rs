@@ -11,6 +11,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use hmac::{Hmac, KeyInit, Mac};
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::SeedableRng;
@@ -19,6 +20,7 @@ use tokio::io::AsyncWrite;
 use wasmtime::component::{HasData, Linker, Resource, ResourceTable};
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::bindings::clocks::monotonic_clock;
+use wasmtime_wasi::p2::bindings::io::poll;
 use wasmtime_wasi::p2::{
     DynPollable, OutputStream, Pollable, StreamError, StreamResult, subscribe,
 };
@@ -30,14 +32,11 @@ use wasmtime_wasi_http::{
 };
 
 use crate::id::TurnId;
-use crate::journal::entry::{CallKind, CallResult};
 use crate::logs::Source;
 
 use super::guest::Guest;
+use super::scope::timer::Timer;
 use super::scope::{Scope, TurnClock};
-
-/// A turn cannot sleep longer than it may run, so longer sleeps are cut here. A day: far above any turn.
-const SLEEP_MS_MAX: u64 = 24 * 60 * 60 * 1000;
 
 /// Bytes of randomness per call.
 const RANDOM_BYTES_MAX: u64 = 64 * 1024;
@@ -62,6 +61,10 @@ pub(super) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> 
     wasmtime_wasi_http::p2::add_only_http_to_linker_async(linker)?;
     linker.allow_shadowing(true);
     monotonic_clock::add_to_linker::<Guest, Clocks>(linker, |guest| ClocksView {
+        scope: guest.scope.clone(),
+        table: &mut guest.table,
+    })?;
+    poll::add_to_linker::<Guest, Polls>(linker, |guest| PollsView {
         scope: guest.scope.clone(),
         table: &mut guest.table,
     })?;
@@ -148,16 +151,8 @@ struct ClocksView<'a> {
 
 impl ClocksView<'_> {
     fn timer(&mut self, ms: u64) -> wasmtime::Result<Resource<DynPollable>> {
-        let ms = ms.min(SLEEP_MS_MAX);
-        let n = self
-            .scope
-            .called(CallKind::Timer, &ms.to_string(), ms.to_string().as_bytes())?;
-        let timer = self.table.push(Timer {
-            scope: self.scope.clone(),
-            n,
-            ms,
-            state: TimerState::Set,
-        })?;
+        let timer = Timer::set(&self.scope, ms)?;
+        let timer = self.table.push(timer)?;
         subscribe(self.table, timer)
     }
 }
@@ -181,35 +176,64 @@ impl monotonic_clock::Host for ClocksView<'_> {
     }
 }
 
-/// A call of kind `timer`: the clock moves when it is answered.
-struct Timer {
-    scope: Arc<Scope>,
-    n: u32,
-    ms: u64,
-    state: TimerState,
-}
-
-enum TimerState {
-    Set,
-    Running(Pin<Box<tokio::time::Sleep>>),
-    Done,
-}
-
 #[wasmtime_wasi::async_trait]
 impl Pollable for Timer {
     async fn ready(&mut self) {
-        if matches!(self.state, TimerState::Set) {
-            // What was said before the wait is shown during it.
-            self.scope.ledger.flush();
-            let sleep = tokio::time::sleep(Duration::from_millis(self.ms));
-            self.state = TimerState::Running(Box::pin(sleep));
-        }
-        if let TimerState::Running(sleep) = &mut self.state {
-            self.scope.cpu.waiting(sleep.as_mut()).await;
-            self.state = TimerState::Done;
-            // A turn that is over learns it at its next call.
-            let _ = self.scope.returned(self.n, CallResult::Ok, None, &[]);
-        }
+        self.wait().await;
+    }
+}
+
+/// `wasi:io/poll` over the table, counting polls for the timers and their record.
+struct Polls;
+
+impl HasData for Polls {
+    type Data<'a> = PollsView<'a>;
+}
+
+struct PollsView<'a> {
+    scope: Arc<Scope>,
+    table: &'a mut ResourceTable,
+}
+
+impl PollsView<'_> {
+    /// Wait for what the guest waits for. In replay it is there at once.
+    async fn waits<T>(
+        scope: &Scope,
+        wait: impl Future<Output = wasmtime::Result<T>>,
+    ) -> wasmtime::Result<T> {
+        scope.poll_begins();
+        let mut wait = std::pin::pin!(wait);
+        let done = match wait.as_mut().now_or_never() {
+            Some(done) => done,
+            None if scope.is_replaying() => return Err(scope.poll_differs().into()),
+            None => wait.await,
+        };
+        scope.poll_ended()?;
+        done
+    }
+}
+
+impl poll::Host for PollsView<'_> {
+    async fn poll(&mut self, pollables: Vec<Resource<DynPollable>>) -> wasmtime::Result<Vec<u32>> {
+        Self::waits(&self.scope, poll::Host::poll(self.table, pollables)).await
+    }
+}
+
+impl poll::HostPollable for PollsView<'_> {
+    async fn block(&mut self, pollable: Resource<DynPollable>) -> wasmtime::Result<()> {
+        Self::waits(&self.scope, poll::HostPollable::block(self.table, pollable)).await
+    }
+
+    async fn ready(&mut self, pollable: Resource<DynPollable>) -> wasmtime::Result<bool> {
+        self.scope.count()?;
+        self.scope.poll_begins();
+        let ready = poll::HostPollable::ready(self.table, pollable).await;
+        self.scope.poll_ended()?;
+        ready
+    }
+
+    fn drop(&mut self, pollable: Resource<DynPollable>) -> wasmtime::Result<()> {
+        poll::HostPollable::drop(self.table, pollable)
     }
 }
 

@@ -10,13 +10,13 @@ use crate::id::{AgentName, Author, Digest, MessageId, Seq, SlotName, TurnId};
 use crate::journal::entry::{
     Idempotency, InterruptRequested, MessageReceived, MessageReceivedPrivate, MessageSetAside,
     Outcome, Payload, SessionChange, SessionChanged, SessionOpened, SessionOpenedPrivate,
-    SlotCommitted, SlotCommittedPrivate, TurnEndedPrivate, Writer,
+    SlotCommitted, SlotCommittedPrivate, Writer,
 };
 use crate::journal::state::Phase;
 use crate::ledger::{AppendError, Batch, Dead, Ledger};
 
 use super::Sessions;
-use super::recovery::end_turn;
+use super::recovery::{End, end_turn};
 
 /// Idempotency keys a session remembers at once.
 pub const KEYS_MAX: usize = 10_000;
@@ -369,14 +369,7 @@ pub fn cancel(ledger: &Ledger, message: &MessageId) -> Result<bool> {
 
 fn cut(batch: &mut Batch<'_>, turn: &TurnId, outcome: Outcome) {
     batch.drop_chunk(turn);
-    end_turn(
-        batch,
-        turn,
-        outcome,
-        None,
-        TurnEndedPrivate::default(),
-        None,
-    );
+    end_turn(batch, turn, End::of(outcome));
 }
 
 /// Write a slot from outside. `version` is the one replaced: none if the slot is to be new.

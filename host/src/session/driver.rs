@@ -11,16 +11,14 @@ use tokio::time::Instant;
 
 use crate::clock::Time;
 use crate::id::{AgentName, TurnId};
-use crate::journal::entry::{
-    Failure, MessageSetAside, Outcome, Payload, SessionChange, SessionChanged, TurnEndedPrivate,
-    TurnError,
-};
+use crate::journal::entry::{Failure, MessageSetAside, Payload, SessionChange, SessionChanged};
 use crate::journal::state::State;
 use crate::ledger::{Dead, WINDOW_MS};
 
 use super::machine::{Action, Situation, decide};
-use super::recovery::end_turn;
-use super::{IDLE_MS, Session, Sessions, turn, wake};
+use super::recovery::{End, end_turn};
+use super::turn::{self, Started};
+use super::{IDLE_MS, Session, Sessions, wake};
 
 struct Driver {
     sessions: Sessions,
@@ -140,6 +138,11 @@ impl Driver {
         for action in actions {
             match action {
                 Action::Start(agent) => self.start(&agent),
+                Action::Resume(turn) => {
+                    if let Some(started) = turn::again(&self.sessions, &self.session, &turn) {
+                        self.run_turn(started);
+                    }
+                }
                 Action::Abort(turn) => {
                     if let Some((_, task)) = self.running.remove(&turn) {
                         task.abort();
@@ -204,9 +207,12 @@ impl Driver {
             self.look_at_least(self.sessions.now());
             return;
         };
-        let Some(started) = turn::begin(&self.session, agent, version) else {
-            return;
-        };
+        if let Some(started) = turn::begin(&self.sessions, &self.session, agent, version) {
+            self.run_turn(started);
+        }
+    }
+
+    fn run_turn(&mut self, started: Started) {
         let name = started.turn.clone();
         let task = self.tasks.spawn(turn::run(
             self.sessions.clone(),
@@ -233,13 +239,8 @@ impl Driver {
         {
             tracing::error!(%turn, %error, "running a turn panicked");
             let message = "the host failed while it ran the turn".to_owned();
-            let error = TurnError {
-                code: Failure::HostLost,
-                message,
-            };
             let ended = self.session.ledger.append(None, |batch| {
-                let private = TurnEndedPrivate::default();
-                end_turn(batch, &turn, Outcome::Failed, Some(error), private, None);
+                end_turn(batch, &turn, End::failed(Failure::HostLost, message));
                 Ok::<_, Dead>(())
             });
             if ended.is_ok() {

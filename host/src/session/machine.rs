@@ -30,6 +30,8 @@ pub(super) struct Situation {
 pub(super) enum Action {
     /// Start a turn of this agent with what is due.
     Start(AgentName),
+    /// Take up a turn that an older process, or a driver that was lost, left open.
+    Resume(TurnId),
     /// The turn is over in the journal: end its instance.
     Abort(TurnId),
     /// Delivered as often as it may be.
@@ -107,6 +109,11 @@ fn work(now: Time, state: &State, situation: &Situation, actions: &mut Vec<Actio
     if situation.draining {
         return;
     }
+    let lost = state
+        .turns
+        .keys()
+        .filter(|turn| !situation.running.contains(*turn));
+    actions.extend(lost.cloned().map(Action::Resume));
     let is_due =
         |agent: &&AgentName| !situation.busy.contains(*agent) && state.due(agent, now, 1).is_some();
     actions.extend(

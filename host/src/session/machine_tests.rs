@@ -13,6 +13,7 @@ fn idle() -> Situation {
 fn print(action: &Action) -> String {
     match action {
         Action::Start(agent) => format!("start {agent}"),
+        Action::Resume(turn) => format!("resume {turn}"),
         Action::Abort(turn) => format!("abort {turn}"),
         Action::SetAside {
             agent,
@@ -72,6 +73,26 @@ fn every_agent_with_something_due_starts() {
         "open a\ngot a\nstart r.t0.a takes=2 messages\nend r.t0.a completed 2:consumed wake=700";
     check(699, wake, &idle(), &["look 700"]);
     check(700, wake, &idle(), &["start a"]);
+}
+
+#[test]
+fn a_turn_that_nobody_runs_is_taken_up_again() {
+    check(0, TURN, &idle(), &["resume r.t0.a"]);
+    check(
+        0,
+        &format!("{TURN}got b"),
+        &idle(),
+        &["resume r.t0.a", "start b"],
+    );
+    check(
+        0,
+        TURN,
+        &Situation {
+            draining: true,
+            ..idle()
+        },
+        &[],
+    );
 }
 
 #[test]
@@ -171,7 +192,10 @@ fn a_message_delivered_too_often_is_set_aside() {
     check(
         0,
         &format!("{script}got a\nstart q.t0.a takes=9 messages"),
-        &idle(),
+        &Situation {
+            running: turns(&["q.t0.a"]),
+            ..idle()
+        },
         &[],
     );
 }
@@ -200,7 +224,15 @@ fn a_session_with_nothing_to_do_rests() {
         },
         &["flush"],
     );
-    check(1_000, TURN, &idle(), &[]);
+    check(
+        1_000,
+        TURN,
+        &Situation {
+            running: turns(&["r.t0.a"]),
+            ..idle()
+        },
+        &[],
+    );
     check(
         1_000,
         "open a",
@@ -272,7 +304,10 @@ fn a_session_expires_when_nothing_else_is_to_do() {
     check(
         500,
         "open a expires=500\ngot a\nstart r.t0.a takes=2 messages",
-        &idle(),
+        &Situation {
+            running: turns(&["r.t0.a"]),
+            ..idle()
+        },
         &[],
     );
     // Its agent is not there to take what waits: not for ever.

@@ -14,8 +14,8 @@
 //! - `wake`: sessions that are due without anybody asking.
 //!
 //! Invariants: at most one open [`Session`] per journal; a session that nobody holds and that has
-//! nothing to do is in the store alone; what an old process left open is
-//! ended before anything new is admitted.
+//! nothing to do is in the store alone; the locks that an old process left are free, and its
+//! turns known, before anything new is admitted.
 
 pub mod commands;
 mod driver;
@@ -115,6 +115,8 @@ pub struct Sessions(Arc<Inner>);
 
 struct Inner {
     parts: Parts,
+    /// Turns begun before this were begun by another process.
+    started_at: Time,
     open: Mutex<HashMap<JournalId, Arc<OnceCell<Arc<Session>>>>>,
     agenda: Agenda,
     turns: Semaphore,
@@ -135,8 +137,10 @@ pub struct Session {
 impl Sessions {
     pub fn new(parts: Parts) -> Self {
         let turns = Semaphore::new(parts.turns_max);
+        let started_at = parts.clock.now();
         Self(Arc::new(Inner {
             parts,
+            started_at,
             open: Mutex::new(HashMap::new()),
             agenda: Agenda::default(),
             turns,
@@ -215,7 +219,7 @@ impl Sessions {
         Err(SessionError::Broken("it dies whenever it is opened".into()))
     }
 
-    /// Read the journal, end what an older process left open, and start the driver.
+    /// Read the journal, settle what an older process left open, and start the driver.
     async fn wake(&self, journal: &JournalId, absent: bool) -> Result<Arc<Session>, SessionError> {
         if wake::is_gone(self, journal).await? {
             return Err(SessionError::Gone);
@@ -241,7 +245,7 @@ impl Sessions {
             ledger,
         });
         if !session.ledger.is_read_only() {
-            recovery::end_lost_turns(&session.ledger)?;
+            recovery::recover(&session.ledger)?;
             self.0
                 .drivers
                 .spawn(driver::drive(self.clone(), session.clone()));

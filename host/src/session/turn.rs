@@ -6,18 +6,19 @@ use std::time::Instant;
 
 use crate::agents::Version;
 use crate::clock::Time;
-use crate::id::{AgentName, RunId, Seq, TurnId};
+use crate::id::{AgentName, MessageId, RunId, Seq, TurnId};
 use crate::journal::entry::{
-    Cause, Failure, Outcome, Payload, Pinned, TurnEndedPrivate, TurnError, TurnStarted,
+    Cause, Failure, Outcome, Payload, Pinned, Retried, RetryReason, TurnError, TurnStarted,
 };
-use crate::journal::state::Pending;
+use crate::journal::state::{Pending, State};
 use crate::ledger::AppendError;
 use crate::runtime::instance::{Exit, Input};
-use crate::runtime::limits::Cpu;
-use crate::runtime::scope::{Scope, TurnClock, TurnOutput};
+use crate::runtime::limits::{Cpu, TurnLimits};
+use crate::runtime::replay::Replay;
+use crate::runtime::scope::{Record, Scope, TurnClock, TurnOutput};
 use crate::telemetry::Stage;
 
-use super::recovery::end_turn;
+use super::recovery::{End, end_turn};
 use super::{Session, Sessions};
 
 /// A wake-up is not sooner than this after the turn that asked for it, so that no agent
@@ -33,18 +34,32 @@ pub(super) struct Started {
     at: Time,
     causes: Vec<Cause>,
     messages: Vec<Pending>,
-    version: Arc<Version>,
+    /// None if it is no longer known: the turn cannot go on.
+    version: Option<Arc<Version>>,
+    limits: TurnLimits,
+    attempt: Attempt,
+}
+
+enum Attempt {
+    First,
+    /// Taken up again after the host was lost.
+    Again {
+        number: u32,
+        ran_ms: u64,
+    },
 }
 
 struct NothingDue;
 
 /// Write the turn down with everything that is due for the agent; none if nothing is.
 pub(super) fn begin(
+    sessions: &Sessions,
     session: &Session,
     agent: &AgentName,
     version: Arc<Version>,
 ) -> Option<Started> {
     let fresh = RunId::fresh();
+    let limits = version.config.limits(&sessions.0.parts.limits);
     let begun = session.ledger.append(None, |batch| {
         let messages_max = version.config.batching.messages_max;
         let due = batch
@@ -53,15 +68,11 @@ pub(super) fn begin(
             .ok_or(NothingDue)?;
         let run = due.run.unwrap_or(fresh);
         let turn = TurnId::of(&run, batch.state().next_index(&run), agent);
-        let pending = &batch.state().participants[agent].pending;
-        let messages = pending
-            .iter()
-            .filter(|pending| due.inputs.contains(&pending.message))
-            .cloned()
-            .collect();
+        let messages = inputs(batch.state(), agent, &due.inputs);
         let pinned = Pinned {
             component: version.component.to_string(),
             version: version.number,
+            limits: limits.pinned(),
         };
         let seq = batch.push(Payload::TurnStarted(TurnStarted {
             turn: turn.clone(),
@@ -73,57 +84,84 @@ pub(super) fn begin(
             attempt: 1,
             private: pinned,
         }));
-        let at = batch.state().time;
-        let (agent, causes, version) = (agent.clone(), due.causes, version.clone());
         Ok::<_, NothingDue>(Started {
             turn,
-            agent,
+            agent: agent.clone(),
             run,
             seq,
-            at,
-            causes,
+            at: batch.state().time,
+            causes: due.causes,
             messages,
-            version,
+            version: Some(version.clone()),
+            limits,
+            attempt: Attempt::First,
         })
     });
     begun.ok()
 }
 
+/// The turn as it was started by an older process, or by a driver that was lost. None if it is
+/// over.
+pub(super) fn again(sessions: &Sessions, session: &Session, turn: &TurnId) -> Option<Started> {
+    let agents = &sessions.0.parts.agents;
+    session.ledger.look(|state| {
+        let open = state.turns.get(turn)?;
+        let pinned = &open.pinned;
+        Some(Started {
+            turn: turn.clone(),
+            agent: open.agent.clone(),
+            run: open.run.clone(),
+            seq: open.started,
+            at: open.started_at,
+            causes: open.causes(),
+            messages: inputs(state, &open.agent, &open.inputs),
+            version: agents.pinned(&session.journal.tenant, &open.agent, pinned.version),
+            limits: TurnLimits::of_pinned(&pinned.limits),
+            attempt: Attempt::Again {
+                number: open.attempt + 1,
+                ran_ms: open.ran_ms(),
+            },
+        })
+    })
+}
+
+fn inputs(state: &State, agent: &AgentName, inputs: &[MessageId]) -> Vec<Pending> {
+    let pending = state.participants.get(agent).into_iter();
+    pending
+        .flat_map(|participant| &participant.pending)
+        .filter(|pending| inputs.contains(&pending.message))
+        .cloned()
+        .collect()
+}
+
 /// Run the instance and write down how it ended.
 pub(super) async fn run(sessions: Sessions, session: Arc<Session>, started: Started) {
     let turn = started.turn.clone();
-    let exit = execute(&sessions, &session, started).await;
-    let (outcome, error, private, wake_at) = match exit {
+    let supervision = started.version.as_ref().map(|it| it.config.supervision());
+    let mut end = match execute(&sessions, &session, started).await {
         Exit::Completed { wake_at, context } => {
-            let private = TurnEndedPrivate {
-                context,
-                ..TurnEndedPrivate::default()
-            };
             let soonest = sessions.now().plus_ms(WAKE_MS_MIN);
-            (
-                Outcome::Completed,
-                None,
-                private,
-                wake_at.map(|at| at.max(soonest)),
-            )
+            let mut end = End::of(Outcome::Completed);
+            end.private.context = context;
+            end.wake_at = wake_at.map(|at| at.max(soonest));
+            end
         }
         Exit::Failed {
             error,
             backtrace,
             stderr,
         } => {
-            let private = TurnEndedPrivate {
-                backtrace,
-                stderr,
-                ..TurnEndedPrivate::default()
-            };
-            (Outcome::Failed, Some(error), private, None)
+            let mut end = End::failed(error.code, error.message);
+            end.private.backtrace = backtrace;
+            end.private.stderr = stderr;
+            end
         }
         // Whoever ended the turn wrote its end; a dead ledger takes no more entries.
         Exit::Over | Exit::Dead(_) => return,
     };
+    end.supervision = supervision.unwrap_or_default();
     let ended = session.ledger.append(Some(&turn), |batch| {
-        end_turn(batch, &turn, outcome, error, private, wake_at);
+        end_turn(batch, &turn, end);
         Ok::<_, std::convert::Infallible>(())
     });
     if let Err(AppendError::Dead(dead)) = ended {
@@ -157,42 +195,25 @@ async fn execute(sessions: &Sessions, session: &Session, started: Started) -> Ex
         return Exit::Over;
     };
     drop(waiting);
-    let Started {
-        turn,
-        agent,
-        run,
-        seq,
-        at,
-        causes,
-        messages,
-        version,
-    } = started;
+    let Some(version) = started.version.clone() else {
+        return not_loaded("the version that the turn was started with is gone");
+    };
     let loaded = match parts.instances.load(&parts.agents, &version).await {
         Ok(loaded) => loaded,
         Err(error) => {
-            tracing::error!(%agent, %error, "a deployed component cannot be loaded");
-            let message = "the agent's component cannot be loaded".to_owned();
-            let error = TurnError {
-                code: Failure::Component,
-                message,
-            };
-            return Exit::Failed {
-                error,
-                backtrace: None,
-                stderr: None,
-            };
+            tracing::error!(agent = %started.agent, %error, "a deployed component cannot be loaded");
+            return not_loaded("the agent's component cannot be loaded");
         }
     };
-    if parts.unclean
-        && let Err(dead) = session.ledger.durable(seq).await
-    {
-        return Exit::Dead(dead);
-    }
+    let (record, ran_ms) = match prepare(sessions, session, &started).await {
+        Ok(prepared) => prepared,
+        Err(exit) => return exit,
+    };
     let tenant = session.journal.tenant.clone();
     let (context, secret) = session.ledger.look(|state| {
         let context = state
             .participants
-            .get(&agent)
+            .get(&started.agent)
             .map(|participant| participant.context.clone());
         (context.unwrap_or_default(), state.secret.clone())
     });
@@ -203,30 +224,90 @@ async fn execute(sessions: &Sessions, session: &Session, started: Started) -> Ex
     let scope = Scope {
         tenant,
         session: session.journal.session.clone(),
-        turn,
-        run,
+        turn: started.turn,
+        run: started.run,
         parent: None,
-        agent,
-        started: seq,
+        agent: started.agent,
+        started: started.seq,
+        ran_ms,
         ledger: session.ledger.clone(),
-        limits: version.config.limits(&parts.limits),
+        limits: started.limits,
         environment: version.config.environment.clone(),
         models: parts.models.clone(),
         model_names: version.config.model_names(),
         may_speak: version.config.grants().contains("reply"),
         watches,
         logs: parts.logs.clone(),
-        clock: TurnClock::start(at),
+        clock: TurnClock::start(started.at),
         cpu: Cpu::start(),
         output: TurnOutput::default(),
         calls: AtomicU64::new(0),
+        record,
     };
     Stage::Admission.took(admitted);
     let input = Input {
-        causes,
-        messages,
+        causes: started.causes,
+        messages: started.messages,
         context,
         secret,
     };
     loaded.start(Arc::new(scope), input).await
+}
+
+fn not_loaded(message: &str) -> Exit {
+    Exit::Failed {
+        error: TurnError {
+            code: Failure::Component,
+            message: message.to_owned(),
+        },
+        backtrace: None,
+        stderr: None,
+    }
+}
+
+/// What must be written down and durable before the guest is entered, and what it is answered from.
+/// A host that stopped uncleanly may have been taken down by this very turn, and so may one
+/// that takes it up again: each attempt is known before it begins.
+async fn prepare(
+    sessions: &Sessions,
+    session: &Session,
+    started: &Started,
+) -> Result<(Record, u64), Exit> {
+    let parts = &sessions.0.parts;
+    let ledger = &session.ledger;
+    let Attempt::Again { number, ran_ms } = started.attempt else {
+        if parts.unclean {
+            ledger.durable(started.seq).await.map_err(Exit::Dead)?;
+        }
+        return Ok((Record::default(), 0));
+    };
+    let begun = ledger.append(None, |batch| {
+        let open = batch.state().turns.get(&started.turn);
+        let open = open.filter(|open| open.attempt + 1 == number).ok_or(())?;
+        let reason = if parts.unclean || open.is_since(sessions.0.started_at) {
+            RetryReason::HostLost
+        } else {
+            RetryReason::HostStopped
+        };
+        Ok(batch.push(Payload::Retried(Retried {
+            turn: started.turn.clone(),
+            n: None,
+            attempt: number,
+            reason,
+            detail: None,
+        })))
+    });
+    let seq = match begun {
+        Ok(seq) => seq,
+        Err(AppendError::Refused(())) => return Err(Exit::Over),
+        Err(AppendError::Dead(dead)) => return Err(Exit::Dead(dead)),
+    };
+    ledger.durable(seq).await.map_err(Exit::Dead)?;
+    let start = Instant::now();
+    let entries = ledger.read(started.seq, seq).await.map_err(|error| {
+        tracing::error!(turn = %started.turn, %error, "what a turn did cannot be read");
+        not_loaded("what the turn did cannot be read")
+    })?;
+    let replay = Replay::of(&started.turn, entries);
+    Ok((Record::of(replay, start), ran_ms))
 }

@@ -235,7 +235,14 @@ fn frames_are_found_from_inside(store: &dyn Store) {
 
     let turn = TurnId::new("r.t0.echo").unwrap();
     let slot = crate::id::SlotName::new("plan").unwrap();
-    let released = entry(7, Payload::SlotReleased(SlotReleased { turn, slot, n: 0 }));
+    let released = entry(
+        7,
+        Payload::SlotReleased(SlotReleased {
+            turn,
+            slot,
+            n: Some(0),
+        }),
+    );
     append(store, &mut owner, Frame::of(&[released, spoke(8, "x")]));
     append(store, &mut owner, frame(9, 1));
     let before = |before, kinds: &[Kind], max| {

@@ -15,9 +15,9 @@ use anyhow::Context;
 use tokio::sync::mpsc;
 
 use super::client::{CallError, Client};
-use super::event::{Table, in_breaths};
 use super::fault::{Interrupted, hinted};
 use super::follow::{Update, follow};
+use super::journal::{self, Table};
 use super::server::{self, Running};
 use super::term::{Paint, Style, Wrap, bytes, out, tame};
 use super::voices::{Layout, Voices};
@@ -123,15 +123,9 @@ async fn show_all(data: &Path, exit: bool) -> anyhow::Result<Running> {
     };
     let heard = talk(&show, &client, &session, wait).await?;
     show_slot(&show, &client, &session).await?;
-    let mut table = Table::new(show.paint);
     show.title("journal: everything above is in it, and nothing was shown before it was")?;
-    out(&table.head())?;
-    let (events, _) = super::journal::all(&client, &session)
-        .await
-        .map_err(CallError::explain)?;
-    for event in in_breaths(&events) {
-        out(&table.line(&event))?;
-    }
+    let table = Table::new(show.paint, Some(WIDTH), false);
+    journal::show(&client, &session, table).await?;
     check_saved(&show, &client, &session, &heard).await?;
 
     if exit {

@@ -72,6 +72,40 @@ pub struct Returned {
     #[serde(default)]
     pub usage: Usage,
     pub attempts: u32,
+    /// It failed before the guest had a handle on the answer.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub opening: bool,
+    /// For a timer: which of the turn's polls it ended. Two timers that ended in one poll are
+    /// not the same to a guest as two that ended in two.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub poll: Option<u64>,
+}
+
+/// A turn, or one call of it, is tried again. Written down before it is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Retried {
+    pub turn: TurnId,
+    /// The call; none if the whole turn is taken up again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub n: Option<u32>,
+    /// The number of the attempt that begins: 2 for the first repetition.
+    pub attempt: u32,
+    pub reason: RetryReason,
+    /// What the provider did, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+}
+
+/// Why something is tried again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RetryReason {
+    /// The host stopped while it was under way.
+    HostLost,
+    /// The host was asked to stop, and did not wait for it.
+    HostStopped,
+    /// A provider failed in a way that may pass, before anything of its answer came.
+    Provider,
 }
 
 /// A piece of a model's answer.
@@ -130,16 +164,27 @@ pub enum Observation {
         slot: SlotName,
         error: String,
     },
+    /// A lock was to be freed, and was not the turn's any more.
+    SlotLost {
+        slot: SlotName,
+    },
     MailboxPending {
         messages: Vec<MessageId>,
     },
     /// The turn took these.
     MailboxPulled {
         messages: Vec<MessageId>,
+        /// How many were asked for at most.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        max: Option<u32>,
     },
     /// The turn put this one back.
     MailboxLeft {
         message: MessageId,
+    },
+    /// There was nothing to put back: the turn had not pulled it.
+    MailboxNotPulled {
+        message: String,
     },
     MailboxRead {
         message: String,
@@ -147,6 +192,9 @@ pub enum Observation {
     },
     MailboxSearched {
         query: Digest,
+        /// Where the search began: it looked at entries before this one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        before: Option<Seq>,
         found: Vec<MessageId>,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         next: Option<Seq>,
@@ -160,6 +208,14 @@ pub enum Observation {
         first: Seq,
         last: Seq,
         items: u32,
+        /// How many were asked for at most, and before which place.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        max: Option<u32>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        before: Option<Seq>,
+        /// Messages in between that were left out: they waited for this agent.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        without: Vec<Seq>,
     },
     Budget {
         host_calls: u64,

@@ -20,10 +20,13 @@ pub enum Kind {
     InterruptRequested = 14,
     TurnEnded = 15,
     MessageSetAside = 16,
+    Retried = 17,
+    AgentSuspended = 18,
+    AgentResumed = 19,
 }
 
 impl Kind {
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 19] = [
         Self::SessionOpened,
         Self::SessionChanged,
         Self::MessageReceived,
@@ -40,6 +43,9 @@ impl Kind {
         Self::InterruptRequested,
         Self::TurnEnded,
         Self::MessageSetAside,
+        Self::Retried,
+        Self::AgentSuspended,
+        Self::AgentResumed,
     ];
 
     pub fn of_number(number: u16) -> Option<Self> {
@@ -73,6 +79,9 @@ impl Kind {
             Self::InterruptRequested => "interrupt-requested",
             Self::TurnEnded => "turn-ended",
             Self::MessageSetAside => "message-set-aside",
+            Self::Retried => "retried",
+            Self::AgentSuspended => "agent-suspended",
+            Self::AgentResumed => "agent-resumed",
         }
     }
 
@@ -88,7 +97,10 @@ impl Kind {
             | Self::SlotCommitted
             | Self::InterruptRequested
             | Self::TurnEnded
-            | Self::MessageSetAside => true,
+            | Self::MessageSetAside
+            | Self::Retried
+            | Self::AgentSuspended
+            | Self::AgentResumed => true,
             Self::Called
             | Self::Returned
             | Self::Streamed
@@ -110,6 +122,6 @@ mod tests {
             assert_eq!(Kind::of_name(kind.name()), Some(kind));
         }
         assert_eq!(Kind::of_number(0), None);
-        assert_eq!(Kind::of_number(17), None);
+        assert_eq!(Kind::of_number(20), None);
     }
 }

@@ -15,10 +15,11 @@ mod turn;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Time;
-use crate::id::Seq;
+use crate::id::{Seq, TurnId};
 
 pub use call::{
-    CallKind, CallResult, Called, Observation, Observed, Piece, Returned, Streamed, Usage,
+    CallKind, CallResult, Called, Observation, Observed, Piece, Retried, RetryReason, Returned,
+    Streamed, Usage,
 };
 pub use kind::Kind;
 pub use message::{
@@ -26,7 +27,8 @@ pub use message::{
     MessageSetAside,
 };
 pub use session::{
-    Idempotency, SessionChange, SessionChanged, SessionOpened, SessionOpenedPrivate,
+    AgentResumed, AgentSuspended, Idempotency, SessionChange, SessionChanged, SessionOpened,
+    SessionOpenedPrivate,
 };
 pub use slot::{Content, SlotCommitted, SlotCommittedPrivate, SlotLocked, SlotReleased, Writer};
 pub use turn::{
@@ -62,6 +64,9 @@ pub enum Payload {
     InterruptRequested(InterruptRequested),
     TurnEnded(TurnEnded),
     MessageSetAside(MessageSetAside),
+    Retried(Retried),
+    AgentSuspended(AgentSuspended),
+    AgentResumed(AgentResumed),
 }
 
 impl Payload {
@@ -83,6 +88,34 @@ impl Payload {
             Self::InterruptRequested(_) => Kind::InterruptRequested,
             Self::TurnEnded(_) => Kind::TurnEnded,
             Self::MessageSetAside(_) => Kind::MessageSetAside,
+            Self::Retried(_) => Kind::Retried,
+            Self::AgentSuspended(_) => Kind::AgentSuspended,
+            Self::AgentResumed(_) => Kind::AgentResumed,
+        }
+    }
+
+    /// The turn whose guest made this entry; none if the host or somebody outside did.
+    pub fn made_by(&self) -> Option<&TurnId> {
+        match self {
+            Self::Called(it) => Some(&it.turn),
+            Self::Returned(it) => Some(&it.turn),
+            Self::Streamed(it) => Some(&it.turn),
+            Self::Observed(it) => Some(&it.turn),
+            Self::Spoke(it) => Some(&it.turn),
+            Self::MessageSent(it) => Some(&it.turn),
+            Self::SlotLocked(it) => it.n.and(Some(&it.turn)),
+            Self::SlotReleased(it) => it.n.and(Some(&it.turn)),
+            Self::SlotCommitted(it) => it.turn.as_ref(),
+            Self::SessionOpened(_)
+            | Self::SessionChanged(_)
+            | Self::MessageReceived(_)
+            | Self::TurnStarted(_)
+            | Self::InterruptRequested(_)
+            | Self::TurnEnded(_)
+            | Self::MessageSetAside(_)
+            | Self::Retried(_)
+            | Self::AgentSuspended(_)
+            | Self::AgentResumed(_) => None,
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::{AgentName, Digest};
+use crate::id::{AgentName, Author, Digest};
 
 /// What an idempotency key stands for: the key's digest and that of what it was used with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,4 +50,19 @@ pub enum SessionChange {
     Expired,
     /// Deleted on request. The last entry of its journal.
     Deleted,
+}
+
+/// The agent failed too often: it starts no turn here until somebody resumes it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AgentSuspended {
+    pub agent: AgentName,
+    pub reason: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AgentResumed {
+    pub agent: AgentName,
+    /// Who asked for it; none if the reason went away by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<Author>,
 }

@@ -8,7 +8,9 @@ use crate::id::{AgentName, Author, Digest, Seq, SlotName, TurnId};
 pub struct SlotLocked {
     pub slot: SlotName,
     pub turn: TurnId,
-    pub n: u32,
+    /// None if the host took the lock again for a turn that it resumed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub n: Option<u32>,
 }
 
 /// A document, inline or, when long, by the digest of its separately stored bytes.
@@ -63,5 +65,7 @@ pub struct SlotCommittedPrivate {
 pub struct SlotReleased {
     pub slot: SlotName,
     pub turn: TurnId,
-    pub n: u32,
+    /// None if the host freed it because the process of its holder was lost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub n: Option<u32>,
 }

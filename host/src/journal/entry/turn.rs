@@ -1,5 +1,7 @@
 //! Entries of a turn: started, what it said, interrupted, ended.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Time;
@@ -39,6 +41,9 @@ pub struct Pinned {
     pub component: String,
     /// The agent's version: component and configuration.
     pub version: u64,
+    /// Limits by name, where they are not the built-in ones.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub limits: BTreeMap<String, u64>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -98,6 +103,10 @@ pub enum Failure {
     HostLost,
     /// The component could not be loaded or instantiated.
     Component,
+    /// Attempt after attempt took the host down before it did anything.
+    Poison,
+    /// Run again after a crash, it did not do what it had done.
+    Nondeterminism,
 }
 
 impl Failure {
@@ -110,6 +119,8 @@ impl Failure {
             Self::Agent => "agent",
             Self::HostLost => "host-lost",
             Self::Component => "component",
+            Self::Poison => "poison",
+            Self::Nondeterminism => "nondeterminism",
         }
     }
 }

@@ -4,7 +4,7 @@ use crate::clock::Time;
 use crate::id::{AgentName, MessageId, RunId};
 use crate::journal::entry::Cause;
 
-use super::{Phase, State};
+use super::{Participant, Phase, State};
 
 /// What a turn that starts now takes.
 #[derive(Debug, Clone, PartialEq)]
@@ -19,7 +19,7 @@ impl State {
     /// What a turn of this agent would take if it started now; none if nothing is due.
     pub fn due(&self, agent: &AgentName, now: Time, messages_max: usize) -> Option<Due> {
         let participant = self.participants.get(agent)?;
-        if self.phase != Phase::Open || participant.turn.is_some() {
+        if self.phase != Phase::Open || participant.turn.is_some() || !participant.may_start(now) {
             return None;
         }
         let mut due = Due {
@@ -58,17 +58,7 @@ impl State {
         if !self.turns.is_empty() {
             return Some(Time(0));
         }
-        let work = self.participants.values().flat_map(|participant| {
-            let messages = participant
-                .pending
-                .iter()
-                .filter(|pending| pending.fresh)
-                .map(|pending| pending.not_before);
-            let slots = (!participant.watched.is_empty()).then_some(Time(0));
-            messages
-                .chain(slots)
-                .chain(participant.wake.as_ref().map(|wake| wake.at))
-        });
+        let work = self.participants.values().filter_map(Participant::due_at);
         work.chain(self.expires_at()).min()
     }
 
@@ -78,14 +68,7 @@ impl State {
             .participants
             .values()
             .filter(|participant| participant.turn.is_none());
-        let times = idle.flat_map(|participant| {
-            let messages = participant
-                .pending
-                .iter()
-                .filter(|pending| pending.fresh)
-                .map(|pending| pending.not_before);
-            messages.chain(participant.wake.as_ref().map(|wake| wake.at))
-        });
+        let times = idle.flat_map(Participant::due_times);
         times.filter(|at| *at > now).min()
     }
 
@@ -93,5 +76,27 @@ impl State {
     pub fn expires_at(&self) -> Option<Time> {
         let after_ms = self.opened.as_ref()?.expires_after_ms?;
         Some(self.time.plus_ms(after_ms))
+    }
+}
+
+impl Participant {
+    fn may_start(&self, now: Time) -> bool {
+        self.suspended.is_none() && self.failures.not_before <= now
+    }
+
+    /// When each thing that waits for it is due, its backoff counted in. None while suspended.
+    fn due_times(&self) -> impl Iterator<Item = Time> {
+        let fresh = self.pending.iter().filter(|pending| pending.fresh);
+        let slots = (!self.watched.is_empty()).then_some(Time(0));
+        fresh
+            .map(|pending| pending.not_before)
+            .chain(slots)
+            .chain(self.wake.as_ref().map(|wake| wake.at))
+            .filter(|_| self.suspended.is_none())
+            .map(|at| at.max(self.failures.not_before))
+    }
+
+    fn due_at(&self) -> Option<Time> {
+        self.due_times().min()
     }
 }

@@ -30,7 +30,7 @@ fn line(state: &State, (what, x, y): Step) -> Option<String> {
     let call = |verb: &str, rest: &str| {
         open.map(|(turn, open)| format!("{verb} {turn} {} {rest}", open.calls))
     };
-    match what % 20 {
+    match what % 24 {
         0 | 1 => Some(format!("got {agent} key={y}")),
         2 => Some(format!("got {agent} invoked")),
         3..=6 => {
@@ -87,10 +87,25 @@ fn line(state: &State, (what, x, y): Step) -> Option<String> {
         15 => call("free", slot),
         16 => Some(format!("put {slot} wakes={agent}")),
         17 => open.map(|(turn, _)| format!("stop {turn}")),
+        20 => open.map(|(turn, open)| {
+            let reason = ["host-lost", "host-stopped"][usize::from(y) % 2];
+            format!("again {turn} {} {reason}", open.attempt + 1)
+        }),
+        21 => open.map(|(turn, _)| format!("lost {turn} {slot}")),
+        22 => open.map(|(turn, _)| format!("retake {turn} {slot}")),
+        23 => Some(format!(
+            "{} {agent}",
+            ["suspend", "resume"][usize::from(y) % 2]
+        )),
         18 => open.map(|(turn, _)| {
             let outcome = ["completed", "failed", "interrupted", "cancelled"][usize::from(y) % 4];
             let wake = if y % 3 == 0 { "wake=9000" } else { "" };
-            format!("end {turn} {outcome} * {wake}")
+            let code = match (outcome, x % 3) {
+                ("failed", 0) => "code=trap",
+                ("failed", 1) => "code=agent",
+                _ => "",
+            };
+            format!("end {turn} {outcome} * {wake} {code}")
         }),
         _ => match y % 8 {
             0 => Some(format!("remove {agent}")),
@@ -148,6 +163,7 @@ fn holds_together(state: &State) {
     }
     for (id, turn) in &state.turns {
         count(Some(&turn.run));
+        turn.cause_runs().for_each(|run| count(Some(run)));
         assert_eq!(
             state.participants[&turn.agent].turn.as_ref(),
             Some(id),

@@ -7,7 +7,7 @@
 //! Invariant: an entry that `next` accepted once is accepted again after the
 //! same entries. A refused entry leaves the state as it was.
 //!
-//! One file per family of entries: `session`, `mailbox`, `turns`, `slots`,
+//! One file per family of entries: `session`, `mailbox`, `turns`, `slots`, `supervision`,
 //! with `runs` behind them; `due` says what follows from all of it.
 
 mod due;
@@ -15,6 +15,7 @@ mod mailbox;
 mod runs;
 mod session;
 mod slots;
+mod supervision;
 mod turns;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -31,13 +32,14 @@ pub use due::Due;
 pub use mailbox::{DELIVERIES_MAX, Pending, REDELIVERY_MS, Sender};
 pub use session::{IDEMPOTENCY_MS, Remembered};
 pub use slots::{Document, Slot};
-pub use turns::OpenTurn;
+pub use supervision::{FAILURES_KEPT, Failures, Supervision};
+pub use turns::{ATTEMPTS_MAX, OpenTurn};
 
 use runs::Run;
 
 /// Changes whenever a fold of the same entries would serialise differently:
 /// snapshots of another version are ignored.
-pub const FOLD_VERSION: u32 = 2;
+pub const FOLD_VERSION: u32 = 3;
 
 /// An entry that cannot follow the ones before it: a defect of the writer or a damaged journal.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -88,6 +90,9 @@ pub struct Participant {
     pub wake: Option<WakeUp>,
     pub turn: Option<TurnId>,
     pub context: Context,
+    pub failures: Failures,
+    /// Why it starts no turn, until somebody resumes it.
+    pub suspended: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -115,6 +120,11 @@ impl State {
             (Phase::Ended, _) => return Err(illegal("the session has ended")),
         }
         self.apply(entry).map_err(illegal)?;
+        if let Some(turn) = entry.payload.made_by()
+            && let Some(open) = self.turns.get_mut(turn)
+        {
+            open.progressed(entry.time);
+        }
         self.last = entry.seq;
         self.time = entry.time;
         Ok(())
@@ -139,6 +149,9 @@ impl State {
             Payload::InterruptRequested(requested) => self.interrupt_requested(requested),
             Payload::TurnEnded(ended) => self.turn_ended(entry, ended),
             Payload::MessageSetAside(aside) => self.message_set_aside(aside),
+            Payload::Retried(retried) => self.retried(entry, retried),
+            Payload::AgentSuspended(suspended) => self.agent_suspended(suspended),
+            Payload::AgentResumed(resumed) => self.agent_resumed(resumed),
         }
     }
 

@@ -33,7 +33,10 @@ impl State {
         {
             return Err("the slot is locked");
         }
-        let turn = self.call(&locked.turn, locked.n)?;
+        let turn = match locked.n {
+            Some(n) => self.call(&locked.turn, n)?,
+            None => self.speaking(&locked.turn)?,
+        };
         turn.locks.insert(locked.slot.clone());
         self.slots.entry(locked.slot.clone()).or_default().lock = Some(locked.turn.clone());
         Ok(())
@@ -43,9 +46,11 @@ impl State {
         if !self.holds(&released.slot, &released.turn) {
             return Err("the turn does not hold the slot");
         }
-        self.call(&released.turn, released.n)?
-            .locks
-            .remove(&released.slot);
+        let turn = match released.n {
+            Some(n) => self.call(&released.turn, n)?,
+            None => self.speaking(&released.turn)?,
+        };
+        turn.locks.remove(&released.slot);
         self.unlock(&released.slot);
         Ok(())
     }

@@ -7,12 +7,12 @@ use serde::{Deserialize, Serialize};
 use crate::clock::Time;
 use crate::id::{AgentName, MessageId, RunId, Seq, SlotName, TurnId};
 use crate::journal::entry::{
-    Called, Cause, Entry, InterruptRequested, Observation, Observed, Outcome, Returned, Spoke,
-    Streamed, TurnEnded, TurnStarted, Usage,
+    Called, Cause, Entry, InterruptRequested, Observation, Observed, Outcome, Pinned, Retried,
+    RetryReason, Returned, Spoke, Streamed, TurnEnded, TurnStarted, Usage,
 };
 
 use super::mailbox::position;
-use super::{State, WakeUp};
+use super::{State, WakeUp, supervision};
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct OpenTurn {
@@ -34,6 +34,61 @@ pub struct OpenTurn {
     pub usage: Usage,
     /// Somebody asked it to stop: nothing of it follows but its end.
     pub interrupted: bool,
+    /// What it runs with, whatever is deployed or configured meanwhile.
+    pub pinned: Pinned,
+    /// Slots and wake-ups that it was started for, with their runs.
+    causes: Vec<(Cause, Option<RunId>)>,
+    /// 1 for the first.
+    pub attempt: u32,
+    /// Attempts in a row before this one that added no entry.
+    barren: u32,
+    /// This attempt has added an entry.
+    progressed: bool,
+    attempt_at: Time,
+    /// The newest entry that it made, or the start of the attempt.
+    last_at: Time,
+    /// How long earlier attempts ran, as far as their entries tell.
+    ran_ms: u64,
+}
+
+/// After so many attempts in a row that added nothing, the turn is taken for one that takes
+/// the host down.
+pub const ATTEMPTS_MAX: u32 = 3;
+
+impl OpenTurn {
+    /// Its guest did something.
+    pub(super) fn progressed(&mut self, now: Time) {
+        self.progressed = true;
+        self.last_at = now;
+    }
+
+    /// Whether it was tried as often as it may be, this attempt having been lost.
+    pub fn is_poison(&self) -> bool {
+        !self.progressed && self.barren + 1 >= ATTEMPTS_MAX
+    }
+
+    /// Whether this attempt began at or after a time.
+    pub fn is_since(&self, time: Time) -> bool {
+        self.attempt_at >= time
+    }
+
+    /// How long it has run, downtime left out, if this attempt was lost.
+    pub fn ran_ms(&self) -> u64 {
+        self.ran_ms
+            .saturating_add(self.last_at.ms_since(self.attempt_at))
+    }
+
+    /// How long it has run if it still runs.
+    pub fn ran_until_ms(&self, now: Time) -> u64 {
+        self.ran_ms.saturating_add(now.ms_since(self.attempt_at))
+    }
+
+    /// What it was started for.
+    pub fn causes(&self) -> Vec<Cause> {
+        let messages = (!self.inputs.is_empty()).then_some(Cause::Messages);
+        let others = self.causes.iter().map(|(cause, _)| cause.clone());
+        messages.into_iter().chain(others).collect()
+    }
 }
 
 impl State {
@@ -76,16 +131,17 @@ impl State {
         }
         let participant = self.participant_mut(&started.agent)?;
         participant.turn = Some(started.turn.clone());
-        let mut runs = Vec::new();
+        let mut causes = Vec::new();
         for cause in &started.causes {
-            match cause {
-                Cause::Messages => {}
-                Cause::Slot(slot) => runs.extend(participant.watched.remove(slot).flatten()),
-                Cause::Wake => runs.extend(participant.wake.take().map(|wake| wake.run)),
-            }
+            let run = match cause {
+                Cause::Messages => continue,
+                Cause::Slot(slot) => participant.watched.remove(slot).flatten(),
+                Cause::Wake => participant.wake.take().map(|wake| wake.run),
+            };
+            // The turn keeps the hold on the run: should it fail, the cause comes back.
+            causes.push((cause.clone(), run));
         }
         self.hold(&started.run);
-        runs.iter().for_each(|run| self.release(Some(run)));
         self.take_index(&started.run);
         self.turns.insert(
             started.turn.clone(),
@@ -102,6 +158,14 @@ impl State {
                 locks: BTreeSet::new(),
                 usage: Usage::default(),
                 interrupted: false,
+                pinned: started.private.clone(),
+                causes,
+                attempt: started.attempt,
+                barren: 0,
+                progressed: false,
+                attempt_at: entry.time,
+                last_at: entry.time,
+                ran_ms: 0,
             },
         );
         Ok(())
@@ -110,6 +174,31 @@ impl State {
     pub(super) fn called(&mut self, called: &Called) -> Result<(), &'static str> {
         let turn = self.call(&called.turn, called.n)?;
         turn.open_calls.insert(called.n);
+        Ok(())
+    }
+
+    /// A turn, or one of its open calls, begins once more.
+    pub(super) fn retried(&mut self, entry: &Entry, retried: &Retried) -> Result<(), &'static str> {
+        let turn = self.speaking(&retried.turn)?;
+        if let Some(n) = retried.n {
+            return turn
+                .open_calls
+                .contains(&n)
+                .then_some(())
+                .ok_or("no such call is open");
+        }
+        if retried.attempt != turn.attempt + 1 {
+            return Err("its attempt does not follow");
+        }
+        turn.ran_ms = turn.ran_ms();
+        turn.attempt = retried.attempt;
+        match retried.reason {
+            _ if turn.progressed => turn.barren = 0,
+            RetryReason::HostStopped => {}
+            RetryReason::HostLost | RetryReason::Provider => turn.barren += 1,
+        }
+        turn.progressed = false;
+        (turn.attempt_at, turn.last_at) = (entry.time, entry.time);
         Ok(())
     }
 
@@ -151,7 +240,7 @@ impl State {
 
     pub(super) fn observed(&mut self, observed: &Observed) -> Result<(), &'static str> {
         match &observed.what {
-            Observation::MailboxPulled { messages } => {
+            Observation::MailboxPulled { messages, .. } => {
                 let turn = self
                     .turns
                     .get(&observed.turn)
@@ -185,6 +274,8 @@ impl State {
             | Observation::SlotNames { .. }
             | Observation::SlotRefused { .. }
             | Observation::CommitRefused { .. }
+            | Observation::SlotLost { .. }
+            | Observation::MailboxNotPulled { .. }
             | Observation::MailboxPending { .. }
             | Observation::MailboxRead { .. }
             | Observation::MailboxSearched { .. }
@@ -223,8 +314,21 @@ impl State {
         for input in &ended.inputs {
             released.extend(participant.settle(input, entry.time));
         }
+        match &ended.error {
+            Some(error) if supervision::counts(error.code) => {
+                participant.failures.failed(entry.time);
+            }
+            Some(_) => {}
+            None => participant.failures.went_well(),
+        }
         if ended.outcome == Outcome::Completed {
             participant.context.turn_completed(&ended.private.context);
+        }
+        let returns = ended.returns_causes(turn.said);
+        for (cause, run) in turn.causes {
+            if !returns || !participant.give_back(&cause, run.as_ref(), entry.time) {
+                released.extend(run);
+            }
         }
         if let Some(at) = ended.wake_at {
             let earlier = participant.wake.replace(WakeUp {
@@ -249,7 +353,7 @@ impl State {
     }
 
     /// The open turn, if nobody has asked it to stop: an interruption is a cut.
-    fn speaking(&mut self, turn: &TurnId) -> Result<&mut OpenTurn, &'static str> {
+    pub(super) fn speaking(&mut self, turn: &TurnId) -> Result<&mut OpenTurn, &'static str> {
         let turn = self.turns.get_mut(turn).ok_or("the turn is not open")?;
         if turn.interrupted {
             return Err("the turn is interrupted");
@@ -263,5 +367,13 @@ impl State {
             return Err("it is another agent's turn");
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+impl OpenTurn {
+    /// The runs that its causes hold.
+    pub(super) fn cause_runs(&self) -> impl Iterator<Item = &RunId> {
+        self.causes.iter().filter_map(|(_, run)| run.as_ref())
     }
 }

@@ -1,8 +1,5 @@
 //! `turn`: what this activation is.
 
-use std::sync::atomic::Ordering;
-
-use crate::journal::entry::Observation;
 use crate::runtime::bindings::antiphon::agent::turn::{Allowance, Host, Info};
 use crate::runtime::guest::Guest;
 
@@ -26,24 +23,11 @@ impl Host for Guest {
     }
 
     fn budget(&mut self) -> wasmtime::Result<Allowance> {
-        let scope = &self.scope;
-        Ok(scope.observe(|batch| {
-            let said = batch.said(&scope.turn);
-            let ran = batch.now().ms_since(scope.clock.started());
-            let allowance = Allowance {
-                host_calls: scope
-                    .limits
-                    .host_calls_max
-                    .saturating_sub(scope.calls.load(Ordering::Relaxed)),
-                reply_bytes: scope.limits.reply_bytes_max.saturating_sub(said),
-                wall_ms: scope.limits.turn_ms_max.saturating_sub(ran),
-            };
-            let what = Observation::Budget {
-                host_calls: allowance.host_calls,
-                reply_bytes: allowance.reply_bytes,
-                wall_ms: allowance.wall_ms,
-            };
-            (allowance, what)
-        })?)
+        let budget = self.scope.budget()?;
+        Ok(Allowance {
+            host_calls: budget.host_calls,
+            reply_bytes: budget.reply_bytes,
+            wall_ms: budget.wall_ms,
+        })
     }
 }

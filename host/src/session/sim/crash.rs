@@ -2,8 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use super::laws::{check_answered, check_kept, check_lost, check_transcript};
-use super::{Outside, SYNCS_MAX, converse, entries, fold, fresh, is_quiet, life, tenant};
+use super::laws::{
+    check_answered, check_calls, check_kept, check_repeatable, check_resumed, check_said,
+    check_transcript,
+};
+use super::{
+    Log, Outside, PROVIDER, SYNCS_MAX, converse, entries, fold, fresh, is_quiet, life, tenant,
+};
 use crate::clock::Time;
 use crate::ledger::transcript;
 use crate::store::{Fault, Memory, RecordSpace, memory};
@@ -57,7 +62,10 @@ fn survives(lines: &[&str], fault: Fault, crash: Crash, again: Option<Fault>) ->
         let stored = entries(&*world.store);
         check_kept(&stored, &outside);
         check_answered(&stored);
-        check_lost(&stored, lost.keys());
+        check_resumed(&stored, lost.keys());
+        check_repeatable(&stored);
+        check_said(&stored);
+        check_calls(&stored, &PROVIDER.with_borrow(Log::made));
         if !stored.is_empty() {
             let session = world.session().await;
             let last = session.ledger.look(|state| state.last);
@@ -254,6 +262,9 @@ fn conversation(dice: &mut Dice) -> Vec<String> {
     lines
 }
 
+/// Seeds of one run.
+const SEEDS: u64 = 100;
+
 /// `ANTIPHON_SIM_SEED=n` runs one seed.
 #[test]
 #[expect(
@@ -266,7 +277,7 @@ fn any_conversation_survives_any_crash() {
             let seed: u64 = seed.parse().expect("a number");
             seed..seed + 1
         }
-        Err(_) => 0..100,
+        Err(_) => 0..SEEDS,
     };
     for seed in seeds {
         let mut dice = Dice(seed);

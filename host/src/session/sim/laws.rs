@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{Outside, fold};
 use crate::id::{MessageId, Seq, TurnId};
 use crate::journal::codec::Encoded;
-use crate::journal::entry::{Entry, Failure, Fate, Kind, Outcome, Payload};
+use crate::journal::entry::{CallKind, Cause, Entry, Failure, Fate, Kind, Outcome, Payload};
 use crate::journal::script::print;
 use crate::ledger::transcript;
+use crate::runtime::scope::call_key;
 
 /// Nothing that was acknowledged or shown is missing, whatever it became.
 pub(super) fn check_kept(stored: &[Entry], outside: &Outside) {
@@ -121,18 +122,155 @@ pub(super) fn check_transcript(items: &[transcript::Item], stored: &[Entry], out
     }
 }
 
-/// Turns that were open ended as lost, or as interrupted if somebody had asked for it.
-pub(super) fn check_lost<'a>(stored: &[Entry], lost: impl Iterator<Item = &'a TurnId>) {
-    for turn in lost {
+/// Turns that were open were taken up again and came to their end, or ended as interrupted if
+/// somebody had asked for it.
+pub(super) fn check_resumed<'a>(stored: &[Entry], open: impl Iterator<Item = &'a TurnId>) {
+    for turn in open {
         let ended = stored.iter().find_map(|entry| match &entry.payload {
             Payload::TurnEnded(ended) if ended.turn == *turn => Some(ended),
             _ => None,
         });
         let ended = ended.expect("it ended");
-        let code = ended.error.as_ref().map(|error| error.code);
+        let again = stored.iter().any(|entry| {
+            matches!(&entry.payload, Payload::Retried(it) if it.turn == *turn && it.n.is_none())
+        });
+        let poison = ended.error.as_ref().map(|error| error.code) == Some(Failure::Poison);
         assert!(
-            (ended.outcome, code) == (Outcome::Failed, Some(Failure::HostLost)),
-            "{turn}: {ended:?}"
+            again || poison || matches!(ended.outcome, Outcome::Interrupted | Outcome::Cancelled),
+            "{turn}: {ended:?}\n{}",
+            print(stored)
         );
     }
+}
+
+/// Every script here is deterministic, so no replay differs; and no host is lost to a turn.
+pub(super) fn check_repeatable(stored: &[Entry]) {
+    for entry in stored {
+        if let Payload::TurnEnded(ended) = &entry.payload
+            && let Some(error) = &ended.error
+        {
+            assert!(
+                !matches!(
+                    error.code,
+                    Failure::Nondeterminism | Failure::HostLost | Failure::Limit
+                ),
+                "{error:?}\n{}",
+                print(stored)
+            );
+        }
+    }
+}
+
+/// A model is asked nothing that is not written down, and never twice unless that is.
+pub(super) fn check_calls(stored: &[Entry], made: &BTreeMap<String, u32>) {
+    let mut allowed: BTreeMap<String, u32> = BTreeMap::new();
+    let mut keys: BTreeMap<(TurnId, u32), String> = BTreeMap::new();
+    for entry in stored {
+        match &entry.payload {
+            Payload::Called(it) if it.call == CallKind::Model => {
+                let (tenant, session) = (super::tenant(), super::journal().session);
+                let key = call_key(&tenant, &session, None, &it.turn, it.n, &it.request);
+                allowed.insert(key.clone(), 1);
+                keys.insert((it.turn.clone(), it.n), key);
+            }
+            Payload::Retried(it) => {
+                if let Some(n) = it.n {
+                    *allowed
+                        .entry(keys[&(it.turn.clone(), n)].clone())
+                        .or_default() += 1;
+                }
+            }
+            _ => {}
+        }
+    }
+    for (key, times) in made {
+        let most = allowed.get(key).copied().unwrap_or(0);
+        assert!(
+            *times <= most,
+            "{times} calls, {most} written down\n{}",
+            print(stored)
+        );
+    }
+}
+
+/// What each completed turn said is what its script says: no word missing, none twice. A model's
+/// words may end early, and then the agent says where.
+pub(super) fn check_said(stored: &[Entry]) {
+    let mut bodies: BTreeMap<MessageId, String> = BTreeMap::new();
+    let mut inputs: BTreeMap<TurnId, Vec<MessageId>> = BTreeMap::new();
+    let mut said: BTreeMap<TurnId, String> = BTreeMap::new();
+    for entry in stored {
+        match &entry.payload {
+            Payload::MessageReceived(it) => {
+                bodies.insert(it.message.clone(), it.body.as_str().unwrap().to_owned());
+            }
+            Payload::MessageSent(it) => {
+                bodies.insert(it.message.clone(), it.body.as_str().unwrap().to_owned());
+            }
+            Payload::TurnStarted(it) => {
+                // What else it was started for, it says too.
+                let others = it.causes.iter().any(|cause| *cause != Cause::Messages);
+                if !others {
+                    inputs.insert(it.turn.clone(), it.inputs.clone());
+                }
+            }
+            Payload::Spoke(it) => said.entry(it.turn.clone()).or_default().push_str(&it.text),
+            Payload::TurnEnded(it) if it.outcome == Outcome::Completed => {
+                let Some(inputs) = inputs.get(&it.turn) else {
+                    continue;
+                };
+                let scripts: Vec<&str> = inputs.iter().map(|it| bodies[it].as_str()).collect();
+                let text = said.get(&it.turn).map_or("", String::as_str);
+                assert!(
+                    is_said(text, &scripts.join(";")),
+                    "{text:?} of {scripts:?}\n{}",
+                    print(stored)
+                );
+            }
+            _ => {}
+        }
+    }
+}
+
+fn is_said(text: &str, script: &str) -> bool {
+    let mut rest = text;
+    for step in script.split(';').map(str::trim) {
+        let (verb, words) = step.split_once(' ').unwrap_or((step, ""));
+        let broken = |words: &str| words.contains("CUT") || words.contains("BUSY");
+        match verb {
+            "say" => match rest.strip_prefix(words) {
+                Some(more) => rest = more,
+                None => return false,
+            },
+            "model" | "ask" if !broken(words) => {
+                if let Some(more) = rest.strip_prefix(words) {
+                    // The end of an answer may be lost when all its words were there.
+                    let cut = format!("[cut after {}]", words.len());
+                    rest = more.strip_prefix(&cut).unwrap_or(more);
+                    continue;
+                }
+                let shown = words
+                    .bytes()
+                    .zip(rest.bytes())
+                    .take_while(|(a, b)| a == b)
+                    .count();
+                let shown = if verb == "ask" { 0 } else { shown };
+                let Some(more) = rest[shown..].strip_prefix("[cut after ") else {
+                    return false;
+                };
+                let Some((count, more)) = more.split_once(']') else {
+                    return false;
+                };
+                if verb == "model" && count.parse() != Ok(shown) {
+                    return false;
+                }
+                rest = more;
+            }
+            "lock" | "free" | "sleep" | "send" | "leave" | "wake" => {}
+            "commit" => rest = rest.strip_prefix("lost.").unwrap_or(rest),
+            // What these say depends on others.
+            _ => return true,
+        }
+    }
+    rest.is_empty()
 }

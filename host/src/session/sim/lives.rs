@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::laws::{check_answered, check_lost};
+use super::laws::{check_answered, check_resumed};
 use super::*;
 
 /// Talk for a while without any fault; the disk and the time afterwards.
@@ -356,7 +356,7 @@ fn a_drain_lets_turns_end_and_starts_nothing() {
 }
 
 #[test]
-fn a_turn_that_outlasts_the_drain_is_ended_by_the_next_process() {
+fn a_turn_that_outlasts_the_drain_is_taken_up_by_the_next_process() {
     let disk = fresh();
     let turns = life(&disk, Time(0), async |world| {
         let lines = [
@@ -372,7 +372,7 @@ fn a_turn_that_outlasts_the_drain_is_ended_by_the_next_process() {
     life(&disk.power_loss(), Time(1_000_000), async |world| {
         world.quiet().await;
         let stored = entries(&*world.store);
-        check_lost(&stored, turns.keys());
+        check_resumed(&stored, turns.keys());
         check_answered(&stored);
     });
 }

@@ -12,7 +12,7 @@ mod crash;
 mod laws;
 mod lives;
 
-use std::collections::BTreeMap;
+use std::cell::RefCell;
 use std::future::Future;
 use std::sync::OnceLock;
 
@@ -24,6 +24,7 @@ use crate::journal::codec::Encoded;
 use crate::journal::entry::{Entry, Kind, Outcome, Payload};
 use crate::journal::script::{name, print};
 use crate::journal::state::State;
+use crate::model::simulated::Log;
 use crate::store::components::Components;
 use crate::store::{Fault, Memory, RecordKey, RecordSpace, Write, memory};
 
@@ -31,6 +32,11 @@ use crate::store::{Fault, Memory, RecordKey, RecordSpace, Write, memory};
 const STEPS_MAX: u64 = 100_000;
 /// More syncs than any conversation here takes.
 const SYNCS_MAX: u64 = 100;
+
+thread_local! {
+    /// The provider of this thread's test: it outlives every life.
+    static PROVIDER: RefCell<Log> = RefCell::default();
+}
 
 fn tenant() -> TenantId {
     name("t")
@@ -58,6 +64,7 @@ fn components() -> Components {
 
 /// A disk on which the agents `a` and `b` are deployed; `b` watches the slot `x`.
 fn fresh() -> Memory {
+    PROVIDER.take();
     let disk = Memory::new();
     let store = memory(&disk);
     for agent in ["a", "b"] {
@@ -65,10 +72,8 @@ fn fresh() -> Memory {
         if agent == "b" {
             config.watches.insert(name("x"));
         }
-        let mut deployment = Deployment {
-            config: Arc::new(config),
-            ..Deployment::default()
-        };
+        let mut deployment = Deployment::default();
+        deployment.put_config(Arc::new(config), Time(0), 10);
         deployment.put_component(Digest::of(agent.as_bytes()), Time(0), 10);
         let key = RecordKey {
             tenant: Some(tenant()),
@@ -160,7 +165,7 @@ impl World {
             clock: clock.clone(),
             instances: Instances::Scripted,
             agents: Arc::new(agents.expect("they read")),
-            models: Models::new(BTreeMap::new(), Models::OFFLINE_TOKEN_MS).expect("none"),
+            models: Models::simulated(PROVIDER.with_borrow(Log::clone)),
             logs: Logs::new(1024),
             limits: TurnLimits::default(),
             turns_max: 4,

@@ -2,61 +2,25 @@
 
 use crate::journal::entry::{Piece, Usage as EntryUsage};
 use crate::model::{
-    Delta as ModelDelta, Finish as ModelFinish, Message as ModelMessage,
-    Parameters as ModelParameters, Request as ModelRequest, Tool as ModelTool,
-    ToolCall as ModelToolCall, ToolChoice as ModelToolChoice, Usage as ModelUsage,
+    Finish as ModelFinish, Message as ModelMessage, Parameters as ModelParameters,
+    Request as ModelRequest, Tool as ModelTool, ToolCall as ModelToolCall,
+    ToolChoice as ModelToolChoice,
 };
 use crate::runtime::bindings::antiphon::agent::model::{
-    Delta, Finish, Finished, Message, Request, ToolCall, ToolChoice, Usage,
+    Completion, Delta, Finish, Finished, Message, ModelError, ProviderError, Request, ToolCall,
+    ToolChoice, Usage,
 };
+use crate::runtime::scope::answer::{self, NoAnswer};
 
-/// The pieces as entries hold them: neighbouring texts are one.
-pub(super) fn joined(deltas: &[ModelDelta]) -> Vec<Piece> {
-    let mut pieces: Vec<Piece> = Vec::new();
-    for delta in deltas {
-        match (delta, pieces.last_mut()) {
-            (ModelDelta::Text(more), Some(Piece::Text(text))) => text.push_str(more),
-            (ModelDelta::Text(text), _) => pieces.push(Piece::Text(text.clone())),
-            (ModelDelta::ToolCall(call), _) => pieces.push(Piece::ToolCall {
-                id: call.id.clone(),
-                name: call.name.clone(),
-                arguments: call.arguments.clone(),
-            }),
-            (ModelDelta::Finished { reason, usage }, _) => pieces.push(Piece::Finished {
-                reason: reason.name().into(),
-                usage: usage.map(|usage| entry_usage(Some(usage))),
-            }),
-        }
-    }
-    pieces
-}
-
-pub(super) fn delta_bytes(delta: &ModelDelta) -> usize {
-    match delta {
-        ModelDelta::Text(text) => text.len(),
-        ModelDelta::ToolCall(call) => call.name.len() + call.arguments.len(),
-        ModelDelta::Finished { .. } => 0,
-    }
-}
-
-pub(super) fn entry_usage(usage: Option<ModelUsage>) -> EntryUsage {
-    let usage = usage.unwrap_or_default();
-    EntryUsage {
-        model_calls: 1,
-        input_tokens: usage.input_tokens,
-        output_tokens: usage.output_tokens,
-    }
-}
-
-pub(super) fn usage_to_wit(usage: ModelUsage) -> Usage {
+fn usage_to_wit(usage: EntryUsage) -> Usage {
     Usage {
         input_tokens: usage.input_tokens,
         output_tokens: usage.output_tokens,
     }
 }
 
-pub(super) fn finish_to_wit(finish: ModelFinish) -> Finish {
-    match finish {
+fn finish_to_wit(name: &str) -> Finish {
+    match ModelFinish::of_name(name) {
         ModelFinish::Stop => Finish::Stop,
         ModelFinish::Length => Finish::Length,
         ModelFinish::ToolCalls => Finish::ToolCalls,
@@ -65,22 +29,49 @@ pub(super) fn finish_to_wit(finish: ModelFinish) -> Finish {
     }
 }
 
-pub(super) fn tool_call_to_wit(call: ModelToolCall) -> ToolCall {
-    ToolCall {
-        id: call.id,
-        name: call.name,
-        arguments: call.arguments,
+pub(super) fn piece_to_wit(piece: Piece) -> Delta {
+    match piece {
+        Piece::Text(text) => Delta::Text(text),
+        Piece::ToolCall {
+            id,
+            name,
+            arguments,
+        } => Delta::ToolCall(ToolCall {
+            id,
+            name,
+            arguments,
+        }),
+        Piece::Finished { reason, usage } => Delta::Finished(Finished {
+            reason: finish_to_wit(&reason),
+            usage: usage.map(usage_to_wit),
+        }),
     }
 }
 
-pub(super) fn delta_to_wit(delta: ModelDelta) -> Delta {
-    match delta {
-        ModelDelta::Text(text) => Delta::Text(text),
-        ModelDelta::ToolCall(call) => Delta::ToolCall(tool_call_to_wit(call)),
-        ModelDelta::Finished { reason, usage } => Delta::Finished(Finished {
-            reason: finish_to_wit(reason),
-            usage: usage.map(usage_to_wit),
-        }),
+pub(super) fn completion_to_wit(completion: answer::Completion) -> Completion {
+    let tool_calls = completion.tool_calls.into_iter().map(piece_to_wit);
+    Completion {
+        text: completion.text,
+        tool_calls: tool_calls
+            .filter_map(|delta| match delta {
+                Delta::ToolCall(call) => Some(call),
+                Delta::Text(_) | Delta::Finished(_) => None,
+            })
+            .collect(),
+        finish: finish_to_wit(&completion.finish),
+        usage: completion.usage.map(usage_to_wit),
+    }
+}
+
+pub(super) fn error_to_wit(error: NoAnswer) -> ModelError {
+    match error {
+        NoAnswer::Refused(text) => ModelError::Refused(text),
+        NoAnswer::OverBudget => ModelError::OverBudget,
+        NoAnswer::Deadline => ModelError::Deadline,
+        NoAnswer::CircuitOpen => ModelError::CircuitOpen,
+        NoAnswer::Interrupted(text) => ModelError::Interrupted(text),
+        NoAnswer::Provider { status, text } => ModelError::Provider(ProviderError { status, text }),
+        NoAnswer::Other(text) => ModelError::Other(text),
     }
 }
 

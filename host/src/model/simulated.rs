@@ -1,0 +1,70 @@
+//! A provider inside the process, for tests on virtual time: what it is asked says what it does.
+//!
+//! It answers with the words of the last user message, one a millisecond. `BUSY` refuses the
+//! first attempt of a call, `CUT` ends the answer there, `SLOW` waits a second.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use super::{Delta, Fault, Finish, Message, Request, Usage};
+
+/// What the provider saw, of every process that asked it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Log(Arc<Mutex<BTreeMap<String, u32>>>);
+
+impl Log {
+    /// How often each call was made, by its key.
+    pub(crate) fn made(&self) -> BTreeMap<String, u32> {
+        self.0.lock().expect("nobody panics with it").clone()
+    }
+
+    fn make(&self, key: &str) -> u32 {
+        let mut made = self.0.lock().expect("nobody panics with it");
+        let times = made.entry(key.to_owned()).or_default();
+        *times += 1;
+        *times
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Incoming(VecDeque<String>);
+
+impl Incoming {
+    pub(super) fn open(log: &Log, request: &Request, key: &str) -> Result<Self, Fault> {
+        let times = log.make(key);
+        let asked = request.messages.iter().rev().find_map(|it| match it {
+            Message::User { text, .. } => Some(text.as_str()),
+            _ => None,
+        });
+        let words: VecDeque<String> = asked
+            .unwrap_or_default()
+            .split_inclusive(' ')
+            .map(str::to_owned)
+            .collect();
+        if times == 1 && words.iter().any(|word| word.trim() == "BUSY") {
+            return Err(Fault::Status {
+                status: 503,
+                text: "busy".into(),
+                retry_after_ms: None,
+            });
+        }
+        Ok(Self(words))
+    }
+
+    pub(super) async fn next(&mut self) -> Result<Delta, Fault> {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        while let Some(word) = self.0.pop_front() {
+            match word.trim() {
+                "BUSY" => {}
+                "SLOW" => tokio::time::sleep(Duration::from_secs(1)).await,
+                "CUT" => return Err(Fault::Cut),
+                _ => return Ok(Delta::Text(word)),
+            }
+        }
+        Ok(Delta::Finished {
+            reason: Finish::Stop,
+            usage: Some(Usage::default()),
+        })
+    }
+}

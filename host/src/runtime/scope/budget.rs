@@ -1,0 +1,60 @@
+//! What the turn may still use.
+
+use std::sync::atomic::Ordering;
+
+use crate::journal::entry::{Observation, Payload};
+
+use super::{Scope, Stop};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::runtime) struct Budget {
+    pub(in crate::runtime) host_calls: u64,
+    pub(in crate::runtime) reply_bytes: u64,
+    /// Running time, waiting included, downtime of the host left out.
+    pub(in crate::runtime) wall_ms: u64,
+}
+
+impl Scope {
+    pub(in crate::runtime) fn budget(&self) -> Result<Budget, Stop> {
+        if let Some(recorded) = self.recorded()? {
+            if let Payload::Observed(it) = &recorded.payload
+                && let Observation::Budget {
+                    host_calls,
+                    reply_bytes,
+                    wall_ms,
+                } = it.what
+            {
+                return Ok(Budget {
+                    host_calls,
+                    reply_bytes,
+                    wall_ms,
+                });
+            }
+            return Err(self.differs(&recorded, "asks for its budget"));
+        }
+        let calls = self.calls.load(Ordering::Relaxed);
+        self.observe(|batch| {
+            let limits = &self.limits;
+            let open = batch.state().turns.get(&self.turn);
+            let ran = open.map_or(0, |open| open.ran_until_ms(batch.now()));
+            let budget = Budget {
+                host_calls: limits.host_calls_max.saturating_sub(calls),
+                reply_bytes: limits
+                    .reply_bytes_max
+                    .saturating_sub(batch.said(&self.turn)),
+                wall_ms: limits.turn_ms_max.saturating_sub(ran),
+            };
+            let Budget {
+                host_calls,
+                reply_bytes,
+                wall_ms,
+            } = budget;
+            let what = Observation::Budget {
+                host_calls,
+                reply_bytes,
+                wall_ms,
+            };
+            (budget, what)
+        })
+    }
+}

@@ -1,0 +1,389 @@
+//! What one turn's instance may reach: its session's ledger, its models, its log.
+//!
+//! Every host call of a guest is one operation here, in two halves: answered from the record if
+//! the turn is resumed and the record reaches that far, else decided and written down. The host
+//! interfaces above only translate.
+//!
+//! - `slots`, `messages`, `transcript`, `reply`, `answer` (of a model), `timer`, `budget`: the
+//!   operations.
+//! - `clock`, `output`: what of a turn is not an entry.
+//!
+//! Invariant: what a guest sees of the outside is in the journal before it sees it, and both
+//! halves give the guest the same, so a turn can be run again from its entries.
+
+pub(super) mod answer;
+mod budget;
+mod clock;
+pub(super) mod messages;
+mod output;
+pub(super) mod reply;
+pub(super) mod slots;
+pub(super) mod timer;
+mod transcript;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Instant;
+
+use crate::id::{AgentName, Digest, RunId, Seq, SessionId, SlotName, TenantId, TurnId};
+use crate::journal::entry::{
+    CallKind, CallResult, Called, Observation, Observed, Payload, Piece, Retried, RetryReason,
+    Returned, Streamed, Usage,
+};
+use crate::ledger::{AppendError, Batch, Dead, Ledger};
+use crate::logs::Logs;
+use crate::model::Models;
+use crate::store::ReadError;
+use crate::telemetry::Stage;
+
+use super::limits::{Cpu, TurnLimits};
+use super::replay::{Differs, Recorded, Replay, describe};
+
+pub use clock::TurnClock;
+pub use output::TurnOutput;
+
+/// Why an instance cannot go on. Becomes a trap, and the turn's exit.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Stop {
+    /// Somebody ended the turn: an interruption, or the session is gone.
+    #[error("the turn is over")]
+    Over,
+    #[error(transparent)]
+    Dead(#[from] Dead),
+    #[error("the turn used all of its {0}")]
+    Limit(&'static str),
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// Run again, it does not do what it did.
+    #[error(transparent)]
+    Differs(#[from] Differs),
+}
+
+/// Whether an agent watches a slot, as configured now.
+pub type Watches = Arc<dyn Fn(&AgentName, &SlotName) -> bool + Send + Sync>;
+
+pub struct Scope {
+    pub tenant: TenantId,
+    pub session: SessionId,
+    pub turn: TurnId,
+    pub run: RunId,
+    pub parent: Option<TurnId>,
+    pub agent: AgentName,
+    /// The seq of `turn-started`.
+    pub started: Seq,
+    /// How long it ran in earlier attempts.
+    pub ran_ms: u64,
+    pub ledger: Arc<Ledger>,
+    pub limits: TurnLimits,
+    pub environment: BTreeMap<String, String>,
+    pub models: Models,
+    /// Names of models the agent may use; the first is its default.
+    pub model_names: Vec<String>,
+    /// Whether it was granted `reply`: `relay` speaks too.
+    pub may_speak: bool,
+    pub watches: Watches,
+    pub logs: Logs,
+    pub clock: TurnClock,
+    pub cpu: Cpu,
+    pub output: TurnOutput,
+    pub calls: AtomicU64,
+    pub record: Record,
+}
+
+/// What there is to answer from. Empty from the live edge on, and from the start in a first attempt.
+#[derive(Debug, Default)]
+pub struct Record {
+    replay: Mutex<Option<Replay>>,
+    /// When the attempt began.
+    begun: Option<Instant>,
+    /// How often each open call was made, where more than once.
+    attempts: BTreeMap<u32, u32>,
+    /// Polls of the guest so far: which of them a timer ended is part of the record.
+    polls: AtomicU64,
+    /// Why the instance cannot go on, found where nothing can be answered.
+    stopped: Mutex<Option<Stop>>,
+}
+
+impl Record {
+    /// Of an attempt that began at `begun`.
+    pub fn of(replay: Replay, begun: Instant) -> Self {
+        Self {
+            begun: Some(begun),
+            attempts: replay.attempts().clone(),
+            replay: Mutex::new(Some(replay)),
+            ..Self::default()
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Replay>> {
+        self.replay
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Times that a call of an earlier attempt was made.
+    fn attempts(&self, n: u32) -> u32 {
+        self.attempts.get(&n).copied().unwrap_or(1)
+    }
+
+    fn stop(&self, stop: Stop) {
+        let mut stopped = self
+            .stopped
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        stopped.get_or_insert(stop);
+    }
+
+    fn take_stop(&self) -> Option<Stop> {
+        let mut stopped = self
+            .stopped
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        stopped.take()
+    }
+}
+
+impl Scope {
+    /// One more host call, if the turn may.
+    pub(super) fn count(&self) -> Result<(), Stop> {
+        if self.calls.fetch_add(1, Ordering::Relaxed) >= self.limits.host_calls_max {
+            return Err(Stop::Limit("host calls"));
+        }
+        Ok(())
+    }
+
+    /// Whether calls are still answered from the record.
+    pub fn is_replaying(&self) -> bool {
+        self.record.lock().is_some()
+    }
+
+    /// The guest is done. An error if it left something undone that it had done.
+    pub(super) fn finish(&self) -> Result<(), Stop> {
+        let record = self.record.lock();
+        let Some(replay) = record.as_ref().filter(|replay| !replay.is_over()) else {
+            return Ok(());
+        };
+        let (calls, bytes) = replay.rest();
+        let rest = match replay.peek() {
+            Some(recorded) => format!("{} and {} more entries", describe(recorded), calls - 1),
+            None => format!("{bytes} more bytes that it said"),
+        };
+        Err(Differs::new(rest, "is done").into())
+    }
+
+    /// The entry that answers the guest's next call; none from the live edge on.
+    fn recorded(&self) -> Result<Option<Recorded>, Stop> {
+        self.count()?;
+        let mut record = self.record.lock();
+        let Some(replay) = record.as_mut() else {
+            return Ok(None);
+        };
+        if let Some(recorded) = replay.take()? {
+            // The clock moves with answers; a call that leaves the host is none yet.
+            if !matches!(recorded.payload, Payload::Called(_)) {
+                self.clock.set(recorded.time);
+            }
+            return Ok(Some(recorded));
+        }
+        let replay = record.take();
+        drop(record);
+        self.go_live(replay.unwrap_or_default())?;
+        Ok(None)
+    }
+
+    /// The live edge: take the locks again that the guest believes it holds, where nobody wrote in
+    /// between. The others are lost, as their commits will hear.
+    fn go_live(&self, replay: Replay) -> Result<(), Stop> {
+        self.cpu.go_live(self.limits.cpu_ms_max);
+        if let Some(begun) = self.record.begun {
+            Stage::Replay.took(begun);
+        }
+        let held = replay.into_held();
+        if held.is_empty() {
+            return Ok(());
+        }
+        self.append(|batch, _| {
+            for (slot, locked_at) in held {
+                self.take_again(batch, slot, locked_at);
+            }
+        })
+    }
+
+    /// The recorded call is another one than the guest makes now.
+    fn differs(&self, recorded: &Recorded, asked: impl fmt::Display) -> Stop {
+        Differs::new(describe(recorded), asked).into()
+    }
+
+    /// Decide and append as one step under the session's lock, as call `n` of the turn. The
+    /// turn's clock moves to what was appended: the answer was given then.
+    fn append<T>(&self, decide: impl FnOnce(&mut Batch<'_>, u32) -> T) -> Result<T, Stop> {
+        self.append_at(decide, true)
+    }
+
+    fn append_at<T>(
+        &self,
+        decide: impl FnOnce(&mut Batch<'_>, u32) -> T,
+        answers: bool,
+    ) -> Result<T, Stop> {
+        let appended = self.ledger.append(Some(&self.turn), |batch| {
+            let n = batch
+                .state()
+                .turns
+                .get(&self.turn)
+                .map(|turn| turn.calls)
+                .ok_or(Stop::Over)?;
+            let before = batch.state().last;
+            let decided = decide(batch, n);
+            if answers && batch.state().last != before {
+                self.clock.set(batch.state().time);
+            }
+            Ok(decided)
+        });
+        appended.map_err(|error| match error {
+            AppendError::Dead(dead) => Stop::Dead(dead),
+            AppendError::Refused(stop) => stop,
+        })
+    }
+
+    /// The guest reads something: `look` finds it, and what it found is written down.
+    fn observe<T>(&self, look: impl FnOnce(&mut Batch<'_>) -> (T, Observation)) -> Result<T, Stop> {
+        self.append(|batch, n| {
+            let (found, what) = look(batch);
+            batch.push(self.observed(n, what));
+            found
+        })
+    }
+
+    fn observed(&self, n: u32, what: Observation) -> Payload {
+        Payload::Observed(Observed {
+            turn: self.turn.clone(),
+            n,
+            what,
+        })
+    }
+
+    /// A call is about to leave the host. Answers its number.
+    fn called(&self, call: CallKind, target: &str, request: Digest) -> Result<u32, Stop> {
+        self.append_at(
+            |batch, n| {
+                let (turn, target) = (self.turn.clone(), target.to_owned());
+                batch.push(Payload::Called(Called {
+                    turn,
+                    n,
+                    call,
+                    request,
+                    target,
+                }));
+                n
+            },
+            false,
+        )
+    }
+
+    /// Call `n` is about to be made once more. Answers the entry's seq.
+    fn retried(
+        &self,
+        n: u32,
+        attempt: u32,
+        reason: RetryReason,
+        detail: Option<String>,
+    ) -> Result<Seq, Stop> {
+        self.append_at(
+            |batch, _| {
+                batch.push(Payload::Retried(Retried {
+                    turn: self.turn.clone(),
+                    n: Some(n),
+                    attempt,
+                    reason,
+                    detail,
+                }))
+            },
+            false,
+        )
+    }
+
+    /// Pieces of an answer, before the guest gets them.
+    fn streamed(&self, n: u32, pieces: Vec<Piece>) -> Result<(), Stop> {
+        self.append(|batch, _| {
+            batch.push(Payload::Streamed(Streamed {
+                turn: self.turn.clone(),
+                n,
+                pieces,
+            }));
+        })
+    }
+
+    /// A call came back, with the last pieces of its answer.
+    fn returned(&self, back: Back, pieces: &[Piece]) -> Result<(), Stop> {
+        self.append(|batch, _| {
+            let turn = self.turn.clone();
+            if !pieces.is_empty() {
+                batch.push(Payload::Streamed(Streamed {
+                    turn: turn.clone(),
+                    n: back.n,
+                    pieces: pieces.to_vec(),
+                }));
+            }
+            batch.push(Payload::Returned(Returned {
+                turn,
+                n: back.n,
+                result: back.result,
+                usage: back.usage,
+                attempts: back.attempts,
+                opening: back.opening,
+                poll: back.poll,
+            }));
+        })
+    }
+
+    /// The key under which call `n` is made, the same if it is made again.
+    fn call_key(&self, n: u32, request: &Digest) -> String {
+        let parent = self.parent.as_ref();
+        call_key(&self.tenant, &self.session, parent, &self.turn, n, request)
+    }
+}
+
+/// The name of a call for whoever is called: the same for every attempt (design: Turns).
+pub fn call_key(
+    tenant: &TenantId,
+    session: &SessionId,
+    parent: Option<&TurnId>,
+    turn: &TurnId,
+    n: u32,
+    request: &Digest,
+) -> String {
+    Digest::of_parts(&[
+        tenant.as_str().as_bytes(),
+        session.as_str().as_bytes(),
+        parent.map_or("", TurnId::as_str).as_bytes(),
+        turn.as_str().as_bytes(),
+        &n.to_be_bytes(),
+        &request.0,
+    ])
+    .to_string()
+}
+
+/// How a call came back.
+struct Back {
+    n: u32,
+    result: CallResult,
+    usage: Usage,
+    attempts: u32,
+    opening: bool,
+    poll: Option<u64>,
+}
+
+impl Back {
+    fn new(n: u32, result: CallResult) -> Self {
+        Self {
+            n,
+            result,
+            usage: Usage::default(),
+            attempts: 1,
+            opening: false,
+            poll: None,
+        }
+    }
+}
