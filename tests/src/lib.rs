@@ -2,6 +2,7 @@
 //! data folder, spoken to over HTTP; and the rules of the source tree (`tidy`).
 //!
 //! - The harness: `server`, [`process`] (the real binary), `client`, `stream`, `guests`, `golden`.
+//! - [`load`]: what benchmarks share.
 //! - [`torture`]: the real binary, killed again and again under load, and the laws that hold all the same.
 //! - The tests: the other modules, one topic each.
 //!
@@ -9,6 +10,7 @@
 //! events, or holds the scripted model back with a gate. Timeouts are only there so that
 //! a test that hangs says where.
 
+pub mod load;
 pub mod process;
 pub mod torture;
 

@@ -6,6 +6,7 @@ use std::io::BufRead as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -66,6 +67,8 @@ pub struct Process {
     child: Child,
     pub url: String,
     pub key: String,
+    /// How long it took until it said where it listens.
+    pub started: Duration,
     http: reqwest::Client,
 }
 
@@ -86,6 +89,7 @@ impl Process {
         listen: &str,
         settings: &[(&str, &str)],
     ) -> Result<Self, String> {
+        let start = Instant::now();
         let mut child = spawn(data, listen, settings);
         let mut line = String::new();
         let stdout = child.stdout.take().expect("it is piped");
@@ -96,11 +100,13 @@ impl Process {
             let output = child.wait_with_output().expect("it ends");
             return Err(String::from_utf8_lossy(&output.stderr).into_owned());
         };
+        let started = start.elapsed();
         let key = std::fs::read_to_string(data.join("default.key")).expect("it wrote its key");
         Ok(Self {
             child,
             url: address.to_owned(),
             key,
+            started,
             http: reqwest::Client::new(),
         })
     }

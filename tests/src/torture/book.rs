@@ -271,6 +271,11 @@ impl Book {
 }
 
 impl Turn {
+    /// The number of its first call that leaves the host.
+    pub(super) fn first_call(&self) -> u64 {
+        self.calls.keys().next().copied().unwrap_or(0)
+    }
+
     /// Its next entry.
     fn next(&mut self, kind: &str, at: u64, entry: &Value) -> Result<(), &'static str> {
         let n = entry["n"].as_u64();

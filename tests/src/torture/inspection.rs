@@ -8,7 +8,7 @@ use super::book::{Book, seq};
 use super::client::{Acknowledged, HANGS};
 use super::course::Torture;
 use super::provider::lock;
-use super::{RESUMES, Summary, laws, script};
+use super::{Summary, laws, script};
 
 impl Torture {
     /// Read everything that is in use, and hold it against what was promised, shown and asked.
@@ -70,6 +70,7 @@ impl Torture {
         laws::promises_are_kept(book, promises, wrong);
         laws::messages_are_consumed_once(book, at_rest, wrong);
         laws::words_are_said_once(book, wrong);
+        laws::turns_outlive_the_host(book, wrong);
         let broken = std::mem::take(&mut book.broken);
         let session = &book.session;
         wrong.extend(broken.into_iter().map(|why| format!("{session}: {why}")));
@@ -126,7 +127,7 @@ impl Torture {
             }
         }
         self.count();
-        if RESUMES && self.summary.resumed == 0 && self.wrong.is_empty() {
+        if self.summary.resumed == 0 && self.wrong.is_empty() {
             self.wrong.push("no turn was resumed".to_owned());
         }
         if self.wrong.is_empty() {

@@ -291,6 +291,16 @@ pub(super) fn answers_are_kept(keys: &Keys<'_>, asked: &[Asked], wrong: &mut Wro
     }
 }
 
+/// A crash fails no turn: each goes on, or ends as somebody asked.
+pub(super) fn turns_outlive_the_host(book: &Book, wrong: &mut Wrong) {
+    for (id, turn) in &book.turns {
+        let error = turn.ended.as_ref().and_then(|ended| ended.error.as_deref());
+        if let Some(error @ ("host-lost" | "nondeterminism" | "poison")) = error {
+            wrong.push(format!("{}: {id} ended as {error}", book.session));
+        }
+    }
+}
+
 /// Nobody was asked anything that no journal knows. Only once nothing runs and every journal was read.
 pub(super) fn nothing_is_asked_unwritten(keys: &Keys<'_>, asked: &[Asked], wrong: &mut Wrong) {
     for it in asked.iter().filter(|it| !keys.0.contains_key(&it.key)) {
@@ -307,13 +317,9 @@ pub(super) fn models_see_what_people_saw(keys: &Keys<'_>, asked: &[Asked], wrong
         let Some(Made { book, turn, n, .. }) = keys.0.get(&it.key) else {
             continue;
         };
-        let shown: Vec<&str> = if turn.agent == "thinker" {
-            // Its own steps, which nobody else is shown.
-            let earlier = turn.calls.range(..n);
-            earlier.map(|(_, call)| call.streamed.as_str()).collect()
-        } else if it.last_question.ends_with(script::BARE) {
-            Vec::new()
-        } else {
+        let earlier = turn.calls.range(..n).map(|(_, call)| call.streamed.clone());
+        let mut shown: Vec<String> = Vec::new();
+        if turn.agent != "thinker" && !it.last_question.ends_with(script::BARE) {
             let mut spoken: Vec<&Turn> = book
                 .turns
                 .values()
@@ -321,12 +327,19 @@ pub(super) fn models_see_what_people_saw(keys: &Keys<'_>, asked: &[Asked], wrong
                 .filter(|other| !other.text.is_empty())
                 .collect();
             spoken.sort_by_key(|turn| turn.spoke);
-            spoken.iter().map(|turn| turn.text.as_str()).collect()
-        };
+            shown.extend(spoken.iter().map(|turn| turn.text.clone()));
+        }
+        match turn.agent.as_str() {
+            // Its own steps, which nobody else is shown.
+            "thinker" => shown.extend(earlier),
+            // What broke off, to go on with.
+            "talker" if *n > turn.first_call() => shown.push(earlier.collect()),
+            _ => {}
+        }
         let items_max = if turn.agent == "talker" { 60 } else { 100 };
         let whole = items_before(book, turn.started) <= items_max;
-        let told: Vec<&str> = it.own_words.iter().map(String::as_str).collect();
-        if !shown.ends_with(&told) || (whole && told.len() != shown.len()) {
+        let told = &it.own_words;
+        if !shown.ends_with(told) || (whole && told.len() != shown.len()) {
             wrong.push(format!(
                 "{}: the model of {} is told {told:?}; people were shown {shown:?}",
                 book.session, turn.agent

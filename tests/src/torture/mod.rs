@@ -28,10 +28,6 @@ use std::fmt;
 
 use course::Torture;
 
-/// Whether this version goes on with turns that a crash cut off. Until it does they end
-/// as failed(host-lost).
-const RESUMES: bool = false;
-
 pub struct Options {
     pub kills: u32,
     pub seed: u64,

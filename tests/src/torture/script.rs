@@ -77,8 +77,9 @@ fn parts(agent: &str, bodies: &[&Value], turn: &Turn) -> Vec<Part> {
     match agent {
         // It says nothing to people.
         "thinker" => return parts,
+        // Where an answer breaks off, it has the model go on.
         "talker" => {
-            answer(calls.next(), &mut parts);
+            calls.for_each(|call| answer(Some(call), &mut parts));
             return parts;
         }
         _ => {}

@@ -24,6 +24,8 @@ pub(crate) enum Step {
     Commit(String, String),
     Release(String),
     Read(String),
+    /// Read it so many times, and tell nothing.
+    Reads(String, u32),
     State(String),
     Names,
     /// Put this message back.
@@ -98,6 +100,9 @@ impl Performer {
                     slot.map(|slot| json!({"content": slot.content, "state": word(&slot.state)}));
                 tell(&json!({"read": slot}))?;
             }
+            Step::Reads(name, times) => (0..times).for_each(|_| {
+                kernel::read(&name);
+            }),
             Step::State(name) => tell(&json!({"state": word(&kernel::state(&name))}))?,
             Step::Names => tell(&json!({"names": kernel::names()}))?,
             Step::Leave => {
