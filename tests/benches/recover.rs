@@ -94,15 +94,15 @@ impl Template {
         let mut put = |line: &str| {
             lines += 1;
             writeln!(out, "{line}").expect("the disk has room");
-            lines
         };
         put("{\"export\":1}");
-        self.records.iter().for_each(|line| drop(put(line)));
+        for line in &self.records {
+            put(line);
+        }
         let name = |number: usize| format!("session-{number:06}");
         for number in 0..due {
             put(&self.wake.replace(WAITING, &name(number)));
         }
-        let mut last = 0;
         for number in 0..sessions {
             let (entries, template) = if number < due {
                 (&self.waiting, WAITING)
@@ -110,11 +110,10 @@ impl Template {
                 (&self.resting, RESTING)
             };
             for line in entries {
-                last = put(&line.replace(template, &name(number)));
+                put(&line.replace(template, &name(number)));
             }
         }
-        let last = last.max(1 + due + self.records.len());
-        put(&format!("{{\"end\":{{\"lines\":{last}}}}}"));
+        writeln!(out, "{{\"end\":{{\"lines\":{lines}}}}}").expect("the disk has room");
     }
 }
 

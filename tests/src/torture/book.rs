@@ -52,6 +52,9 @@ pub(super) struct Turn {
     pub(super) interrupted: Option<u64>,
     /// How often a later process went on with it.
     pub(super) resumed: usize,
+    /// Whether it did something since, and how many attempts in a row before did not.
+    progressed: bool,
+    barren: u32,
     pub(super) ended: Option<Ended>,
 }
 
@@ -139,6 +142,11 @@ impl Book {
 
     fn fold(&mut self, at: u64, entry: &Value) -> Result<(), &'static str> {
         let id = text(&entry["turn"]);
+        // What the guest does has a number or is a word; the host's own entries are neither.
+        let is_guests = entry["n"].is_u64() && entry["kind"] != "retried";
+        if let Some(turn) = self.turns.get_mut(&id) {
+            turn.progressed |= is_guests || entry["kind"] == "spoke";
+        }
         match entry["kind"].as_str().unwrap_or_default() {
             "message-received" | "message-sent" => self.message(at, entry),
             "message-set-aside" => {
@@ -212,6 +220,8 @@ impl Book {
             commits: 0,
             interrupted: None,
             resumed: 0,
+            progressed: false,
+            barren: 0,
             ended: None,
         };
         match self.turns.insert(id, turn) {
@@ -232,6 +242,9 @@ impl Book {
             return Err("it was interrupted");
         }
         let error = entry["error"]["code"].as_str().map(str::to_owned);
+        if error.as_deref() == Some("poison") && (turn.progressed || turn.barren < 2) {
+            return Err("it is taken for poison and went on");
+        }
         let ended = Ended { at, outcome, error };
         if turn.ended.replace(ended).is_some() {
             return Err("the turn ended before");
@@ -317,6 +330,8 @@ impl Turn {
             }
             ("retried", None, None) => {
                 self.resumed += 1;
+                self.barren = if self.progressed { 0 } else { self.barren + 1 };
+                self.progressed = false;
                 Ok(())
             }
             ("retried", Some(call), _) if call.returned.is_none() => {

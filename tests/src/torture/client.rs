@@ -131,7 +131,7 @@ pub(super) async fn keep_posting(
             json!({"body": format!("{token}-text")})
         } else {
             let to = agents[usize::from(chance.one_in(3))];
-            json!({"to": to, "body": script::message(&token, &mut chance)})
+            json!({"to": to, "body": script::message(&token, to, &mut chance)})
         };
         post(&outside, &session, &token, message, &promises).await;
         pause(&mut chance, 20, 300, &stop).await;

@@ -17,12 +17,13 @@ pub(super) const BARE: &str = "-ask";
 /// Longer than what is kept in an entry.
 const LONG: usize = 6_000;
 
-/// A message for a puppet; what is unique in it begins with `token`.
-pub(super) fn message(token: &str, chance: &mut Chance) -> Value {
+/// A message for one of two puppets; what is unique in it begins with `token`.
+pub(super) fn message(token: &str, to: &str, chance: &mut Chance) -> Value {
+    let other = if to == "left" { "right" } else { "left" };
     let mut steps = Vec::new();
     match chance.between(0, 8) {
         0 => return json!(format!("{token}-text")),
-        1 => steps.push(json!({"send": ["right", format!("{token}-sent")]})),
+        1 => steps.push(json!({"send": [other, format!("{token}-sent")]})),
         2 => steps.push(json!({"calls": chance.between(1, 40)})),
         3 => steps.push(json!({"model": format!("{token}{BARE}")})),
         _ => steps.push(json!({"say": format!("{token}-say ")})),
@@ -42,7 +43,7 @@ pub(super) fn message(token: &str, chance: &mut Chance) -> Value {
         }}));
     }
     if chance.one_in(3) {
-        steps.push(json!({"say": format!("{token}-last")}));
+        steps.push(json!({"say": format!("{token}-last ")}));
     }
     Value::Array(steps)
 }
