@@ -46,8 +46,12 @@ impl Outside {
     /// Wait until a process runs; answers its number.
     async fn up(&self) -> u64 {
         let mut up = self.up.clone();
-        let running = up.wait_for(|up| *up != 0).await;
-        *running.expect("the run outlives its clients")
+        let running = up.wait_for(|up| *up != 0).await.map(|up| *up);
+        match running {
+            Ok(process) => process,
+            // The run is over, and this client ends with it.
+            Err(_) => std::future::pending().await,
+        }
     }
 
     /// A request to this process failed, so it was killed: wait until that is known.
