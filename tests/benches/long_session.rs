@@ -43,7 +43,7 @@ fn main() {
         Turn {
             what: "read 20 items of transcript",
             agent: "puppet",
-            body: json!([{"transcript": 20}]),
+            body: json!([{"window": 20}]),
         },
     ];
     open(&mut connection, &server, "long");

@@ -9,7 +9,7 @@
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -32,6 +32,11 @@ fn main() {
     start(&folder.path().join("empty"), &template, 0, 0);
     start(&folder.path().join("resting"), &template, sessions, 0);
     start(&folder.path().join("due"), &template, sessions, due);
+    // As after an update of the host, which compiles every component anew.
+    fs::remove_dir_all(&template.compiled).expect("it is ours");
+    let few = due.min(100);
+    println!("the same, and the component is to be compiled first:");
+    start(&folder.path().join("cold"), &template, few, few);
 }
 
 /// Lines of an export, and the components they name.
@@ -40,7 +45,8 @@ struct Template {
     resting: Vec<String>,
     waiting: Vec<String>,
     wake: String,
-    components: std::path::PathBuf,
+    components: PathBuf,
+    compiled: PathBuf,
 }
 
 impl Template {
@@ -84,6 +90,7 @@ impl Template {
             waiting: of(&waiting, WAITING, "{\"entry\""),
             wake: wake.concat(),
             components: data.join("components"),
+            compiled: data.join("compiled"),
         }
     }
 
@@ -137,6 +144,7 @@ fn start(data: &Path, template: &Template, sessions: usize, due: usize) {
     assert!(status.expect("the binary runs").success(), "it is imported");
     fs::remove_file(&lines).expect("it is ours");
     copy(&template.components, &data.join("components"));
+    copy(&template.compiled, &data.join("compiled"));
     let prepared = prepared.elapsed();
 
     let (mut listening, mut ready, mut done) = (Vec::new(), Vec::new(), Vec::new());
@@ -195,7 +203,7 @@ fn wait_for_turns(
 
 fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).expect("the folder is writable");
-    for entry in fs::read_dir(from).expect("the components").flatten() {
+    for entry in fs::read_dir(from).into_iter().flatten().flatten() {
         fs::copy(entry.path(), to.join(entry.file_name())).expect("the disk has room");
     }
 }

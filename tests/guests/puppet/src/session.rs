@@ -34,6 +34,8 @@ pub(crate) enum Step {
     Send(String, String),
     Search(String),
     Transcript(u32),
+    /// Read so many items, and tell only how many came.
+    Window(u32),
     Note(String),
     View,
     /// Ask, and tell the answer when it is whole.
@@ -120,6 +122,10 @@ impl Performer {
                 let page = transcript::window(items_max, None);
                 let items: Vec<_> = page.items.iter().map(line).collect();
                 tell(&json!({"transcript": items}))?;
+            }
+            Step::Window(items_max) => {
+                let page = transcript::window(items_max, None);
+                tell(&json!({"window": page.items.len()}))?;
             }
             Step::Note(text) => {
                 context::add(&Content::Note(text))?;
