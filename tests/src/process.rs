@@ -145,6 +145,49 @@ impl Process {
         (status, answer.json().await.unwrap_or(Value::Null))
     }
 
+    /// What a session's people see, oldest first: `who: text`.
+    pub(crate) async fn transcript(&self, session: &str) -> Vec<String> {
+        let (mut lines, mut before) = (Vec::new(), None::<String>);
+        loop {
+            let page = before
+                .map(|before| format!("&before={before}"))
+                .unwrap_or_default();
+            let path = format!("/v1/sessions/{session}/transcript?limit=200{page}");
+            let (status, body) = self.json("GET", &path, None).await;
+            assert_eq!(status, 200, "{body}");
+            let items = body["items"].as_array().expect("items");
+            let page = items.iter().map(|item| {
+                let who = item["author"]
+                    .as_str()
+                    .or(item["agent"].as_str())
+                    .expect("a speaker");
+                format!("{who}: {}", item["text"].as_str().expect("a text"))
+            });
+            lines.splice(0..0, page);
+            match body["before"].as_str() {
+                Some(next) => before = Some(next.to_owned()),
+                None => return lines,
+            }
+        }
+    }
+
+    /// Read events until all these texts were said.
+    pub(crate) async fn said_all(&self, session: &str, texts: &[String]) {
+        let mut offset = "-1".to_owned();
+        let mut said = String::new();
+        while !texts.iter().all(|text| said.contains(text.as_str())) {
+            let path = format!("/v1/sessions/{session}/events?live=long-poll&offset={offset}");
+            let (status, page) = self.json("GET", &path, None).await;
+            assert_eq!(status, 200, "{page}");
+            for event in page["events"].as_array().expect("events") {
+                if event["kind"] == "spoke" {
+                    said.push_str(event["text"].as_str().expect("a text"));
+                }
+            }
+            offset = page["offset"].as_str().expect("an offset").to_owned();
+        }
+    }
+
     /// End it at once, as a crash or a loss of power ends a process.
     pub fn kill(mut self) {
         self.child.kill().expect("it can be killed");

@@ -18,7 +18,7 @@ use crate::ledger::WINDOW_MS;
 use crate::model::{self, Delta, ModelError, Request};
 
 use super::reply::TooLarge;
-use super::{Back, Scope, Stop};
+use super::{Back, Scope, Stop, Tried};
 
 /// Text of one `streamed` entry: far below what the store splits.
 const PIECES_BYTES_MAX: usize = 32 * 1024;
@@ -89,8 +89,7 @@ struct Call {
     model: String,
     request: Request,
     digest: Digest,
-    /// Times it was made.
-    attempts: u32,
+    tried: Tried,
     /// None if this process has not made the call.
     source: Option<model::Answer>,
     /// It broke off after pieces that the guest gets first.
@@ -175,7 +174,10 @@ impl Answer {
                 model,
                 request,
                 digest,
-                attempts: 0,
+                tried: Tried {
+                    attempts: 0,
+                    failures: 0,
+                },
                 source: None,
                 broken: None,
             }),
@@ -204,7 +206,7 @@ impl Answer {
         };
         loop {
             scope.cpu.waiting(scope.ledger.durable(written)).await?;
-            call.attempts += 1;
+            call.tried.attempts += 1;
             let key = scope.call_key(call.n, &call.digest);
             let opened = scope.models.open(&call.model, &call.request, &key);
             match scope.cpu.waiting(opened).await {
@@ -249,8 +251,8 @@ impl Answer {
                 let lost = ModelError::Interrupted(model::Fault::Cut);
                 return Err(self.fail(scope, &lost, false)?);
             }
-            call.attempts = scope.record.attempts(n);
-            let attempt = call.attempts + 1;
+            call.tried = scope.record.tried(n);
+            let attempt = call.tried.attempts + 1;
             let written = scope.retried(n, attempt, RetryReason::HostLost, None)?;
             if let Err(error) = self.make(scope, written).await? {
                 return Err(self.fail(scope, &error, false)?);
@@ -335,7 +337,7 @@ impl Answer {
         };
         if let Some((_, usage)) = self.end {
             let mut back = Back::new(call.n, CallResult::Ok);
-            back.attempts = call.attempts;
+            back.attempts = call.tried.attempts;
             back.usage = Usage {
                 model_calls: 1,
                 ..usage.unwrap_or_default()
@@ -460,7 +462,7 @@ impl Answer {
             };
         }
         let mut back = Back::new(call.n, CallResult::Dropped);
-        back.attempts = call.attempts.max(1);
+        back.attempts = call.tried.attempts.max(1);
         back.usage.model_calls = 1;
         scope.returned(back, &[])
     }
@@ -470,7 +472,7 @@ impl Answer {
         let (n, attempts) = self
             .call
             .take()
-            .map_or((0, 1), |call| (call.n, call.attempts));
+            .map_or((0, 1), |call| (call.n, call.tried.attempts));
         let mut back = Back::new(
             n,
             CallResult::Failed {
@@ -500,20 +502,22 @@ impl Answer {
 }
 
 impl Call {
+    /// What was lost with a host is not the provider's failure.
     fn may_retry(&self, error: &ModelError) -> bool {
-        error.is_transient() && self.attempts < ATTEMPTS_MAX
+        error.is_transient() && self.tried.failures + 1 < ATTEMPTS_MAX
     }
 
     /// Wait as long as the provider needs, and write the next attempt down.
-    async fn retry(&self, scope: &Scope, error: &ModelError) -> Result<Seq, Stop> {
-        let doubled = RETRY_MS << self.attempts.saturating_sub(1).min(16);
+    async fn retry(&mut self, scope: &Scope, error: &ModelError) -> Result<Seq, Stop> {
+        let doubled = RETRY_MS << self.tried.failures.min(16);
+        self.tried.failures += 1;
         let wait_ms = error.retry_after_ms().unwrap_or(doubled).min(RETRY_MS_MAX);
         // What was said before the wait is shown during it.
         scope.ledger.flush();
         let wait = tokio::time::sleep(Duration::from_millis(wait_ms));
         scope.cpu.waiting(wait).await;
         let detail = error.to_string().chars().take(DETAIL_CHARS_MAX).collect();
-        let (attempt, reason) = (self.attempts + 1, RetryReason::Provider);
+        let (attempt, reason) = (self.tried.attempts + 1, RetryReason::Provider);
         scope.retried(self.n, attempt, reason, Some(detail))
     }
 }

@@ -39,7 +39,7 @@ use crate::store::ReadError;
 use crate::telemetry::Stage;
 
 use super::limits::{Cpu, TurnLimits};
-use super::replay::{Differs, Recorded, Replay, describe};
+use super::replay::{Differs, Recorded, Replay, Tried, describe};
 
 pub use clock::TurnClock;
 pub use output::TurnOutput;
@@ -98,8 +98,8 @@ pub struct Record {
     replay: Mutex<Option<Replay>>,
     /// When the attempt began.
     begun: Option<Instant>,
-    /// How often each open call was made, where more than once.
-    attempts: BTreeMap<u32, u32>,
+    /// Calls that earlier attempts made more than once.
+    tried: BTreeMap<u32, Tried>,
     /// Polls of the guest so far: which of them a timer ended is part of the record.
     polls: AtomicU64,
     /// Why the instance cannot go on, found where nothing can be answered.
@@ -111,7 +111,7 @@ impl Record {
     pub fn of(replay: Replay, begun: Instant) -> Self {
         Self {
             begun: Some(begun),
-            attempts: replay.attempts().clone(),
+            tried: replay.tried().clone(),
             replay: Mutex::new(Some(replay)),
             ..Self::default()
         }
@@ -123,9 +123,9 @@ impl Record {
             .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// Times that a call of an earlier attempt was made.
-    fn attempts(&self, n: u32) -> u32 {
-        self.attempts.get(&n).copied().unwrap_or(1)
+    /// How often a call of an earlier attempt was made.
+    fn tried(&self, n: u32) -> Tried {
+        self.tried.get(&n).copied().unwrap_or_default()
     }
 
     fn stop(&self, stop: Stop) {

@@ -11,6 +11,7 @@
 mod crash;
 mod laws;
 mod lives;
+mod prefix;
 
 use std::cell::RefCell;
 use std::future::Future;
@@ -251,8 +252,16 @@ impl World {
     }
 
     async fn quiet(&self) {
-        self.until("nothing is due", || is_quiet(&*self.store))
-            .await;
+        // Nothing durable changes without a sync.
+        let mut looked_at = None;
+        let mut quiet = || {
+            let syncs = Some(self.disk.syncs());
+            looked_at != syncs && {
+                looked_at = syncs;
+                is_quiet(&*self.store)
+            }
+        };
+        self.until("nothing is due", &mut quiet).await;
     }
 }
 
