@@ -4,69 +4,18 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
-use antiphon::model::scripted::{Provider, Reply};
 use serde_json::{Value, json};
 
 use crate::process::{Process, command};
 
-/// The components of echo and talker.
-fn agents() -> &'static [PathBuf] {
-    static AGENTS: OnceLock<Vec<PathBuf>> = OnceLock::new();
-    AGENTS.get_or_init(|| {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-        antiphon::guest::build(&root, &["echo", "talker"]).expect("the agents build")
-    })
-}
-
+/// The component of echo, as a file.
 fn echo() -> &'static Path {
-    &agents()[0]
-}
-
-fn talker() -> &'static Path {
-    &agents()[1]
-}
-
-/// What a session's people see, oldest first: `who: text`.
-async fn transcript(process: &Process, session: &str) -> Vec<String> {
-    let (mut lines, mut before) = (Vec::new(), None::<String>);
-    loop {
-        let page = before
-            .map(|before| format!("&before={before}"))
-            .unwrap_or_default();
-        let path = format!("/v1/sessions/{session}/transcript?limit=200{page}");
-        let (status, body) = process.json("GET", &path, None).await;
-        assert_eq!(status, 200, "{body}");
-        let items = body["items"].as_array().expect("items");
-        let page = items.iter().map(|item| {
-            let who = item["author"]
-                .as_str()
-                .or(item["agent"].as_str())
-                .expect("a speaker");
-            format!("{who}: {}", item["text"].as_str().expect("a text"))
-        });
-        lines.splice(0..0, page);
-        match body["before"].as_str() {
-            Some(next) => before = Some(next.to_owned()),
-            None => return lines,
-        }
-    }
-}
-
-/// Read events until everything said by `texts` was answered by echo.
-async fn wait_for_answers(process: &Process, session: &str, texts: &[String]) {
-    let mut offset = "-1".to_owned();
-    let mut said = String::new();
-    while !texts.iter().all(|text| said.contains(text.as_str())) {
-        let path = format!("/v1/sessions/{session}/events?live=long-poll&offset={offset}");
-        let (status, page) = process.json("GET", &path, None).await;
-        assert_eq!(status, 200, "{page}");
-        for event in page["events"].as_array().expect("events") {
-            if event["kind"] == "spoke" {
-                said.push_str(event["text"].as_str().expect("a text"));
-            }
-        }
-        offset = page["offset"].as_str().expect("an offset").to_owned();
-    }
+    static ECHO: OnceLock<PathBuf> = OnceLock::new();
+    ECHO.get_or_init(|| {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let mut built = antiphon::guest::build(&root, &["echo"]).expect("the agent builds");
+        built.remove(0)
+    })
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -105,7 +54,7 @@ async fn nothing_acknowledged_is_lost_when_it_is_killed_while_eight_clients_post
             })
             .collect();
         // Let some through: the first session has answered this round's fifth message.
-        wait_for_answers(&process, "c0", &[format!("[{round}.0.4]")]).await;
+        process.said_all("c0", &[format!("[{round}.0.4]")]).await;
         process.kill();
         for (client, task) in clients.into_iter().enumerate() {
             acknowledged[client].extend(task.await.expect("a client ends"));
@@ -114,8 +63,8 @@ async fn nothing_acknowledged_is_lost_when_it_is_killed_while_eight_clients_post
     let process = Process::start(data.path());
     for (client, texts) in acknowledged.iter().enumerate() {
         assert!(texts.len() >= 3, "client {client} got through");
-        wait_for_answers(&process, &format!("c{client}"), texts).await;
-        let lines = transcript(&process, &format!("c{client}")).await;
+        process.said_all(&format!("c{client}"), texts).await;
+        let lines = process.transcript(&format!("c{client}")).await;
         let received: Vec<&str> = lines
             .iter()
             .filter_map(|line| line.strip_prefix("user: "))
@@ -177,9 +126,11 @@ async fn a_message_in_a_session_that_nobody_opens_again_is_answered() {
         turns.tick().await;
     }
     // It is counted when it ends, and shown once that is durable.
-    wait_for_answers(&process, "alone", &["still there?".to_owned()]).await;
+    process
+        .said_all("alone", &["still there?".to_owned()])
+        .await;
     assert_eq!(
-        transcript(&process, "alone").await,
+        process.transcript("alone").await,
         ["user: still there?", "later: still there?"]
     );
 }
@@ -217,57 +168,8 @@ async fn sigterm_ends_in_order_and_the_next_start_goes_on() {
         .await;
     assert_eq!((status, &answer["reply"]), (200, &json!("two")), "{answer}");
     assert_eq!(
-        transcript(&process, "s").await,
+        process.transcript("s").await,
         ["user: one", "echo: one", "user: two", "echo: two"]
-    );
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_turn_that_outlasts_the_drain_is_lost_and_its_message_is_not() {
-    let data = tempfile::tempdir().expect("a folder");
-    let silent = Provider::start([Reply::silence()]).await;
-    let settings = [("ANTIPHON_MODEL_URL", silent.base_url())];
-    let settings = settings
-        .each_ref()
-        .map(|(name, value)| (*name, value.as_ref()));
-    let process = Process::try_start(data.path(), &settings).expect("the server starts");
-    process.put_agent("talker", talker()).await;
-    let (status, _) = process
-        .json("PUT", "/v1/sessions/s", Some(json!({"agents": ["talker"]})))
-        .await;
-    assert_eq!(status, 201);
-    let (status, _) = process
-        .json(
-            "POST",
-            "/v1/sessions/s/messages",
-            Some(json!({"body": "anybody?"})),
-        )
-        .await;
-    assert_eq!(status, 202);
-    silent.received(1).await;
-    assert!(process.terminate().success(), "the drain has an end");
-
-    let speaking = Provider::start([Reply::text("here again")]).await;
-    let settings = [("ANTIPHON_MODEL_URL", speaking.base_url())];
-    let settings = settings
-        .each_ref()
-        .map(|(name, value)| (*name, value.as_ref()));
-    let process = Process::try_start(data.path(), &settings).expect("the server starts");
-    wait_for_answers(&process, "s", &["here again".to_owned()]).await;
-    assert_eq!(
-        transcript(&process, "s").await,
-        ["user: anybody?", "talker: here again"]
-    );
-    let (_, journal) = process
-        .json("GET", "/v1/sessions/s/journal?kind=turn-ended", None)
-        .await;
-    assert_eq!(
-        journal["entries"][0]["error"]["code"], "host-lost",
-        "{journal}"
-    );
-    assert_eq!(
-        journal["entries"][0]["inputs"][0]["fate"], "returned",
-        "{journal}"
     );
 }
 
@@ -353,7 +255,7 @@ async fn a_full_disk_is_a_clear_error_and_loses_nothing_acknowledged() {
     assert_eq!(refused["error"]["code"], "store_latched", "{refused}");
     let (status, ready) = process.json("GET", "/readyz", None).await;
     assert_eq!((status, &ready["reason"]), (503, &json!("store_latched")));
-    let lines = transcript(&process, "s").await;
+    let lines = process.transcript("s").await;
     for text in &acknowledged {
         let there = lines.contains(&format!("user: {text}"));
         assert!(there, "reads go on, up to the last acknowledged message");
@@ -362,7 +264,7 @@ async fn a_full_disk_is_a_clear_error_and_loses_nothing_acknowledged() {
 
     disk.grow(256);
     let process = Process::start(&data);
-    let lines = transcript(&process, "s").await;
+    let lines = process.transcript("s").await;
     for text in &acknowledged {
         assert!(
             lines.contains(&format!("user: {text}")),
@@ -425,5 +327,5 @@ async fn the_store_is_checked_exported_and_imported_by_the_command_line() {
         .expect("components travel as files");
 
     let process = Process::start(&new);
-    assert_eq!(transcript(&process, "s").await, ["user: hi", "echo: hi"]);
+    assert_eq!(process.transcript("s").await, ["user: hi", "echo: hi"]);
 }

@@ -34,10 +34,53 @@ async fn one_that_refuses() {
     )
     .await;
     check(
-        Reply::status(503, "busy"),
-        json!({"error": "provider", "status": 503}),
+        Reply::status(400, "what?"),
+        json!({"error": "provider", "status": 400}),
     )
     .await;
+}
+
+/// What may pass is tried again under the same key, as long as nothing of an answer came.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_is_busy_is_asked_again() {
+    let replies = [
+        Reply::status(503, "busy").header("retry-after", "0"),
+        Reply::stream().cut(),
+        Reply::text("now"),
+    ];
+    let (provider, server) = started(replies).await;
+    let said = server.reply("puppet", "s", json!([{"model": "q"}])).await;
+    assert_eq!(said, "{\"model\":\"now\"}\n");
+    let keys: Vec<_> = provider
+        .requests()
+        .iter()
+        .map(|request| request.headers["idempotency-key"].clone())
+        .collect();
+    assert_eq!(keys, vec![keys[0].clone(); 3]);
+    let retried = server.get("/v1/sessions/s/events?kind=retried").await;
+    let retried: Vec<&Value> = retried["events"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .filter(|event| event["kind"] == "retried")
+        .collect();
+    assert_eq!(retried.len(), 2, "{retried:?}");
+    assert_eq!(retried[1]["attempt"], 3);
+    assert_eq!(retried[1]["reason"], "provider");
+    let journal = server.get("/v1/sessions/s/journal?kind=returned").await;
+    assert_eq!(journal["entries"][0]["attempts"], 3);
+    server.stop().await;
+}
+
+/// It has its tries, and then the agent is told.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_stays_busy() {
+    let busy = || Reply::status(503, "busy").header("retry-after", "0");
+    let (provider, server) = started([busy(), busy(), busy(), Reply::text("too late")]).await;
+    let said = server.reply("puppet", "s", json!([{"model": "q"}])).await;
+    assert_eq!(said, "{\"error\":\"provider\",\"status\":503}\n");
+    assert_eq!(provider.requests().len(), 3);
+    server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -53,11 +96,11 @@ async fn one_that_speaks_nonsense() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_that_hangs_up_before_the_first_word() {
-    check(
-        Reply::stream().cut(),
-        json!({"error": "provider", "status": 0}),
-    )
-    .await;
+    let cut = Reply::stream().cut();
+    let (_provider, server) = started([cut.clone(), cut.clone(), cut]).await;
+    let said = server.reply("puppet", "s", json!([{"model": "q"}])).await;
+    assert_eq!(said, "{\"error\":\"provider\",\"status\":0}\n");
+    server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

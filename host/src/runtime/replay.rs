@@ -12,7 +12,7 @@ use std::fmt;
 
 use crate::clock::Time;
 use crate::id::{Seq, SlotName, TurnId};
-use crate::journal::entry::{Entry, Observation, Payload};
+use crate::journal::entry::{Entry, Observation, Payload, RetryReason};
 
 /// An entry that the guest made, to be made again.
 #[derive(Debug, Clone, PartialEq)]
@@ -50,8 +50,25 @@ pub struct Replay {
     said: usize,
     /// Locks the guest believes it holds, with the entry in which it took them.
     held: BTreeMap<SlotName, Seq>,
-    /// How often each call was made, if more than once.
-    attempts: BTreeMap<u32, u32>,
+    /// Calls that were made more than once.
+    tried: BTreeMap<u32, Tried>,
+}
+
+/// How often a call was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tried {
+    pub attempts: u32,
+    /// Those of them that the provider failed; the others were lost with a host.
+    pub failures: u32,
+}
+
+impl Default for Tried {
+    fn default() -> Self {
+        Self {
+            attempts: 1,
+            failures: 0,
+        }
+    }
 }
 
 impl Replay {
@@ -63,7 +80,9 @@ impl Replay {
                 Payload::Spoke(spoke) if spoke.turn == *turn => replay.spoken.push_str(&spoke.text),
                 Payload::Retried(retried) if retried.turn == *turn => {
                     if let Some(n) = retried.n {
-                        replay.attempts.insert(n, retried.attempt);
+                        let tried = replay.tried.entry(n).or_default();
+                        tried.attempts = retried.attempt;
+                        tried.failures += u32::from(retried.reason == RetryReason::Provider);
                     }
                 }
                 payload if payload.made_by() == Some(turn) => replay.calls.push_back(Recorded {
@@ -156,9 +175,9 @@ impl Replay {
         self.said as u64
     }
 
-    /// How often each call was made, where more than once.
-    pub fn attempts(&self) -> &BTreeMap<u32, u32> {
-        &self.attempts
+    /// Calls that were made more than once.
+    pub fn tried(&self) -> &BTreeMap<u32, Tried> {
+        &self.tried
     }
 
     /// Locks the guest believes it holds, each with the entry in which it took it.

@@ -6,6 +6,10 @@
 //!
 //! Invariant: a call is made again only while no piece of its answer was written down.
 
+mod call;
+mod failure;
+mod pieces;
+
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -17,49 +21,16 @@ use crate::journal::entry::{CallKind, CallResult, Called, Payload, Piece, RetryR
 use crate::ledger::WINDOW_MS;
 use crate::model::{self, Delta, ModelError, Request};
 
+pub(in crate::runtime) use self::failure::{Failed, NoAnswer};
+
+use self::call::{Call, DETAIL_CHARS_MAX};
+use self::failure::no_answer;
+use self::pieces::{delta_bytes, joined};
 use super::reply::TooLarge;
-use super::{Back, Scope, Stop};
+use super::{Back, Scope, Stop, Tried};
 
 /// Text of one `streamed` entry: far below what the store splits.
 const PIECES_BYTES_MAX: usize = 32 * 1024;
-
-/// How often one call is made at most while a provider fails in ways that may pass.
-const ATTEMPTS_MAX: u32 = 3;
-/// The wait before the second attempt, doubled for the third. A provider may ask for another.
-const RETRY_MS: u64 = 500;
-/// No provider is waited for longer than this.
-const RETRY_MS_MAX: u64 = 30_000;
-
-/// Bytes of what a provider did wrong, in words.
-const DETAIL_CHARS_MAX: usize = 1_000;
-
-/// Why there is no (whole) answer: from the entry, so the same in every run.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::runtime) enum NoAnswer {
-    Refused(String),
-    OverBudget,
-    Deadline,
-    CircuitOpen,
-    /// The text of the call up to where it broke off.
-    Interrupted(String),
-    Provider {
-        status: u16,
-        text: String,
-    },
-    Other(String),
-}
-
-/// Why a step of an answer failed: for the guest, or for the whole instance.
-pub(in crate::runtime) enum Failed {
-    Guest(NoAnswer),
-    Stop(Stop),
-}
-
-impl From<Stop> for Failed {
-    fn from(stop: Stop) -> Self {
-        Self::Stop(stop)
-    }
-}
 
 /// A whole answer.
 #[derive(Debug, Clone, PartialEq)]
@@ -81,20 +52,6 @@ pub(in crate::runtime) struct Answer {
     end: Option<(String, Option<Usage>)>,
     /// Pieces came.
     begun: bool,
-}
-
-/// The part that is still open.
-struct Call {
-    n: u32,
-    model: String,
-    request: Request,
-    digest: Digest,
-    /// Times it was made.
-    attempts: u32,
-    /// None if this process has not made the call.
-    source: Option<model::Answer>,
-    /// It broke off after pieces that the guest gets first.
-    broken: Option<ModelError>,
 }
 
 impl Scope {
@@ -175,7 +132,10 @@ impl Answer {
                 model,
                 request,
                 digest,
-                attempts: 0,
+                tried: Tried {
+                    attempts: 0,
+                    failures: 0,
+                },
                 source: None,
                 broken: None,
             }),
@@ -204,7 +164,7 @@ impl Answer {
         };
         loop {
             scope.cpu.waiting(scope.ledger.durable(written)).await?;
-            call.attempts += 1;
+            call.tried.attempts += 1;
             let key = scope.call_key(call.n, &call.digest);
             let opened = scope.models.open(&call.model, &call.request, &key);
             match scope.cpu.waiting(opened).await {
@@ -249,8 +209,8 @@ impl Answer {
                 let lost = ModelError::Interrupted(model::Fault::Cut);
                 return Err(self.fail(scope, &lost, false)?);
             }
-            call.attempts = scope.record.attempts(n);
-            let attempt = call.attempts + 1;
+            call.tried = scope.record.tried(n);
+            let attempt = call.tried.attempts + 1;
             let written = scope.retried(n, attempt, RetryReason::HostLost, None)?;
             if let Err(error) = self.make(scope, written).await? {
                 return Err(self.fail(scope, &error, false)?);
@@ -335,7 +295,7 @@ impl Answer {
         };
         if let Some((_, usage)) = self.end {
             let mut back = Back::new(call.n, CallResult::Ok);
-            back.attempts = call.attempts;
+            back.attempts = call.tried.attempts;
             back.usage = Usage {
                 model_calls: 1,
                 ..usage.unwrap_or_default()
@@ -460,7 +420,7 @@ impl Answer {
             };
         }
         let mut back = Back::new(call.n, CallResult::Dropped);
-        back.attempts = call.attempts.max(1);
+        back.attempts = call.tried.attempts.max(1);
         back.usage.model_calls = 1;
         scope.returned(back, &[])
     }
@@ -470,7 +430,7 @@ impl Answer {
         let (n, attempts) = self
             .call
             .take()
-            .map_or((0, 1), |call| (call.n, call.attempts));
+            .map_or((0, 1), |call| (call.n, call.tried.attempts));
         let mut back = Back::new(
             n,
             CallResult::Failed {
@@ -496,81 +456,5 @@ impl Answer {
             finish,
             usage,
         }
-    }
-}
-
-impl Call {
-    fn may_retry(&self, error: &ModelError) -> bool {
-        error.is_transient() && self.attempts < ATTEMPTS_MAX
-    }
-
-    /// Wait as long as the provider needs, and write the next attempt down.
-    async fn retry(&self, scope: &Scope, error: &ModelError) -> Result<Seq, Stop> {
-        let doubled = RETRY_MS << self.attempts.saturating_sub(1).min(16);
-        let wait_ms = error.retry_after_ms().unwrap_or(doubled).min(RETRY_MS_MAX);
-        // What was said before the wait is shown during it.
-        scope.ledger.flush();
-        let wait = tokio::time::sleep(Duration::from_millis(wait_ms));
-        scope.cpu.waiting(wait).await;
-        let detail = error.to_string().chars().take(DETAIL_CHARS_MAX).collect();
-        let (attempt, reason) = (self.attempts + 1, RetryReason::Provider);
-        scope.retried(self.n, attempt, reason, Some(detail))
-    }
-}
-
-/// What the guest is told, from the entry and the text that it names no second time.
-fn no_answer(result: CallResult, text: &str) -> NoAnswer {
-    let CallResult::Failed {
-        error,
-        status,
-        detail,
-    } = result
-    else {
-        return NoAnswer::Other("the call was given up".to_owned());
-    };
-    match error.as_str() {
-        "refused" => NoAnswer::Refused(detail),
-        "over-budget" => NoAnswer::OverBudget,
-        "deadline" => NoAnswer::Deadline,
-        "circuit-open" => NoAnswer::CircuitOpen,
-        "interrupted" => NoAnswer::Interrupted(text.to_owned()),
-        "provider" => NoAnswer::Provider {
-            status,
-            text: detail,
-        },
-        _ => NoAnswer::Other(detail),
-    }
-}
-
-/// The pieces as entries hold them: neighbouring texts are one.
-fn joined(deltas: &[Delta]) -> Vec<Piece> {
-    let mut pieces: Vec<Piece> = Vec::new();
-    for delta in deltas {
-        match (delta, pieces.last_mut()) {
-            (Delta::Text(more), Some(Piece::Text(text))) => text.push_str(more),
-            (Delta::Text(text), _) => pieces.push(Piece::Text(text.clone())),
-            (Delta::ToolCall(call), _) => pieces.push(Piece::ToolCall {
-                id: call.id.clone(),
-                name: call.name.clone(),
-                arguments: call.arguments.clone(),
-            }),
-            (Delta::Finished { reason, usage }, _) => pieces.push(Piece::Finished {
-                reason: reason.name().into(),
-                usage: usage.map(|usage| Usage {
-                    model_calls: 1,
-                    input_tokens: usage.input_tokens,
-                    output_tokens: usage.output_tokens,
-                }),
-            }),
-        }
-    }
-    pieces
-}
-
-fn delta_bytes(delta: &Delta) -> usize {
-    match delta {
-        Delta::Text(text) => text.len(),
-        Delta::ToolCall(call) => call.name.len() + call.arguments.len(),
-        Delta::Finished { .. } => 0,
     }
 }
