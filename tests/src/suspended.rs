@@ -66,21 +66,6 @@ async fn a_suspended_agent_says_why_takes_messages_and_is_resumed_by_somebody() 
     server.stop().await;
 }
 
-/// `antiphon resume`: whether it went well, and what it said, where it should say it.
-async fn resumes(server: &Server) -> (bool, String) {
-    let mut command = command(&["resume", "s", "puppet", "--url", &server.url]);
-    command.args(["--key", &server.key]);
-    let output = tokio::task::spawn_blocking(move || command.output());
-    let output = output.await.expect("it runs").expect("the binary runs");
-    let is_fine = output.status.success();
-    let said = if is_fine {
-        output.stdout
-    } else {
-        output.stderr
-    };
-    (is_fine, String::from_utf8(said).expect("text"))
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_may_resume_and_whom() {
     let server = Server::start().await;
@@ -104,6 +89,34 @@ async fn who_may_resume_and_whom() {
     let resume = "POST /v1/sessions/s/agents/puppet/resume";
     let by_token = server.call(resume).key(token).await;
     by_token.refused(403, "insufficient_scope");
+    server.call(resume).await.is(202);
+    server.stop().await;
+}
+
+/// `antiphon resume`: whether it went well, and what it said, where it should say it.
+async fn resumes(server: &Server) -> (bool, String) {
+    let mut command = command(&["resume", "s", "puppet", "--url", &server.url]);
+    command.args(["--key", &server.key]);
+    let output = tokio::task::spawn_blocking(move || command.output());
+    let output = output.await.expect("it runs").expect("the binary runs");
+    let is_fine = output.status.success();
+    let said = if is_fine {
+        output.stdout
+    } else {
+        output.stderr
+    };
+    (is_fine, String::from_utf8(said).expect("text"))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_command_resumes_once() {
+    let server = Server::start().await;
+    let config = json!({"supervision": {"failures_max": 1}});
+    server.configure("puppet", config).await.is(201);
+    server.deploy("puppet").await;
+    server.session("s", &["puppet"]).await;
+    let failed = server.invoke("puppet", "s", json!(["trap"])).await;
+    failed.refused(502, "turn_failed");
     assert_eq!(
         resumes(&server).await,
         (true, "puppet gets turns again\n".to_owned())

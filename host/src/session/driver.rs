@@ -232,8 +232,10 @@ impl Driver {
             self.look_at_least(self.sessions.now());
             return;
         };
-        if let Some(started) = turn::begin(&self.sessions, &self.session, agent, version) {
-            self.run_turn(started);
+        match turn::begin(&self.sessions, &self.session, agent, version) {
+            Some(started) => self.run_turn(started),
+            // Something became missing since we looked, perhaps without an entry that wakes us.
+            None => self.look_at_least(self.sessions.now()),
         }
     }
 

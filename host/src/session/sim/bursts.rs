@@ -4,6 +4,73 @@ use super::laws::{check_answered, check_said};
 use super::*;
 use crate::journal::entry::{Fate, TurnEnded};
 
+/// How the agents take their messages, and what is said.
+pub(super) type Talk<'a> = (Batching, &'a [&'a str]);
+
+/// One of each, for crashes to be put in.
+pub(super) const TALK: &[Talk<'_>] = &[
+    (
+        COLLECT,
+        &[
+            "post a say one; sleep 20; say more",
+            "shown one",
+            "post a say two",
+            "post a model three four",
+            "answered",
+        ],
+    ),
+    (
+        Batching {
+            quiet_ms: 50,
+            ..COLLECT
+        },
+        &[
+            "post a say one",
+            "post a say two; lock x; commit x doc",
+            "answered",
+        ],
+    ),
+    (
+        Batching {
+            policy: Policy::Followup,
+            ..COLLECT
+        },
+        &[
+            "post a say one; sleep 20",
+            "post a send b say sent",
+            "post a say three",
+            "answered",
+        ],
+    ),
+    (
+        Batching {
+            policy: Policy::Interrupt,
+            ..COLLECT
+        },
+        &[
+            "post a lock x; say one; sleep 60000; say never",
+            "shown one",
+            "post a say two; sleep 20; model three four",
+            "post a lock x; commit x doc; say five",
+            "answered",
+        ],
+    ),
+    (
+        Batching {
+            policy: Policy::Steer,
+            ..COLLECT
+        },
+        &[
+            "post a say one; sleep 20; more",
+            "shown one",
+            "post a model two three",
+            "post a say four; sleep 20; more",
+            "post a say five",
+            "answered",
+        ],
+    ),
+];
+
 fn with(policy: Policy) -> Batching {
     Batching { policy, ..COLLECT }
 }
@@ -20,11 +87,14 @@ async fn works(world: &World, session: &Session) {
     world.until("it works", works).await;
 }
 
+/// Exactly so long, step by step.
 async fn pass(world: &World, ms: u64) {
-    let until = world.clock.now().plus_ms(ms);
-    world
-        .until("time passes", || world.clock.now() >= until)
-        .await;
+    for _ in 0..ms {
+        for _ in 0..4 {
+            tokio::task::yield_now().await;
+        }
+        world.advance(1).await;
+    }
 }
 
 /// Everything that was posted is dealt with, and on the disk. Answers what is there.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use super::bursts::{TALK as BURSTS, Talk};
 use super::laws::{
     check_answered, check_calls, check_kept, check_repeatable, check_resumed, check_said,
     check_transcript,
@@ -14,9 +15,6 @@ use crate::clock::Time;
 use crate::journal::state::{Batching, Policy};
 use crate::ledger::transcript;
 use crate::store::{Fault, Memory, RecordSpace, memory};
-
-/// How the agents take their messages, and what is said.
-type Talk<'a> = (Batching, &'a [&'a str]);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Crash {
@@ -168,70 +166,6 @@ const TALK: &[&[&str]] = &[
         "put x two",
         "answered",
     ],
-];
-
-/// Bursts, under every policy.
-const BURSTS: &[Talk<'_>] = &[
-    (
-        COLLECT,
-        &[
-            "post a say one; sleep 20; say more",
-            "shown one",
-            "post a say two",
-            "post a model three four",
-            "answered",
-        ],
-    ),
-    (
-        Batching {
-            quiet_ms: 50,
-            ..COLLECT
-        },
-        &[
-            "post a say one",
-            "post a say two; lock x; commit x doc",
-            "answered",
-        ],
-    ),
-    (
-        Batching {
-            policy: Policy::Followup,
-            ..COLLECT
-        },
-        &[
-            "post a say one; sleep 20",
-            "post a send b say sent",
-            "post a say three",
-            "answered",
-        ],
-    ),
-    (
-        Batching {
-            policy: Policy::Interrupt,
-            ..COLLECT
-        },
-        &[
-            "post a lock x; say one; sleep 60000; say never",
-            "shown one",
-            "post a say two; sleep 20; model three four",
-            "post a lock x; commit x doc; say five",
-            "answered",
-        ],
-    ),
-    (
-        Batching {
-            policy: Policy::Steer,
-            ..COLLECT
-        },
-        &[
-            "post a say one; sleep 20; more",
-            "shown one",
-            "post a model two three",
-            "post a say four; sleep 20; more",
-            "post a say five",
-            "answered",
-        ],
-    ),
 ];
 
 fn talks() -> impl Iterator<Item = Talk<'static>> {

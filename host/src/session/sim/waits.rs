@@ -45,24 +45,32 @@ fn an_agent_waits_for_a_slot_and_says_so_once() {
     });
 }
 
+/// Its model is gone: `b` hears so in its first turn, and waits with what came meanwhile.
+async fn waits_for_its_model(world: &World, provider: &Log) {
+    provider.be_gone(true);
+    let session = world.session().await;
+    let post = |text| {
+        let (new, message) = (new_session(None), new_message("b", text));
+        commands::post(&world.sessions, &session.ledger, Some(&new), message).expect("it is taken");
+    };
+    post("ask one");
+    let works = || session.ledger.look(|state| !state.turns.is_empty());
+    world.until("it works", works).await;
+    post("ask two");
+    let waits = || {
+        let is_suspended = |entry: &Entry| entry.payload.kind() == Kind::AgentSuspended;
+        entries(&*world.store).iter().any(is_suspended)
+    };
+    world.until("it waits", waits).await;
+}
+
 #[test]
 fn an_agent_waits_for_its_model_until_it_is_worth_a_try() {
     life(&fresh(), Time(0), async |world| {
         let provider = PROVIDER.with_borrow(Log::clone);
-        provider.be_gone(true);
-        let lines = ["post b ask one", "answered", "post b ask two"];
-        converse(world, &lines, &mut Outside::default()).await;
-        let session = world.session().await;
-        let waits = || {
-            session
-                .ledger
-                .look(|state| state.participants[&name("b")].is_until_ready())
-        };
-        world.until("it waits", waits).await;
-        let since = world.clock.now();
+        waits_for_its_model(world, &provider).await;
         // Nobody is told that it is back: it is looked at again.
         provider.be_gone(false);
-        drop(session);
         world.quiet().await;
         let stored = entries(&*world.store);
         let expect = [
@@ -72,11 +80,11 @@ fn an_agent_waits_for_its_model_until_it_is_worth_a_try() {
             "b takes 1",
         ];
         assert_eq!(about_b(&stored), expect, "{}", print(&stored));
-        let resumed = stored
-            .iter()
-            .find(|entry| entry.payload.kind() == Kind::AgentResumed)
-            .expect("it went on");
-        let waited = resumed.time.ms_since(since);
+        let at = |kind| {
+            let entry = stored.iter().find(|entry| entry.payload.kind() == kind);
+            entry.expect("it is there").time
+        };
+        let waited = at(Kind::AgentResumed).ms_since(at(Kind::AgentSuspended));
         assert!((3_000..6_000).contains(&waited), "{waited}");
         let ended = stored.iter().rev().find_map(|entry| match &entry.payload {
             Payload::TurnEnded(it) => Some(it),
@@ -91,33 +99,28 @@ fn an_agent_waits_for_its_model_until_it_is_worth_a_try() {
     });
 }
 
-/// What is missing does not keep its session in memory, nor is it forgotten there.
+/// What was heard is not kept: the first thing after a start is a try.
 #[test]
 fn a_host_that_starts_again_has_heard_nothing_against_a_model() {
     let disk = fresh();
     let provider = PROVIDER.with_borrow(Log::clone);
     let now = life(&disk, Time(0), async |world| {
-        provider.be_gone(true);
-        let lines = ["post b ask one", "answered", "post b ask two"];
-        converse(world, &lines, &mut Outside::default()).await;
-        let waits = || {
-            entries(&*world.store)
-                .iter()
-                .any(|entry| entry.payload.kind() == Kind::AgentSuspended)
-        };
-        world.until("it waits", waits).await;
-        assert!(world.stop(1_000).await);
+        waits_for_its_model(world, &provider).await;
         world.clock.now()
     });
-    provider.be_gone(false);
     life(&disk.process_kill(), now, async |world| {
         world.quiet().await;
         let stored = entries(&*world.store);
-        let resumed = stored
+        let after = stored
             .iter()
-            .find(|entry| entry.payload.kind() == Kind::AgentResumed)
-            .expect("it went on");
-        assert!(resumed.time.ms_since(now) < 1_000, "{}", print(&stored));
+            .position(|entry| entry.payload.kind() == Kind::AgentSuspended)
+            .expect("it waited");
+        let kinds: Vec<Kind> = stored[after + 1..]
+            .iter()
+            .map(|entry| entry.payload.kind())
+            .take(2)
+            .collect();
+        assert_eq!(kinds, [Kind::AgentResumed, Kind::TurnStarted]);
         check_answered(&stored);
     });
 }
