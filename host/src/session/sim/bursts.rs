@@ -260,14 +260,18 @@ fn followups_are_turns_of_their_own_in_order() {
 fn a_person_who_speaks_interrupts_and_nothing_lies_between() {
     let disk = deployed(with(Policy::Interrupt));
     life(&disk, Time(0), async |world| {
-        let lines = [
-            "post a lock x; say begun; sleep 60000; say never",
-            "shown begun",
-            "post a say after",
-            "answered",
-        ];
-        converse(world, &lines, &mut Outside::default()).await;
         let session = world.session().await;
+        post(
+            world,
+            &session,
+            "a",
+            "lock x; say begun; sleep 60000; say never",
+        );
+        let has_begun = |state: &State| state.turns.values().any(|it| it.said > 0 && it.calls > 2);
+        world
+            .until("it has begun", || session.ledger.look(has_begun))
+            .await;
+        post(world, &session, "a", "say after");
         let stored = settled(world, &session).await;
         let text = print(&stored);
         let at = stored
@@ -310,14 +314,10 @@ fn a_person_who_speaks_interrupts_and_nothing_lies_between() {
 fn agents_interrupt_nobody() {
     let disk = deployed(with(Policy::Interrupt));
     life(&disk, Time(0), async |world| {
-        let lines = [
-            "post a say begun; sleep 500; say done.",
-            "shown begun",
-            "post b send a say heard",
-            "answered",
-        ];
-        converse(world, &lines, &mut Outside::default()).await;
         let session = world.session().await;
+        post(world, &session, "a", "sleep 500; say done.");
+        works(world, &session).await;
+        post(world, &session, "b", "send a say heard");
         let stored = settled(world, &session).await;
         let outcomes: Vec<Outcome> = ended(&stored).iter().map(|it| it.outcome).collect();
         assert_eq!(outcomes, [Outcome::Completed; 2], "{}", print(&stored));

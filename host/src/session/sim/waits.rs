@@ -24,14 +24,21 @@ fn about_b(stored: &[Entry]) -> Vec<String> {
 #[test]
 fn an_agent_waits_for_a_slot_and_says_so_once() {
     life(&fresh(), Time(0), async |world| {
-        let lines = [
-            "post a lock y; say begun; sleep 5000; commit y doc",
-            "shown begun",
-            "post b say one",
-            "post b say two",
-            "answered",
-        ];
-        converse(world, &lines, &mut Outside::default()).await;
+        let session = world.session().await;
+        let post = |to, text| {
+            let (new, message) = (new_session(None), new_message(to, text));
+            commands::post(&world.sessions, &session.ledger, Some(&new), message)
+                .expect("it is taken");
+        };
+        post("a", "lock y; sleep 5000; commit y doc");
+        let is_locked = |state: &State| state.slots.contains_key(&name("y"));
+        world
+            .until("it is locked", || session.ledger.look(is_locked))
+            .await;
+        post("b", "say one");
+        let waits = |state: &State| state.participants[&name("b")].is_until_ready();
+        world.until("it waits", || session.ledger.look(waits)).await;
+        post("b", "say two");
         world.quiet().await;
         let stored = entries(&*world.store);
         let expect = [
