@@ -116,6 +116,11 @@ fn decoded(encoded: &crate::journal::codec::Encoded) -> Result<Entry, ReadError>
         .map_err(|error| ReadError::Damaged(error.to_string()))
 }
 
+/// A body as it is read from its entry: numbers with many digits may lose the last one on the way.
+fn as_stored(body: &Value) -> Value {
+    serde_json::from_str(&body.to_string()).unwrap_or(Value::Null)
+}
+
 /// The longest id that nobody has, as it stands in an entry.
 fn shown(id: &str) -> String {
     id.chars().take(160).collect()
@@ -159,13 +164,14 @@ impl Scope {
     }
 
     pub(in crate::runtime) async fn pending(&self) -> Result<Vec<Header>, Stop> {
-        if let Some(recorded) = self.recorded()? {
+        let asked = || "asks what waits in its mailbox".to_owned();
+        if let Some(recorded) = self.recorded(asked)? {
             if let Payload::Observed(it) = &recorded.payload
                 && let Observation::MailboxPending { messages } = &it.what
             {
                 return self.headers(messages).await;
             }
-            return Err(self.differs(&recorded, "asks what waits in its mailbox"));
+            return Err(self.differs(&recorded, asked()));
         }
         self.observe(|batch| {
             let (messages, headers) = self
@@ -180,17 +186,18 @@ impl Scope {
     pub(in crate::runtime) async fn pull(&self, max: u32) -> Result<Vec<Message>, Stop> {
         // The guest chose the number.
         let max = max.min(PULL_MAX);
-        if let Some(recorded) = self.recorded()? {
+        let asked = || format!("pulls at most {max} messages");
+        if let Some(recorded) = self.recorded(asked)? {
             if let Payload::Observed(it) = &recorded.payload
                 && let Observation::MailboxPulled {
                     messages,
-                    max: asked,
+                    max: pulled,
                 } = &it.what
-                && asked.is_none_or(|asked| asked == max)
+                && pulled.is_none_or(|pulled| pulled == max)
             {
                 return self.find_all(messages).await;
             }
-            return Err(self.differs(&recorded, format_args!("pulls {max} messages")));
+            return Err(self.differs(&recorded, asked()));
         }
         let taken = self.observe(|batch| {
             let waiting = self.waiting(batch).take(max as usize);
@@ -206,7 +213,8 @@ impl Scope {
 
     /// Put a pulled message back. False if the turn did not pull it.
     pub(in crate::runtime) fn leave(&self, id: &str) -> Result<bool, Stop> {
-        if let Some(recorded) = self.recorded()? {
+        let asked = || format!("leaves the message {:?}", shown(id));
+        if let Some(recorded) = self.recorded(asked)? {
             if let Payload::Observed(it) = &recorded.payload {
                 match &it.what {
                     Observation::MailboxLeft { message } if message.as_str() == id => {
@@ -218,7 +226,7 @@ impl Scope {
                     _ => {}
                 }
             }
-            return Err(self.differs(&recorded, format_args!("leaves the message {id:?}")));
+            return Err(self.differs(&recorded, asked()));
         }
         self.observe(|batch| {
             let turn = batch.state().turns.get(&self.turn);
@@ -236,7 +244,8 @@ impl Scope {
     /// Any message ever sent to this agent. What is found does not change: a message is written
     /// once, so that it can be looked up again in replay.
     pub(in crate::runtime) async fn read_message(&self, id: &str) -> Result<Option<Message>, Stop> {
-        let recorded = self.recorded()?;
+        let asked = || format!("reads the message {:?}", shown(id));
+        let recorded = self.recorded(asked)?;
         if let Some(recorded) = &recorded {
             match &recorded.payload {
                 Payload::Observed(it) => match &it.what {
@@ -245,9 +254,9 @@ impl Scope {
                             return Ok(None);
                         }
                     }
-                    _ => return Err(self.differs(recorded, format_args!("reads {id:?}"))),
+                    _ => return Err(self.differs(recorded, asked())),
                 },
-                _ => return Err(self.differs(recorded, format_args!("reads {id:?}"))),
+                _ => return Err(self.differs(recorded, asked())),
             }
         }
         let found = match MessageId::new(id) {
@@ -276,15 +285,16 @@ impl Scope {
         let query = Digest::of(text.as_bytes());
         // A cursor that this host did not make finds nothing.
         let from = cursor.map(|cursor| cursor.parse().map_or(Seq(0), Seq));
-        if let Some(recorded) = self.recorded()? {
+        let asked = || format!("searches for {:?}", shown(text));
+        if let Some(recorded) = self.recorded(asked)? {
             if let Payload::Observed(it) = &recorded.payload
                 && let Observation::MailboxSearched {
-                    query: asked,
+                    query: searched,
                     before,
                     found,
                     next,
                 } = &it.what
-                && *asked == query
+                && *searched == query
                 && from.is_none_or(|from| before.is_none_or(|before| before <= from))
             {
                 return Ok(Page {
@@ -292,7 +302,7 @@ impl Scope {
                     next: *next,
                 });
             }
-            return Err(self.differs(&recorded, format_args!("searches for {text:?}")));
+            return Err(self.differs(&recorded, asked()));
         }
         let newest = self.ledger.look(|state| state.last.next());
         let before = from.map_or(newest, |from| from.min(newest));
@@ -334,10 +344,11 @@ impl Scope {
         length: usize,
     ) -> Result<Result<MessageId, SendRefused>, Stop> {
         let shown: String = to.chars().take(63).collect();
-        if let Some(recorded) = self.recorded()? {
+        let asked = || format!("sends {length} bytes to {shown:?}");
+        if let Some(recorded) = self.recorded(asked)? {
             return match (&recorded.payload, &body) {
                 (Payload::MessageSent(it), Ok(body))
-                    if it.to.as_str() == to && it.body == *body =>
+                    if it.to.as_str() == to && it.body == as_stored(body) =>
                 {
                     Ok(Ok(it.message.clone()))
                 }
@@ -345,9 +356,9 @@ impl Scope {
                     Observation::SendRefused { to, error } if *to == shown => {
                         Ok(Err(SendRefused::of_word(error)))
                     }
-                    _ => Err(self.differs(&recorded, format_args!("sends to {to:?}"))),
+                    _ => Err(self.differs(&recorded, asked())),
                 },
-                _ => Err(self.differs(&recorded, format_args!("sends to {to:?}"))),
+                _ => Err(self.differs(&recorded, asked())),
             };
         }
         self.append(|batch, n| {

@@ -9,6 +9,7 @@
 //! `answered`, `delete`. Each waits until what it did is acknowledged.
 
 mod crash;
+mod differs;
 mod laws;
 mod lives;
 
