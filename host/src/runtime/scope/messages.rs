@@ -116,9 +116,16 @@ fn decoded(encoded: &crate::journal::codec::Encoded) -> Result<Entry, ReadError>
         .map_err(|error| ReadError::Damaged(error.to_string()))
 }
 
-/// A body as it is read from its entry: numbers with many digits may lose the last one on the way.
-fn as_stored(body: &Value) -> Value {
-    serde_json::from_str(&body.to_string()).unwrap_or(Value::Null)
+/// A body as it is read from its entry: a number with many digits may lose the last one on the
+/// way. An error if it cannot be read from there, because it is nested as deep as may be: such an entry
+/// would shut the whole journal.
+fn as_stored(body: &Value) -> Result<Value, serde_json::Error> {
+    #[derive(serde::Deserialize)]
+    struct Stored {
+        body: Value,
+    }
+    let entry = format!("{{\"body\":{body}}}");
+    serde_json::from_str(&entry).map(|Stored { body }| body)
 }
 
 /// The longest id that nobody has, as it stands in an entry.
@@ -345,10 +352,11 @@ impl Scope {
     ) -> Result<Result<MessageId, SendRefused>, Stop> {
         let shown: String = to.chars().take(63).collect();
         let asked = || format!("sends {length} bytes to {shown:?}");
+        let body = body.and_then(|body| Ok((as_stored(&body)?, body)));
         if let Some(recorded) = self.recorded(asked)? {
             return match (&recorded.payload, &body) {
-                (Payload::MessageSent(it), Ok(body))
-                    if it.to.as_str() == to && it.body == as_stored(body) =>
+                (Payload::MessageSent(it), Ok((stored, _)))
+                    if it.to.as_str() == to && it.body == *stored =>
                 {
                     Ok(Ok(it.message.clone()))
                 }
@@ -375,7 +383,7 @@ impl Scope {
                 (Some((_, waiting)), _) if waiting >= limits.mailbox_messages_max => {
                     Err(SendRefused::Full)
                 }
-                (Some((to, _)), Ok(body)) => Ok((to, body)),
+                (Some((to, _)), Ok((_, body))) => Ok((to, body)),
             };
             match checked {
                 Ok((to, body)) => {
@@ -397,5 +405,56 @@ impl Scope {
                 }
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::id::Seq;
+    use crate::journal::codec::encode;
+    use crate::journal::script::name;
+
+    /// What is read from the entry of a message with this body.
+    fn read_back(body: &Value) -> Option<Value> {
+        let sent = MessageSent {
+            message: name("s:1"),
+            from: name("a"),
+            to: name("b"),
+            body: body.clone(),
+            turn: name("r.t0.a"),
+            n: 0,
+        };
+        let entry = Entry {
+            seq: Seq(1),
+            time: Time(0),
+            payload: Payload::MessageSent(sent),
+        };
+        match encode(&entry).decode().ok()?.payload {
+            Payload::MessageSent(sent) => Some(sent.body),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_body_that_its_entry_could_not_hold_is_refused() {
+        for depth in 120..128 {
+            let text = format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+            let body: Value = serde_json::from_str(&text).expect("it is JSON");
+            assert_eq!(as_stored(&body).ok(), read_back(&body), "{depth}");
+            assert_eq!(as_stored(&body).is_ok(), depth < 127, "{depth}");
+        }
+    }
+
+    proptest! {
+        /// Or a turn that is taken up again would differ from itself.
+        #[test]
+        fn a_body_is_compared_as_it_is_stored(number: f64) {
+            let body: Value = serde_json::from_str(&format!("[{number:?}]"))
+                .unwrap_or_else(|_| serde_json::json!([number]));
+            prop_assert_eq!(as_stored(&body).ok(), read_back(&body));
+        }
     }
 }
