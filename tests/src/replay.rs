@@ -298,7 +298,7 @@ async fn every_end_is_compared() {
     server
         .post("s", json!([{"relay": "q"}, {"say": "never"}]))
         .await;
-    events.shown("shown").await;
+    events.shown("xxshown").await;
     server
         .call("POST /v1/sessions/s/interrupt")
         .json(json!({"author": "ana"}))
@@ -346,7 +346,7 @@ async fn what_cannot_be_replayed_is_said_in_words() {
 
     let mut events = server.follow("s").await;
     server.post("s", json!([{"relay": "q"}])).await;
-    events.shown("shown").await;
+    events.shown("heard hello\nshown").await;
     let open = newest(&server).await;
     let said = replay(&server, &[&open]).await;
     said.has(1, &["has not ended yet"]);
