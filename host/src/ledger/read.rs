@@ -20,6 +20,15 @@ impl Ledger {
     /// Entries after `after` up to `until`, as many as are at hand: none only if there are none.
     /// Entries that are not durable yet are read too, so whoever answers outside bounds `until`.
     pub async fn entries(&self, after: Seq, until: Seq) -> Result<Vec<Encoded>, ReadError> {
+        self.some_entries(after, until, READ_BYTES).await
+    }
+
+    async fn some_entries(
+        &self,
+        after: Seq,
+        until: Seq,
+        bytes: usize,
+    ) -> Result<Vec<Encoded>, ReadError> {
         if after >= until {
             return Ok(Vec::new());
         }
@@ -34,7 +43,7 @@ impl Ledger {
             }
         }
         let (store, journal) = (self.store.clone(), self.journal.clone());
-        let frames = blocking(move || store.frames(&journal, after, READ_BYTES)).await?;
+        let frames = blocking(move || store.frames(&journal, after, bytes)).await?;
         let mut entries = Vec::new();
         for frame in frames {
             let decoded = frame
@@ -86,7 +95,8 @@ impl Ledger {
         if seq.0 == 0 {
             return Ok(None);
         }
-        let entries = self.entries(Seq(seq.0 - 1), seq).await?;
+        // One frame holds it.
+        let entries = self.some_entries(Seq(seq.0 - 1), seq, 1).await?;
         Ok(entries.into_iter().find(|entry| entry.seq == seq))
     }
 

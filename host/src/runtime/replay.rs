@@ -13,7 +13,7 @@ use std::fmt;
 
 use crate::clock::Time;
 use crate::id::{Seq, SlotName, TurnId};
-use crate::journal::entry::{CallKind, Entry, Observation, Observed, Payload};
+use crate::journal::entry::{CallKind, Entry, Observation, Observed, Payload, RetryReason};
 use crate::model::Request;
 
 /// An entry that the guest made, to be made again.
@@ -77,8 +77,25 @@ pub struct Replay {
     is_closed: bool,
     /// Locks the guest believes it holds, with the entry in which it took them.
     held: BTreeMap<SlotName, Seq>,
-    /// How often each call was made, if more than once.
-    attempts: BTreeMap<u32, u32>,
+    /// Calls that were made more than once.
+    tried: BTreeMap<u32, Tried>,
+}
+
+/// How often a call was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tried {
+    pub attempts: u32,
+    /// Those of them that the provider failed; the others were lost with a host.
+    pub failures: u32,
+}
+
+impl Default for Tried {
+    fn default() -> Self {
+        Self {
+            attempts: 1,
+            failures: 0,
+        }
+    }
 }
 
 impl Replay {
@@ -90,7 +107,9 @@ impl Replay {
                 Payload::Spoke(spoke) if spoke.turn == *turn => replay.spoken.push_str(&spoke.text),
                 Payload::Retried(retried) if retried.turn == *turn => {
                     if let Some(n) = retried.n {
-                        replay.attempts.insert(n, retried.attempt);
+                        let tried = replay.tried.entry(n).or_default();
+                        tried.attempts = retried.attempt;
+                        tried.failures += u32::from(retried.reason == RetryReason::Provider);
                     }
                 }
                 payload if payload.made_by() == Some(turn) => replay.calls.push_back(Recorded {
@@ -224,9 +243,9 @@ impl Replay {
         self.said as u64
     }
 
-    /// How often each call was made, where more than once.
-    pub fn attempts(&self) -> &BTreeMap<u32, u32> {
-        &self.attempts
+    /// Calls that were made more than once.
+    pub fn tried(&self) -> &BTreeMap<u32, Tried> {
+        &self.tried
     }
 
     /// Locks the guest believes it holds, each with the entry in which it took it.
@@ -341,6 +360,64 @@ mod tests {
         assert!(less.take(asked).is_err(), "less before a call");
         let mut silent = replay("spoke r.t0.a 0 ab");
         assert!(silent.take(asked).is_err(), "a call instead of words");
+    }
+
+    #[test]
+    fn a_closed_record_has_no_live_edge() {
+        let text = "spoke r.t0.a 0 ab\nsee r.t0.a 0\nspoke r.t0.a 2 cd";
+        let mut closed = replay(text).closed();
+        assert_eq!(closed.say("ab"), Ok(2));
+        assert!(closed.take(asked).unwrap().is_some());
+        assert_eq!((closed.made(), closed.calls()), (1, 1));
+        assert_eq!(closed.say("c"), Ok(1));
+        let differs = closed.clone().take(asked).unwrap_err();
+        assert_eq!(
+            differs.to_string(),
+            r#"the journal has the words "d", the agent asks"#
+        );
+        let differs = closed.say("dé").unwrap_err();
+        assert_eq!(
+            differs.to_string(),
+            r#"the journal has nothing more, the agent says "é""#
+        );
+        assert!(closed.is_over(), "what it said before that is said");
+        assert_eq!((closed.spoken(), closed.words()), ("abcd", "abcd"));
+        assert_eq!(
+            closed.take(asked).unwrap_err().to_string(),
+            "the journal has nothing more, the agent asks"
+        );
+    }
+
+    #[test]
+    fn a_difference_names_both_sides() {
+        let check = |text: &str, does: &dyn Fn(&mut Replay) -> Option<Differs>, expect: &str| {
+            let differs = does(&mut replay(text)).expect("it differs");
+            assert_eq!(differs.to_string(), format!("the journal has {expect}"));
+        };
+        let text = "see r.t0.a 0\nspoke r.t0.a 0 one two";
+        let say = |it: &mut Replay| it.say("one three").err();
+        check(
+            text,
+            &say,
+            r#"call 0, slot-names (entry 4), the agent says "one three""#,
+        );
+        let leave = |it: &mut Replay| it.finish().err();
+        check(
+            text,
+            &leave,
+            "call 0, slot-names (entry 4), the agent is done",
+        );
+        let text = "spoke r.t0.a 0 one two\nlock r.t0.a 0 x";
+        check(text, &say, r#"the words "wo", the agent says "hree""#);
+        let silent = |it: &mut Replay| it.take(asked).err();
+        check(text, &silent, r#"the words "one two", the agent asks"#);
+        check(text, &leave, r#"the words "one two", the agent is done"#);
+        let more = |it: &mut Replay| it.say("one two three").err();
+        check(
+            text,
+            &more,
+            r#"the lock of slot x (entry 5), the agent says " three""#,
+        );
     }
 
     #[test]

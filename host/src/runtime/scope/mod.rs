@@ -27,6 +27,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
+use crate::clock::Time;
 use crate::id::{AgentName, Digest, RunId, Seq, SessionId, SlotName, TenantId, TurnId};
 use crate::journal::entry::{
     CallKind, CallResult, Called, Observation, Observed, Payload, Piece, Retried, RetryReason,
@@ -39,10 +40,13 @@ use crate::store::ReadError;
 use crate::telemetry::Stage;
 
 use super::limits::{Cpu, TurnLimits};
-use super::replay::{Differs, Recorded, Replay};
+use super::replay::{Differs, Recorded, Replay, Tried};
 
 pub use clock::TurnClock;
 pub use output::TurnOutput;
+
+/// Bytes of documents kept for a replay: one of the longest there are.
+const DOCUMENTS_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// Why an instance cannot go on. Becomes a trap, and the turn's exit.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -114,8 +118,10 @@ pub struct Record {
     replay: Mutex<Option<Replay>>,
     /// When the attempt began.
     begun: Option<Instant>,
-    /// How often each open call was made, where more than once.
-    attempts: BTreeMap<u32, u32>,
+    /// Calls that earlier attempts made more than once.
+    tried: BTreeMap<u32, Tried>,
+    /// Documents that were read again: a guest that looks at one often does not have it read as often.
+    documents: Mutex<BTreeMap<Seq, (String, Time)>>,
     /// Polls of the guest so far: which of them a timer ended is part of the record.
     polls: AtomicU64,
     /// Why the instance cannot go on, found where nothing can be answered.
@@ -129,7 +135,7 @@ impl Record {
     pub fn of(replay: Replay, begun: Instant) -> Self {
         Self {
             begun: Some(begun),
-            attempts: replay.attempts().clone(),
+            tried: replay.tried().clone(),
             replay: Mutex::new(Some(replay)),
             ..Self::default()
         }
@@ -161,9 +167,24 @@ impl Record {
         }
     }
 
-    /// Times that a call of an earlier attempt was made.
-    fn attempts(&self, n: u32) -> u32 {
-        self.attempts.get(&n).copied().unwrap_or(1)
+    /// How often a call of an earlier attempt was made.
+    fn tried(&self, n: u32) -> Tried {
+        self.tried.get(&n).copied().unwrap_or_default()
+    }
+
+    fn documents(&self) -> MutexGuard<'_, BTreeMap<Seq, (String, Time)>> {
+        self.documents
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    fn keep_document(&self, version: Seq, text: String, written_at: Time) {
+        let mut documents = self.documents();
+        let kept: usize = documents.values().map(|(text, _)| text.len()).sum();
+        if kept + text.len() > DOCUMENTS_BYTES_MAX {
+            documents.clear();
+        }
+        documents.insert(version, (text, written_at));
     }
 
     fn stop(&self, stop: Stop) {

@@ -116,6 +116,15 @@ impl Scope {
     /// A version of a slot that was read once, whatever it holds now.
     async fn document(&self, version: Seq, holder: Option<String>) -> Result<Snapshot, Stop> {
         let missing = || ReadError::Damaged(format!("the slot's version {version} is missing"));
+        let snapshot = |text: &str, written_at| Snapshot {
+            text: text.to_owned(),
+            version,
+            holder: holder.clone(),
+            written_at,
+        };
+        if let Some((text, written_at)) = self.record.documents().get(&version) {
+            return Ok(snapshot(text, *written_at));
+        }
         let read = async {
             let entry = self.ledger.entry(version).await?.ok_or_else(missing)?;
             let entry = entry
@@ -128,12 +137,9 @@ impl Scope {
             Ok((text, entry.time))
         };
         let (text, written_at) = self.cpu.waiting(read).await?;
-        Ok(Snapshot {
-            text,
-            version,
-            holder,
-            written_at,
-        })
+        let read = snapshot(&text, written_at);
+        self.record.keep_document(version, text, written_at);
+        Ok(read)
     }
 
     /// Who holds the slot.

@@ -222,3 +222,158 @@ fn completed(told: &Recorded<'_>, wake_at: Option<Time>, context: &[Change]) -> 
         format!("makes it {}", change(now)),
     ))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::context::Content;
+    use crate::journal::entry::TurnEndedPrivate;
+    use crate::journal::entry::Usage;
+    use crate::journal::script::name;
+
+    const AT: Time = Time(1_000_000);
+
+    fn ended(outcome: Outcome, error: Option<(Failure, &str)>) -> TurnEnded {
+        TurnEnded {
+            turn: name("r.t0.a"),
+            agent: name("a"),
+            outcome,
+            error: error.map(|(code, message)| TurnError {
+                code,
+                message: message.to_owned(),
+            }),
+            usage: Usage::default(),
+            inputs: Vec::new(),
+            wake_at: None,
+            private: TurnEndedPrivate::default(),
+        }
+    }
+
+    fn completes() -> Exit {
+        Exit::Completed {
+            wake_at: None,
+            context: Vec::new(),
+        }
+    }
+
+    fn fails_with(code: Failure, message: &str) -> Exit {
+        Exit::Failed {
+            error: TurnError {
+                code,
+                message: message.to_owned(),
+            },
+            backtrace: None,
+            stderr: None,
+        }
+    }
+
+    /// It does something after the record's end.
+    fn goes_on() -> Exit {
+        let mut record = Replay::default().closed();
+        let differs = record.take(|| "asks".to_owned()).expect_err("it is closed");
+        Exit::Differs {
+            differs: Box::new(differs),
+            backtrace: None,
+            stderr: None,
+        }
+    }
+
+    fn compared(ended: &TurnEnded, exit: &Exit) -> Option<String> {
+        let told = Recorded { ended, at: AT };
+        let compared = compare(&told, exit, &Replay::default(), &[]).expect("no defect");
+        let words = |it: Difference| format!("{} / {}", it.recorded, it.does);
+        compared.difference.map(words)
+    }
+
+    #[test]
+    fn ends_of_its_own_are_compared() {
+        use Failure::{Agent, Limit, Trap};
+        let completed = ended(Outcome::Completed, None);
+        let trapped = ended(Outcome::Failed, Some((Trap, "unreachable")));
+        let erred = ended(Outcome::Failed, Some((Agent, "no idea")));
+        let table = [
+            (&completed, completes(), None),
+            (
+                &completed,
+                goes_on(),
+                Some("nothing more: the turn completed / asks"),
+            ),
+            (
+                &completed,
+                fails_with(Trap, "unreachable"),
+                Some("its end: it completed / fails with trap: unreachable"),
+            ),
+            (&trapped, fails_with(Trap, "another word for it"), None),
+            (
+                &trapped,
+                fails_with(Limit, "calls"),
+                Some("its end: it failed (trap): unreachable / fails with limit: calls"),
+            ),
+            (
+                &trapped,
+                completes(),
+                Some("its end: it failed (trap): unreachable / is done"),
+            ),
+            (&erred, fails_with(Agent, "no idea"), None),
+            (
+                &erred,
+                fails_with(Agent, "an idea"),
+                Some("its end: it failed (agent): no idea / fails with agent: an idea"),
+            ),
+        ];
+        for (ended, exit, expect) in table {
+            assert_eq!(compared(ended, &exit).as_deref(), expect);
+        }
+    }
+
+    #[test]
+    fn who_was_cut_off_may_do_more() {
+        let cut = [
+            ended(Outcome::Interrupted, None),
+            ended(Outcome::Cancelled, None),
+            ended(Outcome::Failed, Some((Failure::Deadline, "late"))),
+            ended(Outcome::Failed, Some((Failure::HostLost, "gone"))),
+        ];
+        for ended in &cut {
+            for exit in [
+                goes_on(),
+                completes(),
+                fails_with(Failure::Trap, "x"),
+                Exit::Over,
+            ] {
+                assert_eq!(compared(ended, &exit), None, "{ended:?} {exit:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn wake_ups_and_the_context_are_part_of_the_end() {
+        let mut told = ended(Outcome::Completed, None);
+        let exit = |wake: Option<u64>, context: &[Change]| Exit::Completed {
+            wake_at: wake.map(Time),
+            context: context.to_vec(),
+        };
+        assert!(compared(&told, &exit(Some(AT.0), &[])).is_some());
+        told.wake_at = Some(AT.plus_ms(WAKE_MS_MIN));
+        assert_eq!(compared(&told, &exit(Some(AT.0 + WAKE_MS_MIN), &[])), None);
+        assert_eq!(
+            compared(&told, &exit(Some(7), &[])),
+            None,
+            "it was too soon"
+        );
+        assert!(compared(&told, &exit(None, &[])).is_some());
+        told.wake_at = Some(AT.plus_ms(60_000));
+        assert!(compared(&told, &exit(Some(7), &[])).is_some());
+
+        told.wake_at = None;
+        let note = |text: &str| Change::Add(Content::Note(text.to_owned()));
+        told.private.context = vec![note("a"), note("b")];
+        assert_eq!(compared(&told, &exit(None, &[note("a"), note("b")])), None);
+        let differs = compared(&told, &exit(None, &[note("a")])).expect("it keeps less");
+        assert!(
+            differs.starts_with("as change 2 of its context")
+                && differs.ends_with("makes it nothing more"),
+            "{differs}"
+        );
+    }
+}

@@ -1,8 +1,8 @@
 //! A turn that is taken up again and does not do what it did.
 
 use super::laws::check_answered;
+use super::prefix::cut;
 use super::*;
-use crate::journal::codec::{Frame, encode};
 use crate::journal::entry::{Failure, Fate};
 
 /// Talk until the words are shown and the machine is off; what is stored when the next process is done.
@@ -91,27 +91,6 @@ fn another_call_ends_the_turn_and_its_message_is_set_aside_at_once() {
         .filter(|entry| entry.payload.kind() == Kind::MessageSetAside);
     assert_eq!(asides.count(), 1, "{}", print(&stored));
     check_answered(&stored);
-}
-
-/// A disk on which the session's journal ends with these entries.
-fn cut(stored: &[Entry]) -> Memory {
-    let disk = fresh();
-    let store = memory(&disk);
-    let opened = store.open(&journal()).expect("it opens");
-    let encoded: Vec<Encoded> = stored.iter().map(encode).collect();
-    let append = Write::Append {
-        journal: journal(),
-        generation: opened.generation,
-        expected: opened.tail,
-        frame: Frame::of(&encoded),
-    };
-    let done = Box::new(|_| {});
-    let writes = vec![append];
-    store
-        .commit(crate::store::Commit { writes, done })
-        .expect("it is queued");
-    store.close();
-    disk.power_loss()
 }
 
 /// The lock that is taken again is none of the agent's calls: its clock stands still, in this
