@@ -21,6 +21,7 @@ mod logs;
 mod new;
 mod place;
 mod quickstart;
+mod replay;
 mod serve;
 mod server;
 mod sse;
@@ -61,6 +62,7 @@ enum Command {
     Invoke(invoke::Args),
     Chat(chat::Args),
     Journal(journal::Args),
+    Replay(replay::Args),
     Logs(logs::Args),
     Store(store::Args),
 }
@@ -79,6 +81,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Invoke(args) => block_on(invoke::run(args)),
         Command::Chat(args) => block_on(chat::run(args)),
         Command::Journal(args) => block_on(journal::run(args)),
+        Command::Replay(args) => block_on(replay::run(args)),
         Command::Logs(args) => block_on(logs::run(args)),
         Command::Store(args) => store::run(args),
     };
@@ -152,6 +155,8 @@ mod tests {
             "antiphon invoke echo hello --url http://h:1 --key k",
             "antiphon chat echo --session s-1",
             "antiphon journal s-1 --follow --json",
+            "antiphon replay s-1 3 --json",
+            "antiphon replay s-1 run_1.t0.echo --component new.wasm",
             "antiphon logs echo --session s-1 --follow",
             "antiphon store check",
             "antiphon store export --data d",
@@ -168,6 +173,8 @@ mod tests {
             "antiphon invoke Echo hello",
             "antiphon chat echo --session a/b",
             "antiphon new",
+            "antiphon replay s-1",
+            "antiphon replay s-1 a/b",
         ] {
             assert!(!parses(wrong), "{wrong}");
         }

@@ -288,7 +288,8 @@ pub fn open_sled(path: &Path, options: SledOptions) -> Result<Arc<dyn Store>, St
     start(Arc::new(engine))
 }
 
-/// A store on a disk in memory: for tests, also those of other layers.
+/// A store on a disk in memory: for tests, also those of other layers, and for a journal that
+/// came from elsewhere.
 pub fn memory(disk: &Memory) -> Arc<dyn Store> {
     start(Arc::new(disk.clone())).expect("a test can start a thread")
 }

@@ -38,7 +38,7 @@ fn recorded(script: &str) -> Vec<Entry> {
 }
 
 /// A disk whose journal ends there.
-fn cut(entries: &[Entry]) -> Memory {
+pub(super) fn cut(entries: &[Entry]) -> Memory {
     let disk = fresh();
     let store = memory(&disk);
     let opened = store.open(&journal()).expect("it opens");
