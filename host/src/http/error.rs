@@ -13,8 +13,8 @@ use crate::agents::{ConfigError, DeployError};
 use crate::id::{InvalidName, MalformedOffset};
 use crate::ledger::{Dead, FollowError};
 use crate::runtime::engine::ComponentError;
-use crate::session::SessionError;
 use crate::session::commands::CommandError;
+use crate::session::{Session, SessionError};
 use crate::store::{CommitError, ReadError};
 use crate::tenants::TenantError;
 
@@ -237,6 +237,15 @@ fn gone() -> ApiError {
         "session_gone",
         "the session was deleted or has expired",
     )
+}
+
+/// What a command answers. A refusal is made from the newest state, so it leaves once that state
+/// is durable: nobody is told what a crash could take back.
+pub(super) async fn settled<T>(session: &Session, done: Result<T, CommandError>) -> ApiResult<T> {
+    if done.is_err() {
+        session.ledger.settle().await?;
+    }
+    Ok(done?)
 }
 
 impl From<CommandError> for ApiError {

@@ -216,6 +216,9 @@ pub trait Store: Send + Sync + 'static {
     /// leave all of the commit or nothing.
     fn commit(&self, commit: Commit) -> Result<Option<Tail>, CommitError>;
 
+    /// Whether everything accepted so far is durable or has failed.
+    fn is_settled(&self) -> bool;
+
     /// Durable frames that hold entries after `after`, in order, starting with the frame that
     /// holds the first of them, until `bytes_max` is passed (at least one frame, if there is one).
     fn frames(
