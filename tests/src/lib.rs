@@ -50,6 +50,8 @@ mod models;
 #[cfg(test)]
 mod promise;
 #[cfg(test)]
+mod replay;
+#[cfg(test)]
 mod resumed;
 #[cfg(test)]
 mod sandbox;

@@ -21,6 +21,7 @@ mod logs;
 mod new;
 mod place;
 mod quickstart;
+mod replay;
 mod resume;
 mod serve;
 mod server;
@@ -62,6 +63,7 @@ enum Command {
     Invoke(invoke::Args),
     Chat(chat::Args),
     Journal(journal::Args),
+    Replay(replay::Args),
     Logs(logs::Args),
     Resume(resume::Args),
     Store(store::Args),
@@ -81,6 +83,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Invoke(args) => block_on(invoke::run(args)),
         Command::Chat(args) => block_on(chat::run(args)),
         Command::Journal(args) => block_on(journal::run(args)),
+        Command::Replay(args) => block_on(replay::run(args)),
         Command::Logs(args) => block_on(logs::run(args)),
         Command::Resume(args) => block_on(resume::run(args)),
         Command::Store(args) => store::run(args),
@@ -155,6 +158,8 @@ mod tests {
             "antiphon invoke echo hello --url http://h:1 --key k",
             "antiphon chat echo --session s-1",
             "antiphon journal s-1 --follow --json",
+            "antiphon replay s-1 3 --json",
+            "antiphon replay s-1 run_1.t0.echo --component new.wasm",
             "antiphon logs echo --session s-1 --follow",
             "antiphon resume s-1 echo --as ana",
             "antiphon store check",
@@ -172,6 +177,8 @@ mod tests {
             "antiphon invoke Echo hello",
             "antiphon chat echo --session a/b",
             "antiphon new",
+            "antiphon replay s-1",
+            "antiphon replay s-1 a/b",
             "antiphon resume s-1",
         ] {
             assert!(!parses(wrong), "{wrong}");

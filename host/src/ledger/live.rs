@@ -87,17 +87,6 @@ impl Live {
                 return Err(damaged(format!("entries after {before} are missing")).into());
             }
         }
-        let mut texts = HashMap::new();
-        for slot in state.slots.values() {
-            let Some(Content::Stored { digest, .. }) = slot.document.as_ref().map(|it| &it.content)
-            else {
-                continue;
-            };
-            let bytes = store
-                .value(journal, digest)?
-                .ok_or_else(|| damaged(format!("the value {digest} is missing")))?;
-            texts.insert(*digest, bytes);
-        }
         Ok(Self {
             state,
             owner,
@@ -106,11 +95,30 @@ impl Live {
             recent: VecDeque::new(),
             recent_bytes: 0,
             new_values: Vec::new(),
-            texts,
+            texts: HashMap::new(),
             chunks: BTreeMap::new(),
             wake: WakeRecord::Unknown,
             snapshot_at,
         })
+    }
+
+    /// With the long documents of its slots.
+    pub(super) fn with_texts(
+        mut self,
+        store: &dyn Store,
+        journal: &JournalId,
+    ) -> Result<Self, OpenError> {
+        for slot in self.state.slots.values() {
+            let Some(Content::Stored { digest, .. }) = slot.document.as_ref().map(|it| &it.content)
+            else {
+                continue;
+            };
+            let bytes = store
+                .value(journal, digest)?
+                .ok_or_else(|| damaged(format!("the value {digest} is missing")))?;
+            self.texts.insert(*digest, bytes);
+        }
+        Ok(self)
     }
 
     /// The text behind a content, which the fold or a push brought into memory.

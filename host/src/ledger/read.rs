@@ -3,9 +3,10 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use tokio::sync::watch;
 
-use crate::id::Seq;
+use crate::id::{Digest, Seq};
 use crate::journal::codec::Encoded;
 use crate::journal::entry::{Content, Entry, Kind};
 use crate::store::ReadError;
@@ -78,11 +79,16 @@ impl Ledger {
             Content::Inline { text } => return Ok(text.clone()),
             Content::Stored { digest, .. } => *digest,
         };
-        let (store, journal) = (self.store.clone(), self.journal.clone());
-        let bytes = blocking(move || store.value(&journal, &digest)).await?;
+        let bytes = self.value(digest).await?;
         let missing = || ReadError::Damaged(format!("the value {digest} is missing"));
         let bytes = bytes.ok_or_else(missing)?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    /// A durable value that an entry names.
+    pub async fn value(&self, digest: Digest) -> Result<Option<Bytes>, ReadError> {
+        let (store, journal) = (self.store.clone(), self.journal.clone());
+        blocking(move || store.value(&journal, &digest)).await
     }
 
     pub async fn entry(&self, seq: Seq) -> Result<Option<Encoded>, ReadError> {

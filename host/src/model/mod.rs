@@ -230,6 +230,16 @@ impl Models {
         })))
     }
 
+    /// No models at all, not even the built-in one.
+    pub fn none() -> Result<Self, SetupError> {
+        Ok(Self(Arc::new(Shared {
+            providers: BTreeMap::new(),
+            http: client::connections()?,
+            offline_token_ms: 0,
+            health: Mutex::default(),
+        })))
+    }
+
     /// `default` is a provider inside this process.
     #[cfg(test)]
     pub(crate) fn simulated(log: simulated::Log) -> Self {

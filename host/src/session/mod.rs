@@ -12,6 +12,7 @@
 //! - `driver`: the only loop; one task per open session, which owns the tasks of its turns.
 //! - `turn`: one turn from `turn-started` to `turn-ended`.
 //! - [`commands`]: what people do to a session. [`outcome`]: what became of a message.
+//! - [`replay`]: a turn that is over, run again from its journal alone.
 //! - `wake`: sessions that are due without anybody asking.
 //!
 //! Invariants: at most one open [`Session`] per journal; a session that nobody holds and that has
@@ -24,6 +25,7 @@ mod instances;
 mod machine;
 pub mod outcome;
 mod recovery;
+pub mod replay;
 mod rules;
 #[cfg(test)]
 mod sim;

@@ -10,6 +10,7 @@
 
 mod bursts;
 mod crash;
+mod differs;
 mod laws;
 mod lives;
 mod prefix;
@@ -253,14 +254,13 @@ impl World {
             for _ in 0..4 {
                 tokio::task::yield_now().await;
             }
-            std::thread::yield_now();
-            idle = if self.disk.syncs() == syncs {
-                idle + 1
-            } else {
-                0
-            };
-            syncs = self.disk.syncs();
-            self.advance(1 + (idle / 8).pow(2).min(200)).await;
+            // The disk is another thread's work: it takes no time here.
+            while !self.store.is_settled() && !self.disk.is_stopped() {
+                std::thread::yield_now();
+            }
+            let before = std::mem::replace(&mut syncs, self.disk.syncs());
+            idle = if before == syncs { idle + 1 } else { 0 };
+            self.advance(1 + (idle / 16).pow(2).min(200)).await;
         }
         panic!(
             "it never came to this: {what}\n{}",

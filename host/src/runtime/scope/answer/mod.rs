@@ -17,7 +17,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::id::{Digest, Seq};
-use crate::journal::entry::{CallKind, CallResult, Called, Payload, Piece, Usage};
+use crate::journal::entry::{CallKind, CallResult, Payload, Piece, Usage};
 use crate::ledger::WINDOW_MS;
 use crate::model::{ModelError, Request};
 
@@ -61,30 +61,29 @@ impl Scope {
         let model = model.unwrap_or_else(|| default.to_owned());
         let target: String = model.chars().take(64).collect();
         let digest = request.digest();
-        let mut answer = Answer::new(model, request, digest);
-        if let Some(recorded) = self.recorded()? {
-            let Payload::Called(Called {
-                n,
-                call: CallKind::Model,
-                request,
-                target: asked,
-                ..
-            }) = &recorded.payload
-            else {
-                return Err(self
-                    .differs(&recorded, format_args!("asks a model, request {digest}"))
-                    .into());
+        let asked = || format!("asks the model {target:?}, request {digest}");
+        let recorded = self.recorded(asked).map_err(|stop| stop.asking(&request))?;
+        if let Some(recorded) = recorded {
+            let n = match &recorded.payload {
+                Payload::Called(it)
+                    if it.call == CallKind::Model
+                        && it.request == digest
+                        && it.target == target =>
+                {
+                    it.n
+                }
+                _ => return Err(self.differs(&recorded, asked()).asking(&request).into()),
             };
-            if *request != digest || *asked != target {
-                let asks = format_args!("asks the model {target:?}, request {digest}");
-                return Err(self.differs(&recorded, asks).into());
-            }
-            answer.is_call(*n);
-            return match self.failed_at_opening(*n)? {
+            self.record.keep(&request);
+            let failed = self.failed_at_opening(n)?;
+            let mut answer = Answer::new(model, request, digest);
+            answer.is_call(n);
+            return match failed {
                 Some(result) => Err(Failed::Guest(no_answer(result, ""))),
                 None => Ok(answer),
             };
         }
+        let mut answer = Answer::new(model, request, digest);
         let n = self.called(CallKind::Model, &target, digest)?;
         answer.is_call(n);
         if !self.model_names.contains(&target) {
@@ -111,8 +110,9 @@ impl Scope {
         if !at_opening {
             return Ok(None);
         }
+        let asked = || format!("hears why call {n} failed");
         Ok(self
-            .recorded()?
+            .recorded_part(asked)?
             .and_then(|recorded| match recorded.payload {
                 Payload::Returned(back) => Some(back.result),
                 _ => None,
@@ -241,12 +241,13 @@ impl Answer {
         let Some(call) = self.call.take() else {
             return Ok(());
         };
-        if let Some(recorded) = scope.recorded()? {
+        let asked = || format!("gives call {} up", call.n);
+        if let Some(recorded) = scope.recorded(asked)? {
             return match &recorded.payload {
                 Payload::Returned(it) if it.n == call.n && it.result == CallResult::Dropped => {
                     Ok(())
                 }
-                _ => Err(scope.differs(&recorded, format_args!("gives call {} up", call.n))),
+                _ => Err(scope.differs(&recorded, asked())),
             };
         }
         let mut back = Back::new(call.n, CallResult::Dropped);

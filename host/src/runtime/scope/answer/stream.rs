@@ -26,16 +26,15 @@ impl Answer {
             return Ok(());
         };
         let n = call.n;
-        if let Some(recorded) = scope.recorded()? {
+        let asked = || format!("takes the answer of call {n}");
+        if let Some(recorded) = scope.recorded(asked)? {
             return match recorded.payload {
                 Payload::Streamed(it) if it.n == n => self.take_again(scope, it.pieces),
                 Payload::Returned(it) if it.n == n && it.result != CallResult::Dropped => {
                     self.call = None;
                     Err(Failed::Guest(no_answer(it.result, &self.text)))
                 }
-                _ => Err(scope
-                    .differs(&recorded, format_args!("takes the answer of call {n}"))
-                    .into()),
+                _ => Err(scope.differs(&recorded, asked()).into()),
             };
         }
         if let Some(error) = call.broken.take() {
@@ -156,12 +155,11 @@ impl Answer {
             return Ok(());
         }
         self.call = None;
-        match scope.recorded()? {
+        let asked = || format!("takes the end of call {n}");
+        match scope.recorded_part(asked)? {
             Some(recorded) => match &recorded.payload {
                 Payload::Returned(it) if it.n == n => Ok(()),
-                _ => Err(scope
-                    .differs(&recorded, format_args!("takes the end of call {n}"))
-                    .into()),
+                _ => Err(scope.differs(&recorded, asked()).into()),
             },
             // Both are one append, but a journal may be cut between any two entries.
             None => {
