@@ -5,12 +5,12 @@
 //! the analysis is committed, a turn without messages tells the people what it says.
 //!
 //! What people send goes to the session's entry agent, the talker. A turn needs a cause, so
-//! the talker passes each message on to the thinker, if there is one. That is all they say
+//! the talker passes what they said on to the thinker, if there is one. That is all they say
 //! to each other: what the thinker finds comes back through the slot alone, where the
 //! talker, its model and the people see the same document.
 
 use antiphon_sdk::log::{self, Level};
-use antiphon_sdk::mailbox::{self, Message, SendError, Sender};
+use antiphon_sdk::mailbox::{self, Body, Message, SendError, Sender};
 use antiphon_sdk::prompt::Prompt;
 use antiphon_sdk::{Agent, AgentError, TurnInput, TurnOutput, continued};
 
@@ -40,7 +40,7 @@ impl Agent for Talker {
             return Ok(TurnOutput::default());
         }
         // First, so that the thinking does not wait for the answer to be said.
-        messages.iter().for_each(hand_on);
+        hand_on(&messages);
 
         let mut prompt = Prompt::new()
             .system(SYSTEM)
@@ -59,12 +59,23 @@ impl Agent for Talker {
     }
 }
 
-/// Talk does not depend on thought: whatever is wrong with the thinker, people are answered.
-fn hand_on(message: &Message) {
-    if let Sender::Agent(_) = message.header.sender {
-        return;
-    }
-    match mailbox::send(THINKER, &message.body) {
+/// What people said goes on as one message: to the thinker each message is a turn of its own, and a
+/// burst is one matter. Talk does not depend on thought: whatever is wrong with the thinker, people
+/// are answered.
+fn hand_on(messages: &[Message]) {
+    let of_people = messages
+        .iter()
+        .filter(|message| matches!(message.header.sender, Sender::Person(_)));
+    let bodies: Vec<&Body> = of_people.map(|message| &message.body).collect();
+    let body = match bodies[..] {
+        [] => return,
+        [one] => one.clone(),
+        _ => {
+            let texts: Vec<&str> = bodies.iter().map(|body| body.as_text()).collect();
+            Body::Text(texts.join("\n\n"))
+        }
+    };
+    match mailbox::send(THINKER, &body) {
         Ok(_) | Err(SendError::UnknownAgent) => {}
         Err(error) => {
             log::event(

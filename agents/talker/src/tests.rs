@@ -80,6 +80,18 @@ fn hands_on_what_people_say_even_if_it_cannot_answer() {
 }
 
 #[test]
+fn hands_a_burst_on_as_one_matter() {
+    let host = session();
+    host.receive("ana", "Porto?");
+    host.receive("ben", "Or Lisbon?");
+    host.answer(Answer::text("Let me see."));
+    let turn = host.turn::<Talker>();
+
+    let sent: Vec<&str> = turn.sent.iter().map(|sent| sent.body.as_text()).collect();
+    assert_eq!(sent, ["Porto?\n\nOr Lisbon?"]);
+}
+
+#[test]
 fn answers_where_nobody_thinks() {
     let host = Host::new("talker");
     host.receive("ana", "Porto?");
