@@ -176,6 +176,7 @@ fn write_private(bytes: &mut BytesMut, payload: &Payload) {
         Payload::TurnStarted(started) => write_json(bytes, &started.private),
         Payload::SlotCommitted(committed) => write_json(bytes, &committed.private),
         Payload::TurnEnded(ended) => write_json(bytes, &ended.private),
+        Payload::SessionForked(forked) => write_json(bytes, &forked.private),
         Payload::SessionChanged(_)
         | Payload::MessageSent(_)
         | Payload::Called(_)
@@ -204,6 +205,7 @@ fn set_private(payload: &mut Payload, json: &[u8]) -> Result<(), serde_json::Err
         Payload::TurnStarted(started) => parse(json, &mut started.private),
         Payload::SlotCommitted(committed) => parse(json, &mut committed.private),
         Payload::TurnEnded(ended) => parse(json, &mut ended.private),
+        Payload::SessionForked(forked) => parse(json, &mut forked.private),
         Payload::SessionChanged(_)
         | Payload::MessageSent(_)
         | Payload::Called(_)
