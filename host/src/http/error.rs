@@ -10,12 +10,12 @@ use http::{HeaderValue, StatusCode};
 use serde_json::{Value, json};
 
 use crate::agents::{ConfigError, DeployError};
-use crate::id::{InvalidName, MalformedOffset};
+use crate::id::{InvalidName, MalformedOffset, Offset};
 use crate::ledger::{Dead, FollowError};
 use crate::runtime::engine::ComponentError;
 use crate::session::SessionError;
 use crate::session::commands::CommandError;
-use crate::store::{CommitError, ReadError};
+use crate::store::{CommitError, Damage, ReadError};
 use crate::tenants::TenantError;
 
 /// Marks an answer whose cause is in the log; never leaves the host.
@@ -31,7 +31,7 @@ pub(super) struct ApiError {
     /// Beside `error` in the body.
     fields: Option<Value>,
     retry_after_s: Option<u32>,
-    /// Clients that retry on 409 must not: asking again changes nothing.
+    /// Clients that retry on 409 and 5xx must not: asking again changes nothing.
     is_final: bool,
 }
 
@@ -99,6 +99,26 @@ impl ApiError {
         Self {
             internal: Some(internal.to_string()),
             ..error
+        }
+    }
+
+    /// What was stored of a session cannot be read; of anything else, it is our affair alone.
+    fn damaged(damage: &Damage) -> Self {
+        let Some(journal) = &damage.journal else {
+            return Self::internal(damage);
+        };
+        let message =
+            "what is stored of the session is damaged: it is set aside, and all others go on";
+        let error = Self::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "session_damaged",
+            message,
+        );
+        let entry = damage.seq.map(|seq| Offset(seq).to_string());
+        Self {
+            internal: Some(damage.to_string()),
+            is_final: true,
+            ..error.with(json!({"session": journal.session, "entry": entry}))
         }
     }
 
@@ -175,7 +195,10 @@ impl From<MalformedOffset> for ApiError {
 
 impl From<ReadError> for ApiError {
     fn from(error: ReadError) -> Self {
-        Self::internal(error)
+        match error {
+            ReadError::Damaged(damage) => Self::damaged(&damage),
+            ReadError::Io(_) => Self::internal(error),
+        }
     }
 }
 
@@ -203,6 +226,7 @@ impl From<Dead> for ApiError {
         match dead {
             Dead::Latched(latched) => Self::latched(latched),
             Dead::Closed => Self::draining(),
+            Dead::Damaged(damage) => Self::damaged(&damage),
             Dead::Fenced | Dead::Illegal(_) => Self::internal(dead),
         }
     }
@@ -226,7 +250,8 @@ impl From<SessionError> for ApiError {
             SessionError::Gone => gone(),
             SessionError::Draining => Self::draining(),
             SessionError::Latched(latched) => Self::latched(latched),
-            SessionError::Read(_) | SessionError::Broken(_) => Self::internal(error),
+            SessionError::Read(error) => error.into(),
+            SessionError::Broken(_) => Self::internal(error),
         }
     }
 }

@@ -205,7 +205,8 @@ impl Following {
     }
 
     fn track(&mut self, encoded: &Encoded) -> ApiResult<()> {
-        self.tracker.next(encoded).map_err(ApiError::internal)
+        let undecodable = |error| self.session.ledger.undecodable(&error);
+        Ok(self.tracker.next(encoded).map_err(undecodable)?)
     }
 }
 

@@ -48,6 +48,19 @@ pub enum DecodeError {
     Json { seq: Seq, text: String },
 }
 
+impl DecodeError {
+    /// The entry that cannot be read, if it says which it is.
+    pub fn seq(&self) -> Option<Seq> {
+        match self {
+            Self::Checksum(seq)
+            | Self::UnknownKind { seq, .. }
+            | Self::UnknownVersion { seq, .. }
+            | Self::Json { seq, .. } => Some(*seq),
+            Self::Truncated | Self::Head | Self::UnknownFormat(_) => None,
+        }
+    }
+}
+
 /// An entry as bytes: cheap to clone, its parts are views.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Encoded {
@@ -295,6 +308,21 @@ impl Frame {
     pub fn contains(bytes: &[u8], kinds: &[Kind]) -> Result<bool, DecodeError> {
         let (mask, _) = parse_head(bytes)?;
         Ok(kinds.iter().any(|kind| mask & bit(*kind) != 0))
+    }
+
+    /// The entries before the first that cannot be read, of bytes that may be no frame.
+    pub fn readable(bytes: Bytes) -> Vec<Encoded> {
+        let mut entries = Vec::new();
+        let Some(mut rest) = (bytes.len() > FRAME_HEAD).then(|| bytes.slice(FRAME_HEAD..)) else {
+            return entries;
+        };
+        while let Ok(entry) = split_entry(&mut rest) {
+            if entry.decode().is_err() {
+                break;
+            }
+            entries.push(entry);
+        }
+        entries
     }
 
     pub fn entries(&self) -> Result<Vec<Encoded>, DecodeError> {

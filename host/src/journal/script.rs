@@ -13,9 +13,8 @@ use crate::journal::entry::{
     Idempotency, InputFate, InterruptRequested, MessageReceived, MessageReceivedPrivate,
     MessageSent, MessageSetAside, Observation, Observed, Outcome, Payload, Piece, Pinned, Retried,
     RetryReason, Returned, SessionChange, SessionChanged, SessionForked, SessionOpened,
-    SessionOpenedPrivate,
-    SlotCommitted, SlotCommittedPrivate, SlotLocked, SlotReleased, Spoke, Streamed, TurnEnded,
-    TurnEndedPrivate, TurnError, TurnStarted, Usage, Writer,
+    SessionOpenedPrivate, SlotCommitted, SlotCommittedPrivate, SlotLocked, SlotReleased, Spoke,
+    Streamed, TurnEnded, TurnEndedPrivate, TurnError, TurnStarted, Usage, Writer,
 };
 use crate::journal::state::{IllegalEntry, State};
 

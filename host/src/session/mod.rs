@@ -23,6 +23,7 @@ mod instances;
 mod machine;
 pub mod outcome;
 mod recovery;
+mod set_aside;
 #[cfg(test)]
 mod sim;
 mod turn;
@@ -48,6 +49,7 @@ use crate::runtime::limits::TurnLimits;
 use crate::store::{JournalId, Latched, OpenError, ReadError, Store};
 
 pub use instances::Instances;
+use set_aside::SetAside;
 use wake::Agenda;
 
 /// How long a session stays in memory with nothing to do: longer than people pause between
@@ -85,6 +87,7 @@ impl From<Dead> for SessionError {
     fn from(dead: Dead) -> Self {
         match dead {
             Dead::Latched(latched) => Self::Latched(latched),
+            Dead::Damaged(damage) => Self::Read(ReadError::Damaged(damage)),
             Dead::Closed | Dead::Fenced | Dead::Illegal(_) => Self::Broken(dead.to_string()),
         }
     }
@@ -118,6 +121,7 @@ struct Inner {
     /// Turns begun before this were begun by another process.
     started_at: Time,
     open: Mutex<HashMap<JournalId, Arc<OnceCell<Arc<Session>>>>>,
+    set_aside: SetAside,
     agenda: Agenda,
     turns: Semaphore,
     turns_waiting: AtomicUsize,
@@ -142,6 +146,7 @@ impl Sessions {
             parts,
             started_at,
             open: Mutex::new(HashMap::new()),
+            set_aside: SetAside::default(),
             agenda: Agenda::default(),
             turns,
             turns_waiting: AtomicUsize::new(0),
@@ -191,6 +196,7 @@ impl Sessions {
         };
         // Losing the race against a session that dies or goes to rest is rare; losing it this often is a defect.
         for _ in 0..8 {
+            self.0.set_aside.check(&journal)?;
             // A host that stops wakes nobody; what is open is served while it drains.
             let is_open = self.map().contains_key(&journal);
             if self.0.stopping.is_cancelled() || (self.0.draining.is_cancelled() && !is_open) {
@@ -205,12 +211,17 @@ impl Sessions {
                     let map = self.map();
                     let open = open.clone();
                     drop(map);
-                    if open.ledger.mark().dead.is_none() || open.ledger.is_read_only() {
+                    let dead = open.ledger.mark().dead;
+                    if dead.is_none() || open.ledger.is_read_only() {
                         return Ok(open);
+                    }
+                    if let Some(Dead::Damaged(damage)) = dead {
+                        self.0.set_aside.put(&journal, damage);
                     }
                     self.forget(&journal, &cell);
                 }
                 Err(error) => {
+                    self.0.set_aside.learn(&journal, &error);
                     self.forget(&journal, &cell);
                     return Err(error);
                 }

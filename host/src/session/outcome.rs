@@ -170,7 +170,7 @@ pub async fn look(session: &Session, message: &MessageId) -> Result<Option<Stand
         for encoded in &entries {
             tracker
                 .next(encoded)
-                .map_err(|error| ReadError::Damaged(error.to_string()))?;
+                .map_err(|error| ledger.undecodable(&error))?;
         }
     }
     Ok(Some(tracker.standing()))

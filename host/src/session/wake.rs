@@ -88,7 +88,7 @@ impl Sessions {
                     .records(Some(tenant), RecordSpace::Wake, None, usize::MAX)?;
             for (name, bytes) in records {
                 let (Ok(session), Some(at)) = (SessionId::new(&name), parse_wake(&bytes)) else {
-                    return Err(ReadError::Damaged(format!("the wake record {name:?}")));
+                    return Err(ReadError::bad_record(format!("the wake record {name:?}")));
                 };
                 count += 1;
                 self.0.agenda.put(
@@ -133,6 +133,8 @@ impl Sessions {
         match self.get_or_absent(&journal.tenant, &journal.session).await {
             Ok(_) => {}
             Err(SessionError::Gone) => remove(&self, &journal).await,
+            // It would be no better the next time.
+            Err(SessionError::Read(ReadError::Damaged(damage))) if damage.journal.is_some() => {}
             Err(error) => {
                 tracing::error!(session = %journal.session, %error, "a session that is due cannot be woken");
                 self.0

@@ -13,6 +13,7 @@ mod changes;
 pub mod check;
 mod commit;
 pub mod components;
+mod damage;
 mod engine;
 mod keys;
 mod local;
@@ -33,6 +34,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+pub use self::damage::Damage;
 pub use self::memory::{Fault, Memory};
 pub use self::sled::{Durability, SledOptions, StoreOpenError};
 
@@ -171,7 +173,7 @@ pub enum ReadError {
     #[error("the disk or the store's files failed: {0}")]
     Io(String),
     #[error("stored bytes are damaged: {0}")]
-    Damaged(String),
+    Damaged(Damage),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

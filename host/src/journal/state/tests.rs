@@ -537,8 +537,14 @@ fn a_fork_takes_over_what_waits_and_drops_what_was_promised() {
     }
     check("fork parent", "1: the session is not open yet");
     check("open a\ndelete\nfork parent", "3: the session has ended");
-    check("open a\nfork parent at=2", "2: it is not where it says it is");
-    check("open a\nfork parent at=0", "2: it is not where it says it is");
+    check(
+        "open a\nfork parent at=2",
+        "2: it is not where it says it is",
+    );
+    check(
+        "open a\nfork parent at=0",
+        "2: it is not where it says it is",
+    );
 }
 
 #[test]
