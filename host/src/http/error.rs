@@ -15,6 +15,7 @@ use crate::ledger::{Dead, FollowError};
 use crate::runtime::engine::ComponentError;
 use crate::session::SessionError;
 use crate::session::commands::CommandError;
+use crate::session::fork::ForkError;
 use crate::store::{CommitError, Damage, ReadError};
 use crate::tenants::TenantError;
 
@@ -264,6 +265,25 @@ fn gone() -> ApiError {
     )
 }
 
+impl From<ForkError> for ApiError {
+    fn from(error: ForkError) -> Self {
+        let text = error.to_string();
+        match error {
+            ForkError::Session(error) => error.into(),
+            ForkError::AtNothing => Self::bad("offset_malformed", text),
+            ForkError::Ahead => Self::bad("offset_ahead", text),
+            ForkError::Exists => Self::conflict("session_exists", text),
+            ForkError::KeyReused => key_reused(text),
+            ForkError::Busy => Self::overloaded(text),
+        }
+    }
+}
+
+fn key_reused(text: String) -> ApiError {
+    let status = StatusCode::UNPROCESSABLE_ENTITY;
+    ApiError::new(status, "idempotency_key_reused", text)
+}
+
 impl From<CommandError> for ApiError {
     fn from(error: CommandError) -> Self {
         let text = error.to_string();
@@ -274,11 +294,7 @@ impl From<CommandError> for ApiError {
             CommandError::AgentNotInSession => Self::conflict("agent_not_in_session", text),
             CommandError::EntryAgent => Self::conflict("entry_agent", text),
             CommandError::Idle => Self::conflict("idle", text),
-            CommandError::KeyReused => Self::new(
-                StatusCode::UNPROCESSABLE_ENTITY,
-                "idempotency_key_reused",
-                text,
-            ),
+            CommandError::KeyReused => key_reused(text),
             CommandError::Full { .. } => Self::overloaded(text),
             CommandError::TooLarge(limit) => Self::too_large(limit),
             CommandError::SlotLocked(_) => Self::conflict("slot_locked", text),

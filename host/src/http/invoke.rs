@@ -146,7 +146,8 @@ fn prefers_async(headers: &HeaderMap) -> bool {
 async fn accepted(session: &Session, posted: &Posted) -> ApiResult<Response> {
     session.ledger.durable(posted.seq).await?;
     let location = format!("/v1/operations/{}", posted.message);
-    let operation = wire::operation(&posted.message, &Standing::Open(None));
+    let id = &session.journal.session;
+    let operation = wire::operation(id, &posted.message, &Standing::Open(None));
     let mut response = (StatusCode::ACCEPTED, Json(operation)).into_response();
     let headers = response.headers_mut();
     headers.insert(
@@ -157,11 +158,7 @@ async fn accepted(session: &Session, posted: &Posted) -> ApiResult<Response> {
         "preference-applied",
         HeaderValue::from_static("respond-async"),
     );
-    set(
-        headers,
-        "x-antiphon-session",
-        session.journal.session.as_str(),
-    );
+    set(headers, "x-antiphon-session", id.as_str());
     Ok(response)
 }
 

@@ -11,6 +11,8 @@
 //! - `driver`: the only loop; one task per open session, which owns the tasks of its turns.
 //! - `turn`: one turn from `turn-started` to `turn-ended`.
 //! - [`commands`]: what people do to a session. [`outcome`]: what became of a message.
+//! - [`fork`]: a session made from the beginning of another one.
+//! - `set_aside`: sessions whose journals are damaged.
 //! - `wake`: sessions that are due without anybody asking.
 //!
 //! Invariants: at most one open [`Session`] per journal; a session that nobody holds and that has
@@ -19,6 +21,7 @@
 
 pub mod commands;
 mod driver;
+pub mod fork;
 mod instances;
 mod machine;
 pub mod outcome;
@@ -56,6 +59,10 @@ use wake::Agenda;
 /// lines, short enough that idle sessions cost nothing.
 const IDLE_MS: u64 = 30_000;
 
+/// Losing the race against a session that dies or goes to rest is rare; losing it this often
+/// is a defect.
+const TRIES_MAX: usize = 8;
+
 /// Why a session cannot be had.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SessionError {
@@ -72,6 +79,12 @@ pub enum SessionError {
     /// A defect, or a race lost too often.
     #[error("the session cannot be opened: {0}")]
     Broken(String),
+}
+
+impl SessionError {
+    fn dies() -> Self {
+        Self::Broken("it dies whenever it is opened".into())
+    }
 }
 
 impl From<OpenError> for SessionError {
@@ -108,6 +121,8 @@ pub struct Parts {
     pub turns_waiting_max: usize,
     /// Sessions held in memory; what needs another one is refused then.
     pub sessions_open_max: usize,
+    /// Sessions that are copied at once; what comes then is refused.
+    pub forks_max: usize,
     /// The last process did not stop cleanly: every turn is written down before it runs.
     pub unclean: bool,
 }
@@ -124,6 +139,7 @@ struct Inner {
     set_aside: SetAside,
     agenda: Agenda,
     turns: Semaphore,
+    forks: Semaphore,
     turns_waiting: AtomicUsize,
     drivers: TaskTracker,
     /// Nothing new is started.
@@ -141,6 +157,7 @@ pub struct Session {
 impl Sessions {
     pub fn new(parts: Parts) -> Self {
         let turns = Semaphore::new(parts.turns_max);
+        let forks = Semaphore::new(parts.forks_max);
         let started_at = parts.clock.now();
         Self(Arc::new(Inner {
             parts,
@@ -149,6 +166,7 @@ impl Sessions {
             set_aside: SetAside::default(),
             agenda: Agenda::default(),
             turns,
+            forks,
             turns_waiting: AtomicUsize::new(0),
             drivers: TaskTracker::new(),
             draining: CancellationToken::new(),
@@ -194,14 +212,8 @@ impl Sessions {
             tenant: tenant.clone(),
             session: session.clone(),
         };
-        // Losing the race against a session that dies or goes to rest is rare; losing it this often is a defect.
-        for _ in 0..8 {
-            self.0.set_aside.check(&journal)?;
-            // A host that stops wakes nobody; what is open is served while it drains.
-            let is_open = self.map().contains_key(&journal);
-            if self.0.stopping.is_cancelled() || (self.0.draining.is_cancelled() && !is_open) {
-                return Err(SessionError::Draining);
-            }
+        for _ in 0..TRIES_MAX {
+            self.admit(&journal)?;
             let cell = self.map().entry(journal.clone()).or_default().clone();
             let open = cell.get_or_try_init(|| self.wake(&journal, absent)).await;
             match open {
@@ -227,7 +239,18 @@ impl Sessions {
                 }
             }
         }
-        Err(SessionError::Broken("it dies whenever it is opened".into()))
+        Err(SessionError::dies())
+    }
+
+    /// Refuse what is set aside, and what would have to be woken while the host stops; what is open
+    /// is served while it drains.
+    fn admit(&self, journal: &JournalId) -> Result<(), SessionError> {
+        self.0.set_aside.check(journal)?;
+        let is_open = self.map().contains_key(journal);
+        if self.0.stopping.is_cancelled() || (self.0.draining.is_cancelled() && !is_open) {
+            return Err(SessionError::Draining);
+        }
+        Ok(())
     }
 
     /// Read the journal, settle what an older process left open, and start the driver.
@@ -235,6 +258,7 @@ impl Sessions {
         if wake::is_gone(self, journal).await? {
             return Err(SessionError::Gone);
         }
+        fork::remove_unfinished(self, journal).await?;
         let (store, clock) = (self.0.parts.store.clone(), self.0.parts.clock.clone());
         let name = journal.clone();
         let opening = tokio::task::spawn_blocking(move || {

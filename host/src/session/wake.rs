@@ -197,7 +197,8 @@ async fn remove(sessions: &Sessions, journal: &JournalId) {
     }
 }
 
-async fn clear(sessions: &Sessions, journal: &JournalId) -> Result<(), SessionError> {
+/// Remove a journal's rows that nobody reads any more.
+pub(super) async fn clear(sessions: &Sessions, journal: &JournalId) -> Result<(), SessionError> {
     loop {
         let (store, name) = (sessions.0.parts.store.clone(), journal.clone());
         if blocking(move || Ok(store.clear(&name, BURY_ROWS)?)).await? {
@@ -248,7 +249,7 @@ async fn tombstone(sessions: &Sessions, journal: &JournalId) -> Result<Option<Ti
 }
 
 /// Run something that touches the disk where it may block.
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, SessionError> + Send + 'static,
 ) -> Result<T, SessionError> {
     match tokio::task::spawn_blocking(work).await {

@@ -86,16 +86,19 @@ pub enum RecordSpace {
     Wake,
     /// Ids of sessions that are gone; the value says until when to remember.
     Tombstone,
+    /// Sessions that are being copied from another one, and are not there before that is done.
+    Fork,
 }
 
 impl RecordSpace {
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Tenant,
         Self::Key,
         Self::Agent,
         Self::Token,
         Self::Wake,
         Self::Tombstone,
+        Self::Fork,
     ];
 
     pub fn name(self) -> &'static str {
@@ -106,6 +109,7 @@ impl RecordSpace {
             Self::Token => "token",
             Self::Wake => "wake",
             Self::Tombstone => "tombstone",
+            Self::Fork => "fork",
         }
     }
 }
