@@ -57,7 +57,7 @@ impl Agenda {
     }
 
     /// The sessions due now, and when the next one is.
-    fn take_due(&self, now: Time) -> (Vec<JournalId>, Option<Time>) {
+    pub(super) fn take_due(&self, now: Time) -> (Vec<JournalId>, Option<Time>) {
         let mut times = self
             .times
             .lock()

@@ -9,6 +9,7 @@
 //! `answered`, `delete`. Each waits until what it did is acknowledged.
 
 mod crash;
+mod damage;
 mod forks;
 mod laws;
 mod lives;
