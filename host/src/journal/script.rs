@@ -188,7 +188,7 @@ impl Script {
             }),
             "again" => Payload::Retried(Retried {
                 turn,
-                n: None,
+                n: words.option("n"),
                 attempt: words.at(1),
                 reason: words
                     .plain

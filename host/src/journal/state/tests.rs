@@ -577,3 +577,29 @@ fn a_turn_that_a_fork_ended_is_no_failure_of_its_agent() {
     assert!(failures(&before).not_before > Time(0));
     assert_eq!(failures(&after), failures(&before));
 }
+
+#[test]
+fn a_turn_that_never_gets_on_is_poison_and_one_that_waits_is_not() {
+    let check = |lines: &str, poison: bool| {
+        let start = "open a\ngot a\nstart r.t0.a takes=2 messages\n";
+        let script = Script::run(&format!("{start}{lines}")).expect("it is legal");
+        let turn = &script.state.turns[&name::<TurnId>("r.t0.a")];
+        assert_eq!(turn.is_poison(), poison, "{lines}");
+    };
+    check("", false);
+    check("again r.t0.a 2", false);
+    check("again r.t0.a 2\nagain r.t0.a 3", true);
+    // Anything that it does begins the count anew.
+    check("again r.t0.a 2\nagain r.t0.a 3\nsee r.t0.a 0", false);
+    check("see r.t0.a 0\nagain r.t0.a 2\nagain r.t0.a 3", false);
+    // Being stopped on purpose is no attempt.
+    check("again r.t0.a 2\nagain r.t0.a 3 host-stopped", false);
+    // A call that is made again has not got on, but the turn is not to blame so soon.
+    let calls = |attempts: std::ops::RangeInclusive<u32>| {
+        let again =
+            attempts.map(|attempt| format!("\nagain r.t0.a {attempt}\nagain r.t0.a {attempt} n=0"));
+        format!("call r.t0.a 0{}", again.collect::<String>())
+    };
+    check(&calls(2..=10), false);
+    check(&calls(2..=11), true);
+}
