@@ -394,12 +394,12 @@ mod tests {
             let differs = does(&mut replay(text)).expect("it differs");
             assert_eq!(differs.to_string(), format!("the journal has {expect}"));
         };
-        let text = "see r.t0.a 0\nspoke r.t0.a 0 one two";
-        let say = |it: &mut Replay| it.say("one three").err();
+        let text = "see r.t0.a 0\nspoke r.t0.a 0 one-two";
+        let say = |it: &mut Replay| it.say("one-three").err();
         check(
             text,
             &say,
-            r#"call 0, slot-names (entry 4), the agent says "one three""#,
+            r#"call 0, slot-names (entry 4), the agent says "one-three""#,
         );
         let leave = |it: &mut Replay| it.finish().err();
         check(
@@ -407,16 +407,16 @@ mod tests {
             &leave,
             "call 0, slot-names (entry 4), the agent is done",
         );
-        let text = "spoke r.t0.a 0 one two\nlock r.t0.a 0 x";
+        let text = "spoke r.t0.a 0 one-two\nlock r.t0.a 0 x";
         check(text, &say, r#"the words "wo", the agent says "hree""#);
         let silent = |it: &mut Replay| it.take(asked).err();
-        check(text, &silent, r#"the words "one two", the agent asks"#);
-        check(text, &leave, r#"the words "one two", the agent is done"#);
-        let more = |it: &mut Replay| it.say("one two three").err();
+        check(text, &silent, r#"the words "one-two", the agent asks"#);
+        check(text, &leave, r#"the words "one-two", the agent is done"#);
+        let more = |it: &mut Replay| it.say("one-two-three").err();
         check(
             text,
             &more,
-            r#"the lock of slot x (entry 5), the agent says " three""#,
+            r#"the lock of slot x (entry 5), the agent says "-three""#,
         );
     }
 
