@@ -146,7 +146,7 @@ impl Process {
     }
 
     /// What a session's people see, oldest first: `who: text`.
-    pub(crate) async fn transcript(&self, session: &str) -> Vec<String> {
+    pub async fn transcript(&self, session: &str) -> Vec<String> {
         let (mut lines, mut before) = (Vec::new(), None::<String>);
         loop {
             let page = before
@@ -172,7 +172,7 @@ impl Process {
     }
 
     /// Read events until all these texts were said.
-    pub(crate) async fn said_all(&self, session: &str, texts: &[String]) {
+    pub async fn said_all(&self, session: &str, texts: &[String]) {
         let mut offset = "-1".to_owned();
         let mut said = String::new();
         while !texts.iter().all(|text| said.contains(text.as_str())) {

@@ -109,8 +109,7 @@ async fn find<T>(
     let durable = ledger.mark().durable;
     let mut back = ledger.back(durable.next(), kinds);
     while let Some(encoded) = back.next().await? {
-        let damaged = |error| ReadError::Damaged(format!("{error}"));
-        if let Some(found) = wanted(encoded.decode().map_err(damaged)?) {
+        if let Some(found) = wanted(ledger.decode(&encoded)?) {
             return Ok(Some(found));
         }
     }

@@ -5,7 +5,7 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use crate::agents::{Deployment, Version};
-use crate::id::{AgentName, Offset, Seq, SessionId, SlotName};
+use crate::id::{AgentName, MessageId, Offset, Seq, SessionId, SlotName};
 use crate::journal::codec::Encoded;
 use crate::journal::entry::{Kind, Usage, Writer};
 use crate::journal::state::{Slot, State};
@@ -151,8 +151,7 @@ pub(super) fn answer(session: &SessionId, taken: &Taken) -> Value {
 }
 
 /// A long-running operation: the message and what became of it.
-pub(super) fn operation(message: &crate::id::MessageId, standing: &Standing) -> Value {
-    let session = message.session();
+pub(super) fn operation(session: &SessionId, message: &MessageId, standing: &Standing) -> Value {
     let metadata = |taken: Option<&Taken>| {
         json!({
             "session": session,
@@ -184,7 +183,7 @@ pub(super) fn operation(message: &crate::id::MessageId, standing: &Standing) -> 
                     value["error"] =
                         json!({"code": "cancelled", "message": "the operation was cancelled"});
                 }
-                None => value["response"] = answer(&session, taken),
+                None => value["response"] = answer(session, taken),
             }
         }
     }

@@ -206,6 +206,11 @@ struct Made<'a> {
 }
 
 impl<'a> Keys<'a> {
+    #[cfg(test)]
+    pub(super) fn first(&self) -> Option<&str> {
+        self.0.keys().next().map(String::as_str)
+    }
+
     pub(super) fn of(books: impl Iterator<Item = &'a Book>) -> Self {
         let mut keys = BTreeMap::new();
         for book in books {

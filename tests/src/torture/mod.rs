@@ -91,15 +91,4 @@ pub async fn run(options: &Options) -> Result<Summary, String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::{Options, run};
-
-    /// Short, and drawn once and for all; `cargo bench -p antiphon-tests --bench torture`
-    /// does the same for as long as one likes.
-    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn five_kills_break_no_law() {
-        let summary = run(&Options { kills: 5, seed: 7 }).await;
-        let summary = summary.unwrap_or_else(|wrong| panic!("{wrong}"));
-        assert!(summary.words > 100 && summary.commits > 5, "{summary}");
-    }
-}
+mod tests;

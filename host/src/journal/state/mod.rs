@@ -7,10 +7,11 @@
 //! Invariant: an entry that `next` accepted once is accepted again after the
 //! same entries. A refused entry leaves the state as it was.
 //!
-//! One file per family of entries: `session`, `mailbox`, `turns`, `slots`, `supervision`,
-//! with `runs` behind them; `due` says what follows from all of it.
+//! One file per family of entries: `session`, `fork`, `mailbox`, `turns`, `slots`,
+//! `supervision`, with `runs` behind them; `due` says what follows from all of it.
 
 mod due;
+mod fork;
 mod mailbox;
 mod runs;
 mod session;
@@ -39,7 +40,7 @@ use runs::Run;
 
 /// Changes whenever a fold of the same entries would serialise differently:
 /// snapshots of another version are ignored.
-pub const FOLD_VERSION: u32 = 3;
+pub const FOLD_VERSION: u32 = 4;
 
 /// An entry that cannot follow the ones before it: a defect of the writer or a damaged journal.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -152,6 +153,7 @@ impl State {
             Payload::Retried(retried) => self.retried(entry, retried),
             Payload::AgentSuspended(suspended) => self.agent_suspended(suspended),
             Payload::AgentResumed(resumed) => self.agent_resumed(resumed),
+            Payload::SessionForked(forked) => self.session_forked(forked),
         }
     }
 

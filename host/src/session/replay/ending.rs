@@ -65,7 +65,8 @@ fn is_cut(ended: &TurnEnded) -> bool {
                 | Failure::HostLost
                 | Failure::Component
                 | Failure::Poison
-                | Failure::Nondeterminism,
+                | Failure::Nondeterminism
+                | Failure::Forked,
             )
             | None => true,
         },

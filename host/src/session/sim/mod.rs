@@ -9,7 +9,9 @@
 //! `stop AGENT`, `put SLOT TEXT`, `pass MS`, `answered`, `delete`. Each waits until what it did is acknowledged.
 
 mod crash;
+mod damage;
 mod differs;
+mod forks;
 mod laws;
 mod lives;
 mod prefix;
@@ -134,9 +136,11 @@ fn redeploy(disk: &Memory, delete: bool) {
 
 /// Everything durable, read past all layers.
 fn entries(store: &dyn Store) -> Vec<Entry> {
-    let frames = store
-        .frames(&journal(), Seq(0), usize::MAX)
-        .expect("it reads");
+    entries_of(store, &journal())
+}
+
+fn entries_of(store: &dyn Store, journal: &JournalId) -> Vec<Entry> {
+    let frames = store.frames(journal, Seq(0), usize::MAX).expect("it reads");
     let encoded = frames
         .iter()
         .flat_map(|frame| frame.entries().expect("they are whole"));
@@ -206,6 +210,7 @@ impl World {
             turns_max: 4,
             turns_waiting_max: 4,
             sessions_open_max: 100,
+            forks_max: 2,
             unclean: start.0 > 0,
         });
         sessions.read_agenda(&[tenant()]).expect("it reads");
@@ -233,14 +238,13 @@ impl World {
             for _ in 0..4 {
                 tokio::task::yield_now().await;
             }
-            std::thread::yield_now();
-            idle = if self.disk.syncs() == syncs {
-                idle + 1
-            } else {
-                0
-            };
-            syncs = self.disk.syncs();
-            self.advance(1 + (idle / 8).pow(2).min(200)).await;
+            // The disk is another thread's work: it takes no time here.
+            while !self.store.is_settled() && !self.disk.is_stopped() {
+                std::thread::yield_now();
+            }
+            let before = std::mem::replace(&mut syncs, self.disk.syncs());
+            idle = if before == syncs { idle + 1 } else { 0 };
+            self.advance(1 + (idle / 16).pow(2).min(200)).await;
         }
         panic!(
             "it never came to this: {what}\n{}",
@@ -350,6 +354,10 @@ impl Outside {
 /// Hold a conversation, as far as the disk lets it.
 async fn converse(world: &World, lines: &[&str], outside: &mut Outside) {
     let session = world.session().await;
+    converse_in(world, session, lines, outside).await;
+}
+
+async fn converse_in(world: &World, session: Arc<Session>, lines: &[&str], outside: &mut Outside) {
     let mut follower = session.ledger.follow(Seq(0));
     let shown = outside.shown.clone();
     tokio::spawn(async move {

@@ -17,7 +17,7 @@ const SCRIPTS: &[&str] = &[
     "say so; model words CUT never; say end",
     "lock x; say writing; commit x text; read x; lock y; say held; free y",
     "lock x; ask question; commit x answer; read x; say done",
-    "send b lock x,say got it,commit x theirs; lock y; sleep 50; commit y mine; read x",
+    "send b lock x,say got it,commit x theirs; lock y; sleep 50; commit y mine; read y",
     "say early; sleep 200; say late; wake 300",
     "lock x; commit x one; say seen; sleep 10; lock x; commit x two; say fine",
     "leave; say it stays",

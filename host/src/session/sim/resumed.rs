@@ -41,9 +41,10 @@ fn a_lock_is_taken_again_only_if_nobody_wrote() {
         ];
         let (disk, now) = lost_after(&lines);
         life(&disk, now, async |world| {
+            // No place for a turn until somebody wrote.
+            let places = world.sessions.0.turns.acquire_many(4).await;
             let session = world.session().await;
             if wrote {
-                // The lock is free as soon as the session can be had, and the turn is not on its feet.
                 let put = commands::put_slot(
                     &world.sessions,
                     &session.ledger,
@@ -54,6 +55,7 @@ fn a_lock_is_taken_again_only_if_nobody_wrote() {
                 );
                 put.expect("the slot is free");
             }
+            drop((places, session));
             world.quiet().await;
             let stored = entries(&*world.store);
             let expected = if wrote {
