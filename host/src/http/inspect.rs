@@ -3,6 +3,8 @@
 //! Invariant: a component is given only to the tenant that deployed it, and of a session's secret
 //! only what one ended turn drew from it.
 
+use std::sync::Arc;
+
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
@@ -65,9 +67,10 @@ pub(super) async fn turn(
         .sessions
         .agents()
         .pinned(caller.tenant(), &it.agent, it.private.version);
-    let secret = ledger.look(|state| state.secret.clone());
+    let origin = origin(ledger, &id, started).await?;
     Ok(Json(json!({
         "turn": turn,
+        "session": origin.session,
         "agent": it.agent,
         "started": Offset(started).to_string(),
         "ended": ended.map(|ended| Offset(ended).to_string()),
@@ -75,13 +78,42 @@ pub(super) async fn turn(
         "version": it.private.version,
         "config": version.map(|version| version.config.clone()),
         // What is still to be drawn is nobody's to know.
-        "random": ended.map(|_| Seeds::of(&secret, &turn)),
+        "random": ended.map(|_| Seeds::of(&origin.secret, &turn)),
     })))
+}
+
+/// The session that an entry was written in, which is another one if this is a fork of it, and
+/// its secret.
+struct Origin {
+    session: SessionId,
+    secret: String,
+}
+
+async fn origin(ledger: &Arc<Ledger>, session: &SessionId, at: Seq) -> Result<Origin, ReadError> {
+    const KINDS: &[Kind] = &[Kind::SessionOpened, Kind::SessionForked];
+    let mut origin = Origin {
+        session: session.clone(),
+        secret: String::new(),
+    };
+    let mut back = ledger.back(ledger.mark().durable.next(), KINDS);
+    while let Some(encoded) = back.next().await? {
+        let entry = ledger.decode(&encoded)?;
+        match entry.payload {
+            Payload::SessionForked(forked) if entry.seq > at => origin.session = forked.from,
+            Payload::SessionForked(forked) => {
+                origin.secret = forked.private.secret;
+                break;
+            }
+            Payload::SessionOpened(opened) => origin.secret = opened.private.secret,
+            _ => {}
+        }
+    }
+    Ok(origin)
 }
 
 /// The durable beginning of a turn.
 async fn started(
-    ledger: &std::sync::Arc<Ledger>,
+    ledger: &Arc<Ledger>,
     turn: &TurnId,
 ) -> Result<Option<(Seq, TurnStarted)>, ReadError> {
     find(ledger, &[Kind::TurnStarted], |entry| match entry.payload {
@@ -91,7 +123,7 @@ async fn started(
     .await
 }
 
-async fn ended(ledger: &std::sync::Arc<Ledger>, turn: &TurnId) -> Result<Option<Seq>, ReadError> {
+async fn ended(ledger: &Arc<Ledger>, turn: &TurnId) -> Result<Option<Seq>, ReadError> {
     find(ledger, &[Kind::TurnEnded], |entry| match entry.payload {
         Payload::TurnEnded(it) if it.turn == *turn => Some(entry.seq),
         _ => None,
@@ -102,7 +134,7 @@ async fn ended(ledger: &std::sync::Arc<Ledger>, turn: &TurnId) -> Result<Option<
 /// The newest durable entry that is wanted. A journal has no index of turns: this reads it, frames
 /// without such entries left out.
 async fn find<T>(
-    ledger: &std::sync::Arc<Ledger>,
+    ledger: &Arc<Ledger>,
     kinds: &'static [Kind],
     wanted: impl Fn(Entry) -> Option<T>,
 ) -> Result<Option<T>, ReadError> {

@@ -68,6 +68,8 @@ pub(super) struct Recorded {
 /// What the server says of a turn.
 #[derive(Debug, Deserialize)]
 pub(in crate::cli) struct Turn {
+    /// Where it ran: not in a fork that has its entries.
+    session: SessionId,
     agent: String,
     version: u64,
     component: Digest,
@@ -105,7 +107,7 @@ pub(super) async fn fetch(
     }
     Ok(Recorded {
         case: Case {
-            session: session.clone(),
+            session: said.session,
             turn,
             entries: encoded,
             values,
@@ -234,7 +236,7 @@ fn entry(event: &Event) -> anyhow::Result<Encoded> {
     let private = fields.remove("private");
     let private = match kind {
         // It has no secret, so it is no whole private part; a replay needs none of it.
-        Kind::SessionOpened => "",
+        Kind::SessionOpened | Kind::SessionForked => "",
         _ => private.as_ref().map_or("", |private| private.get()),
     };
     let public = serde_json::to_vec(&fields)?;
