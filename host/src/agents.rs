@@ -128,6 +128,23 @@ impl Agents {
         self.get(tenant, agent)?.active()
     }
 
+    /// The bytes of a component that a version of this tenant has, deleted agents included. None
+    /// of another tenant's.
+    pub async fn component(
+        self: &Arc<Self>,
+        tenant: &TenantId,
+        component: Digest,
+    ) -> Result<Option<bytes::Bytes>, DeployError> {
+        let is_theirs = |((owner, _), deployment): (&(TenantId, AgentName), &Arc<Deployment>)| {
+            owner == tenant && deployment.has(component)
+        };
+        if !self.read().iter().any(is_theirs) {
+            return Ok(None);
+        }
+        let agents = self.clone();
+        blocking(move || Ok(agents.components.get(&component)?)).await
+    }
+
     pub fn watches(&self, tenant: &TenantId, agent: &AgentName, slot: &SlotName) -> bool {
         self.active(tenant, agent)
             .is_some_and(|version| version.config.watches.contains(slot))

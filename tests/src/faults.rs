@@ -1,7 +1,9 @@
 //! Agents that break: each ends its own turn, with a typed outcome.
 
+use futures_util::{StreamExt as _, stream};
 use serde_json::{Value, json};
 
+use crate::guests::component;
 use crate::server::Server;
 use crate::stream::kinds;
 
@@ -243,5 +245,48 @@ async fn other_agents_of_the_session_go_on() {
         server.reply("echo", "s", json!("still here")).await,
         "still here"
     );
+    server.stop().await;
+}
+
+/// Trap, memory, computing, time: whatever ends the holder of a lock, the lock ends with it, the old
+/// document stands, and the next writer goes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_holders_that_die_leave_no_lock() {
+    let server = Server::with(|_| {}).await;
+    let limits = json!({"memory_bytes_max": 8 * 1024 * 1024, "cpu_ms_max": 20, "turn_ms_max": 400});
+    server
+        .configure("dies", json!({"limits": limits}))
+        .await
+        .is(201);
+    server.deploy_as("dies", component("puppet")).await;
+    server.deploy("puppet").await;
+    let ends = [
+        (json!("trap"), "trap"),
+        (json!("allocate"), "limit"),
+        (json!("spin"), "cpu"),
+        (json!({"sleep": 3_600_000}), "deadline"),
+    ];
+    let one = async |at: usize| {
+        let session = format!("s{at}");
+        server.session(&session, &["puppet", "dies"]).await;
+        let old = json!([{"commit": ["plan", "old"]}]);
+        server.reply("puppet", &session, old).await;
+        let (step, failure) = &ends[at % ends.len()];
+        let script = json!([{"lock": "plan"}, step]);
+        let failed = server.invoke("dies", &session, script).await.json();
+        let message = failed["error"]["message"].as_str().expect("a text");
+        assert!(message.starts_with(failure), "{message}");
+        let slots = server.get(&format!("/v1/sessions/{session}/slots")).await;
+        let slot = &slots["slots"][0];
+        assert_eq!(
+            (&slot["slot"], &slot["state"]),
+            (&json!("plan"), &json!("idle")),
+            "{slots}"
+        );
+        let next = json!([{"read": "plan"}, {"commit": ["plan", "new"]}]);
+        let said = server.reply("puppet", &session, next).await;
+        assert!(said.contains("\"old\""), "{said}");
+    };
+    stream::iter(0..1_000).for_each_concurrent(16, one).await;
     server.stop().await;
 }

@@ -1,12 +1,18 @@
 //! Tests from outside: `antiphon::serve` itself, in process, on a free port and a fresh
 //! data folder, spoken to over HTTP; and the rules of the source tree (`tidy`).
 //!
-//! - The harness: [`server`], [`process`] (the real binary), [`client`], [`stream`], [`guests`], [`golden`].
+//! - The harness: `server`, [`process`] (the real binary), `client`, `stream`, `guests`, `golden`.
+//! - [`load`]: what benchmarks share.
+//! - [`torture`]: the real binary, killed again and again under load, and the laws that hold all the same.
 //! - The tests: the other modules, one topic each.
 //!
 //! Rules: nothing sleeps and nothing is tried again until it works. A test waits for
 //! events, or holds the scripted model back with a gate. Timeouts are only there so that
 //! a test that hangs says where.
+
+pub mod load;
+pub mod process;
+pub mod torture;
 
 #[cfg(test)]
 mod client;
@@ -16,8 +22,6 @@ mod crash;
 mod golden;
 #[cfg(test)]
 mod guests;
-#[cfg(test)]
-mod process;
 #[cfg(test)]
 mod server;
 #[cfg(test)]
@@ -48,9 +52,12 @@ mod models;
 #[cfg(test)]
 mod promise;
 #[cfg(test)]
+mod replay;
+#[cfg(test)]
 mod resumed;
 #[cfg(test)]
 mod sandbox;
+#[cfg(test)]
 mod scaffold;
 #[cfg(test)]
 mod sessions;

@@ -6,12 +6,13 @@ use std::io::BufRead as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 /// The binary as it is shipped, built by whoever needs it first. A debug build of the binary alone
 /// would compile every dependency again: with the features of its tests, cargo has built them otherwise.
-pub(crate) fn binary() -> &'static Path {
+pub fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
@@ -40,7 +41,7 @@ pub(crate) fn binary() -> &'static Path {
 }
 
 /// The command line on a data folder, with nothing of this process's own settings.
-pub(crate) fn command(arguments: &[&str]) -> Command {
+pub fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(binary());
     command.args(arguments);
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("ANTIPHON_")) {
@@ -49,36 +50,47 @@ pub(crate) fn command(arguments: &[&str]) -> Command {
     command
 }
 
-pub(crate) struct Process {
-    child: Child,
-    pub(crate) url: String,
-    pub(crate) key: String,
-    http: reqwest::Client,
-}
-
-impl Process {
-    /// Start `serve` and wait until it says where it listens.
-    pub(crate) fn start(data: &Path) -> Self {
-        Self::try_start(data, &[]).expect("the server starts")
-    }
-
-    /// With settings from the environment; what it says on stderr if it does not start.
-    pub(crate) fn try_start(data: &Path, settings: &[(&str, &str)]) -> Result<Self, String> {
-        let mut child = command(&[
-            "serve",
-            "--listen",
-            "127.0.0.1:0",
-            "--drain",
-            "1s",
-            "--data",
-        ])
+/// `serve`, of which nobody knows yet whether it starts.
+pub fn spawn(data: &Path, listen: &str, settings: &[(&str, &str)]) -> Child {
+    command(&["serve", "--listen", listen, "--drain", "1s", "--data"])
         .arg(data)
         .env("ANTIPHON_LOG", "error")
         .envs(settings.iter().copied())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-        .expect("the binary runs");
+        .expect("the binary runs")
+}
+
+/// A server that is up. Dropping it kills it.
+pub struct Process {
+    child: Child,
+    pub url: String,
+    pub key: String,
+    /// How long it took until it said where it listens.
+    pub started: Duration,
+    http: reqwest::Client,
+}
+
+impl Process {
+    /// Start `serve` and wait until it says where it listens.
+    pub fn start(data: &Path) -> Self {
+        Self::try_start(data, &[]).expect("the server starts")
+    }
+
+    /// With settings from the environment; what it says on stderr if it does not start.
+    pub fn try_start(data: &Path, settings: &[(&str, &str)]) -> Result<Self, String> {
+        Self::try_start_at(data, "127.0.0.1:0", settings)
+    }
+
+    /// On this address.
+    pub fn try_start_at(
+        data: &Path,
+        listen: &str,
+        settings: &[(&str, &str)],
+    ) -> Result<Self, String> {
+        let start = Instant::now();
+        let mut child = spawn(data, listen, settings);
         let mut line = String::new();
         let stdout = child.stdout.take().expect("it is piped");
         std::io::BufReader::new(stdout)
@@ -88,23 +100,25 @@ impl Process {
             let output = child.wait_with_output().expect("it ends");
             return Err(String::from_utf8_lossy(&output.stderr).into_owned());
         };
+        let started = start.elapsed();
         let key = std::fs::read_to_string(data.join("default.key")).expect("it wrote its key");
         Ok(Self {
             child,
             url: address.to_owned(),
             key,
+            started,
             http: reqwest::Client::new(),
         })
     }
 
-    pub(crate) fn request(&self, method: &str, path: &str) -> reqwest::RequestBuilder {
+    pub fn request(&self, method: &str, path: &str) -> reqwest::RequestBuilder {
         let method = method.parse().expect("a method");
         self.http
             .request(method, format!("{}{path}", self.url))
             .bearer_auth(&self.key)
     }
 
-    pub(crate) async fn put_agent(&self, agent: &str, component: &Path) {
+    pub async fn put_agent(&self, agent: &str, component: &Path) {
         let bytes = std::fs::read(component).expect("the component is there");
         let answer = self
             .request("PUT", &format!("/v1/agents/{agent}"))
@@ -121,7 +135,7 @@ impl Process {
     }
 
     /// The answer's status and JSON.
-    pub(crate) async fn json(&self, method: &str, path: &str, body: Option<Value>) -> (u16, Value) {
+    pub async fn json(&self, method: &str, path: &str, body: Option<Value>) -> (u16, Value) {
         let mut request = self.request(method, path);
         if let Some(body) = body {
             request = request.json(&body);
@@ -132,7 +146,7 @@ impl Process {
     }
 
     /// What a session's people see, oldest first: `who: text`.
-    pub(crate) async fn transcript(&self, session: &str) -> Vec<String> {
+    pub async fn transcript(&self, session: &str) -> Vec<String> {
         let (mut lines, mut before) = (Vec::new(), None::<String>);
         loop {
             let page = before
@@ -158,7 +172,7 @@ impl Process {
     }
 
     /// Read events until all these texts were said.
-    pub(crate) async fn said_all(&self, session: &str, texts: &[String]) {
+    pub async fn said_all(&self, session: &str, texts: &[String]) {
         let mut offset = "-1".to_owned();
         let mut said = String::new();
         while !texts.iter().all(|text| said.contains(text.as_str())) {
@@ -175,13 +189,13 @@ impl Process {
     }
 
     /// End it at once, as a crash or a loss of power ends a process.
-    pub(crate) fn kill(mut self) {
+    pub fn kill(mut self) {
         self.child.kill().expect("it can be killed");
         self.child.wait().expect("it ends");
     }
 
     /// Ask it to stop, and wait until it has.
-    pub(crate) fn terminate(mut self) -> ExitStatus {
+    pub fn terminate(mut self) -> ExitStatus {
         let pid = self.child.id().to_string();
         let sent = Command::new("kill")
             .args(["-TERM", &pid])

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::guests::component;
-use crate::process::Process;
+use crate::process::{Process, command};
 
 /// The component as a file.
 fn file(package: &str) -> PathBuf {
@@ -64,6 +64,20 @@ async fn ended(process: &Process) -> Value {
     }
 }
 
+/// The turn again, from its journal alone: what its attempts did together is one turn.
+async fn replays(process: &Process) {
+    let started = entries(process, "turn-started").await;
+    let turn = started[0]["turn"].as_str().expect("an id");
+    let mut command = command(&["replay", "s", turn, "--json"]);
+    command.args(["--url", &process.url, "--key", &process.key]);
+    let output = tokio::task::spawn_blocking(move || command.output());
+    let output = output.await.expect("it runs").expect("the binary runs");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}{output:?}");
+    let said: Value = serde_json::from_str(&text).expect("an object");
+    assert_eq!(said["calls"], said["calls_recorded"]);
+}
+
 fn key(request: &Received) -> String {
     let key = request.headers.get("idempotency-key").expect("a key");
     key.to_str().expect("it is text").to_owned()
@@ -112,6 +126,7 @@ async fn no_answer_that_was_durable_is_asked_for_again() {
     assert!(retried.iter().all(|entry| entry["reason"] == "host-lost"));
     assert_eq!(turns[8]["attempt"], 10);
     assert_eq!(entries(&process, "turn-started").await.len(), 1);
+    replays(&process).await;
 }
 
 /// Half of an answer was shown: it stays, and the model is asked to go on from it.
@@ -140,6 +155,7 @@ async fn an_answer_that_was_cut_goes_on_from_what_was_shown() {
     assert_eq!(requests[1].last("assistant"), Some("The first half "));
     let returned = entries(&process, "returned").await;
     assert_eq!(returned[0]["error"], "interrupted", "{returned:?}");
+    replays(&process).await;
 }
 
 /// A lock is its holder's again if nobody wrote in between.
@@ -165,6 +181,7 @@ async fn a_lock_is_taken_again() {
     let locked = entries(&process, "slot-locked").await;
     assert_eq!(locked.len(), 3, "{locked:?}");
     assert!(locked[2].get("n").is_none(), "the host took it again");
+    replays(&process).await;
 }
 
 /// A host that is asked to stop leaves what outlasts the drain to the next one.
@@ -187,4 +204,5 @@ async fn a_turn_that_outlasts_the_drain_goes_on_in_the_next_process() {
     );
     let retried = entries(&process, "retried").await;
     assert_eq!(retried[0]["reason"], "host-stopped", "{retried:?}");
+    replays(&process).await;
 }

@@ -71,6 +71,11 @@ impl Deployment {
         versions.find(|version| version.number == number).cloned()
     }
 
+    /// Whether any version that is kept has this component.
+    pub fn has(&self, component: Digest) -> bool {
+        self.versions.iter().any(|it| it.component == component)
+    }
+
     pub fn is_deleted(&self) -> bool {
         self.deleted
     }

@@ -6,7 +6,8 @@
 use std::time::Duration;
 
 use antiphon::config::Secret;
-use antiphon::id::{AgentName, SessionId};
+use antiphon::id::{AgentName, Digest, SessionId, TurnId};
+use bytes::Bytes;
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde::Deserialize;
@@ -18,6 +19,7 @@ use super::event::Event;
 use super::fault::hinted;
 use super::fork;
 use super::place::Place;
+use super::replay::Turn;
 
 /// Nobody waits longer for a connection on the same planet.
 const CONNECT_WAIT: Duration = Duration::from_secs(10);
@@ -77,6 +79,7 @@ impl CallError {
             Self::Unreachable { .. } => "is it running? `antiphon serve` starts one",
             Self::Refused { code, .. } => match code.as_str() {
                 "invalid_key" => "give the right one with --key, or its data folder with --data",
+                "insufficient_scope" => "use a key that has this scope: --key KEY",
                 "agent_not_found" => "deploy it first: antiphon deploy AGENT FILE.wasm",
                 "session_not_found" | "session_gone" => "without --session a new one is opened",
                 "agent_not_in_session" => "name one of the session's agents",
@@ -406,6 +409,33 @@ impl Client {
         offset: &str,
     ) -> Result<Page, CallError> {
         self.page("journal", session, offset).await
+    }
+
+    /// A turn with what it was started with.
+    pub(super) async fn turn(&self, session: &SessionId, turn: &TurnId) -> Result<Turn, CallError> {
+        let path = format!("/v1/sessions/{session}/turns/{turn}");
+        let response = self.send(self.request(Method::GET, &path)).await?;
+        self.json("a turn", response).await
+    }
+
+    /// A long document that the session's journal names.
+    pub(super) async fn value(
+        &self,
+        session: &SessionId,
+        digest: &Digest,
+    ) -> Result<Bytes, CallError> {
+        self.bytes(&format!("/v1/sessions/{session}/values/{digest}"))
+            .await
+    }
+
+    pub(super) async fn component(&self, digest: &Digest) -> Result<Bytes, CallError> {
+        self.bytes(&format!("/v1/components/{digest}")).await
+    }
+
+    async fn bytes(&self, path: &str) -> Result<Bytes, CallError> {
+        let response = self.send(self.request(Method::GET, path)).await?;
+        let bytes = response.bytes().await;
+        bytes.map_err(|error| self.unreachable(&error))
     }
 
     async fn page(

@@ -22,6 +22,7 @@ mod logs;
 mod new;
 mod place;
 mod quickstart;
+mod replay;
 mod serve;
 mod server;
 mod sse;
@@ -63,6 +64,7 @@ enum Command {
     Chat(chat::Args),
     Fork(fork::Args),
     Journal(journal::Args),
+    Replay(replay::Args),
     Logs(logs::Args),
     Store(store::Args),
 }
@@ -82,6 +84,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Chat(args) => block_on(chat::run(args)),
         Command::Fork(args) => block_on(fork::run(args)),
         Command::Journal(args) => block_on(journal::run(args)),
+        Command::Replay(args) => block_on(replay::run(args)),
         Command::Logs(args) => block_on(logs::run(args)),
         Command::Store(args) => store::run(args),
     };
@@ -158,6 +161,8 @@ mod tests {
             "antiphon fork s-1 --at 17 --as s-2",
             "antiphon fork s-1 --at 0000000000000007_0000000000000000",
             "antiphon journal s-1 --follow --json",
+            "antiphon replay s-1 3 --json",
+            "antiphon replay s-1 run_1.t0.echo --component new.wasm",
             "antiphon logs echo --session s-1 --follow",
             "antiphon store check",
             "antiphon store export --data d",
@@ -176,6 +181,8 @@ mod tests {
             "antiphon fork",
             "antiphon fork s-1 --at yesterday",
             "antiphon new",
+            "antiphon replay s-1",
+            "antiphon replay s-1 a/b",
         ] {
             assert!(!parses(wrong), "{wrong}");
         }

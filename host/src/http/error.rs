@@ -13,9 +13,9 @@ use crate::agents::{ConfigError, DeployError};
 use crate::id::{InvalidName, MalformedOffset, Offset};
 use crate::ledger::{Dead, FollowError};
 use crate::runtime::engine::ComponentError;
-use crate::session::SessionError;
 use crate::session::commands::CommandError;
 use crate::session::fork::ForkError;
+use crate::session::{Session, SessionError};
 use crate::store::{CommitError, Damage, ReadError};
 use crate::tenants::TenantError;
 
@@ -282,6 +282,15 @@ impl From<ForkError> for ApiError {
 fn key_reused(text: String) -> ApiError {
     let status = StatusCode::UNPROCESSABLE_ENTITY;
     ApiError::new(status, "idempotency_key_reused", text)
+}
+
+/// What a command answers. A refusal is made from the newest state, so it leaves once that state
+/// is durable: nobody is told what a crash could take back.
+pub(super) async fn settled<T>(session: &Session, done: Result<T, CommandError>) -> ApiResult<T> {
+    if done.is_err() {
+        session.ledger.settle().await?;
+    }
+    Ok(done?)
 }
 
 impl From<CommandError> for ApiError {

@@ -273,7 +273,7 @@ pub(super) async fn journal(
     let after = start(&session, query.offset.as_deref())?;
     let (entries, at, up_to_date) =
         read(&session, after, |it| kind.is_none_or(|kind| kind == it)).await?;
-    let entries: Result<Vec<Value>, _> = entries.iter().map(wire::entry).collect();
+    let entries: Result<Vec<Box<RawValue>>, _> = entries.iter().map(wire::entry).collect();
     let page = wire::Page {
         events: None,
         entries: Some(entries.map_err(ApiError::internal)?),

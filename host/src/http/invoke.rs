@@ -22,7 +22,7 @@ use crate::tenants::Right;
 use super::Api;
 use super::auth::Caller;
 use super::body::{self, Body, Names};
-use super::error::{ApiError, ApiResult, agent_not_found};
+use super::error::{ApiError, ApiResult, agent_not_found, settled};
 use super::{sse, wire};
 
 #[derive(Deserialize)]
@@ -80,7 +80,11 @@ pub(super) async fn invoke(
         idempotency,
         invoked: true,
     };
-    let posted = commands::post(&api.sessions, &session.ledger, new.as_ref(), message)?;
+    let posted = settled(
+        &session,
+        commands::post(&api.sessions, &session.ledger, new.as_ref(), message),
+    )
+    .await?;
     let mut response = if prefers_async(&headers) {
         accepted(&session, &posted).await?
     } else if body::wants_events(&headers) {

@@ -11,6 +11,7 @@ mod error;
 mod events;
 mod forks;
 mod health;
+mod inspect;
 mod invoke;
 mod operations;
 mod server;
@@ -112,6 +113,7 @@ pub fn router(parts: Parts) -> Router {
         .route("/v1/agents/{agent}/rollback", post(agents::roll_back))
         .route("/v1/agents/{agent}/logs", get(agents::logs))
         .route("/v1/agents/{agent}/invoke", post(invoke::invoke))
+        .route("/v1/components/{digest}", get(inspect::component))
         .route("/v1/operations/{id}", get(operations::show))
         .route("/v1/operations/{id}/cancel", post(operations::cancel))
         .route("/v1/sessions", get(sessions::list).post(sessions::create))
@@ -133,6 +135,8 @@ pub fn router(parts: Parts) -> Router {
         .route("/v1/sessions/{id}/events", get(events::events))
         .route("/v1/sessions/{id}/transcript", get(events::transcript))
         .route("/v1/sessions/{id}/journal", get(events::journal))
+        .route("/v1/sessions/{id}/turns/{turn}", get(inspect::turn))
+        .route("/v1/sessions/{id}/values/{digest}", get(inspect::value))
         .route("/v1/sessions/{id}/slots", get(slots::list))
         .route(
             "/v1/sessions/{id}/slots/{name}",

@@ -14,7 +14,7 @@ use crate::tenants::Right;
 use super::Api;
 use super::auth::Caller;
 use super::body::{Names, Params};
-use super::error::{ApiError, ApiResult};
+use super::error::{ApiError, ApiResult, settled};
 use super::wire;
 
 fn not_found() -> ApiError {
@@ -67,7 +67,7 @@ pub(super) async fn cancel(
     Params(within): Params<Within>,
 ) -> ApiResult<Json<Value>> {
     let (session, _) = find(&api, &caller, &message, within, Right::Interrupt).await?;
-    commands::cancel(&session.ledger, &message)?;
+    settled(&session, commands::cancel(&session.ledger, &message)).await?;
     session.ledger.settle().await?;
     let standing = outcome::look(&session, &message)
         .await?

@@ -17,7 +17,7 @@ use crate::tenants::Right;
 use super::Api;
 use super::auth::Caller;
 use super::body::{self, Body, Names, Params};
-use super::error::{ApiError, ApiResult, agent_not_found};
+use super::error::{ApiError, ApiResult, agent_not_found, settled};
 use super::invoke::set;
 use super::wire;
 
@@ -104,7 +104,7 @@ pub(super) async fn create(
         .idempotency
         .map_or_else(SessionId::fresh, |it| SessionId::of_key(&it.key));
     let session = api.sessions.get_or_absent(caller.tenant(), &id).await?;
-    let opened = commands::open(&session.ledger, &new)?;
+    let opened = settled(&session, commands::open(&session.ledger, &new)).await?;
     let (_, body) = described(&session).await?;
     let mut response = (StatusCode::CREATED, Json(body)).into_response();
     if !opened {
@@ -129,7 +129,7 @@ pub(super) async fn put(
     caller.need(Right::Invoke)?;
     let new = body::json::<New>(&bytes)?.check(&api, &caller)?;
     let session = api.sessions.get_or_absent(caller.tenant(), &id).await?;
-    let opened = commands::open(&session.ledger, &new)?;
+    let opened = settled(&session, commands::open(&session.ledger, &new)).await?;
     let (_, body) = described(&session).await?;
     let status = if opened {
         StatusCode::CREATED
@@ -186,7 +186,7 @@ pub(super) async fn remove(
 ) -> ApiResult<StatusCode> {
     caller.need(Right::Invoke)?;
     let session = api.sessions.get(caller.tenant(), &id).await?;
-    commands::delete(&session.ledger)?;
+    settled(&session, commands::delete(&session.ledger)).await?;
     session.ledger.settle().await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -208,7 +208,7 @@ pub(super) async fn add_agent(
             format!("{AGENTS_MAX} agents is the most"),
         ));
     }
-    let added = commands::add_agent(&session.ledger, &agent)?;
+    let added = settled(&session, commands::add_agent(&session.ledger, &agent)).await?;
     let status = if added {
         StatusCode::CREATED
     } else {
@@ -224,7 +224,7 @@ pub(super) async fn remove_agent(
 ) -> ApiResult<StatusCode> {
     caller.need(Right::Invoke)?;
     let session = api.sessions.get(caller.tenant(), &id).await?;
-    commands::remove_agent(&session.ledger, &agent)?;
+    settled(&session, commands::remove_agent(&session.ledger, &agent)).await?;
     session.ledger.settle().await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -271,7 +271,8 @@ pub(super) async fn send(
         idempotency,
         invoked: false,
     };
-    let posted = commands::post(&api.sessions, &session.ledger, None, message)?;
+    let posted = commands::post(&api.sessions, &session.ledger, None, message);
+    let posted = settled(&session, posted).await?;
     session.ledger.durable(posted.seq).await?;
     let body = json!({"message": posted.message, "offset": Offset(posted.seq).to_string()});
     let mut response = (StatusCode::ACCEPTED, Json(body)).into_response();
@@ -309,7 +310,8 @@ pub(super) async fn interrupt(
     };
     let session = api.sessions.get(caller.tenant(), &id).await?;
     let by = caller.author(interruption.author)?;
-    let last = commands::interrupt(&session.ledger, interruption.agent.as_ref(), by)?;
+    let last = commands::interrupt(&session.ledger, interruption.agent.as_ref(), by);
+    let last = settled(&session, last).await?;
     session.ledger.durable(last).await?;
     Ok((
         StatusCode::ACCEPTED,

@@ -14,7 +14,7 @@ use crate::tenants::Right;
 use super::Api;
 use super::auth::Caller;
 use super::body::{self, Body, Names};
-use super::error::{ApiError, ApiResult};
+use super::error::{ApiError, ApiResult, settled};
 use super::invoke::set;
 use super::wire;
 
@@ -52,8 +52,8 @@ pub(super) async fn show(
         let version = slot.document.as_ref().map(|document| document.version);
         (version, wire::slot(&name, slot))
     });
-    let ((version, mut body), text) = found.ok_or_else(not_found)?;
     session.ledger.durable(last).await?;
+    let ((version, mut body), text) = found.ok_or_else(not_found)?;
     body["content"] = text.map_or(Value::Null, Value::String);
     let mut response = Json(body).into_response();
     if let Some(version) = version {
@@ -88,14 +88,15 @@ pub(super) async fn put(
     let version = if_match(&headers)?;
     let session = api.sessions.get(caller.tenant(), &id).await?;
     let by = caller.author(document.author)?;
-    let (version, written_at) = commands::put_slot(
+    let written = commands::put_slot(
         &api.sessions,
         &session.ledger,
         &name,
         by,
         version,
         &document.content,
-    )?;
+    );
+    let (version, written_at) = settled(&session, written).await?;
     session.ledger.durable(version).await?;
     let body = json!({
         "slot": name,

@@ -1,12 +1,13 @@
 //! The JSON of answers: twins of inner types, so that those can change without the API.
 
 use serde::Serialize;
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use crate::agents::{Deployment, Version};
 use crate::id::{AgentName, MessageId, Offset, Seq, SessionId, SlotName};
 use crate::journal::codec::Encoded;
-use crate::journal::entry::{Usage, Writer};
+use crate::journal::entry::{Kind, Usage, Writer};
 use crate::journal::state::{Slot, State};
 use crate::ledger::transcript::{Ending, Item, Speaker};
 use crate::session::outcome::{Standing, Taken};
@@ -96,29 +97,35 @@ pub(super) fn item(item: &Item) -> Value {
 #[derive(Serialize)]
 pub(super) struct Page<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) events: Option<Vec<&'a serde_json::value::RawValue>>,
+    pub(super) events: Option<Vec<&'a RawValue>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) entries: Option<Vec<Value>>,
+    pub(super) entries: Option<Vec<Box<RawValue>>>,
     /// Everything up to here was looked at.
     pub(super) offset: String,
     pub(super) up_to_date: bool,
 }
 
-/// An entry with its private part.
-pub(super) fn entry(encoded: &Encoded) -> Result<Value, serde_json::Error> {
-    let mut value: Value = serde_json::from_slice(&encoded.public())?;
+/// An entry with its private part, both byte for byte: whoever replays a turn from them must get
+/// what its agent got.
+pub(super) fn entry(encoded: &Encoded) -> Result<Box<RawValue>, serde_json::Error> {
+    let public = String::from_utf8_lossy(&encoded.public()).into_owned();
     let private = encoded.private();
-    if !private.is_empty() {
-        let mut private: Value = serde_json::from_slice(&private)?;
+    let private = match encoded.kind {
         // The source of randomness stays in the host, whoever looks.
-        if let Value::Object(fields) = &mut private {
+        Kind::SessionOpened if !private.is_empty() => {
+            let mut fields: serde_json::Map<String, Value> = serde_json::from_slice(&private)?;
             fields.remove("secret");
+            Value::Object(fields).to_string()
         }
-        if private.as_object().is_none_or(|fields| !fields.is_empty()) {
-            value["private"] = private;
-        }
-    }
-    Ok(value)
+        _ => String::from_utf8_lossy(&private).into_owned(),
+    };
+    let open = public
+        .strip_suffix('}')
+        .filter(|_| !matches!(private.as_str(), "" | "{}"));
+    RawValue::from_string(match open {
+        Some(open) => format!("{open},\"private\":{private}}}"),
+        None => public,
+    })
 }
 
 fn usage(usage: Usage) -> Value {

@@ -90,8 +90,28 @@ impl Live {
                 return Err(ReadError::bad_entry(journal, Some(before.next()), what).into());
             }
         }
-        let mut texts = HashMap::new();
-        for slot in state.slots.values() {
+        Ok(Self {
+            state,
+            owner,
+            dead: None,
+            unflushed: 0,
+            recent: VecDeque::new(),
+            recent_bytes: 0,
+            new_values: Vec::new(),
+            texts: HashMap::new(),
+            chunks: BTreeMap::new(),
+            wake: WakeRecord::Unknown,
+            snapshot_at,
+        })
+    }
+
+    /// With the long documents of its slots.
+    pub(super) fn with_texts(
+        mut self,
+        store: &dyn Store,
+        journal: &JournalId,
+    ) -> Result<Self, OpenError> {
+        for slot in self.state.slots.values() {
             let Some(document) = &slot.document else {
                 continue;
             };
@@ -103,21 +123,9 @@ impl Live {
                 ReadError::bad_entry(journal, Some(document.version), what)
             };
             let bytes = store.value(journal, digest)?.ok_or_else(missing)?;
-            texts.insert(*digest, bytes);
+            self.texts.insert(*digest, bytes);
         }
-        Ok(Self {
-            state,
-            owner,
-            dead: None,
-            unflushed: 0,
-            recent: VecDeque::new(),
-            recent_bytes: 0,
-            new_values: Vec::new(),
-            texts,
-            chunks: BTreeMap::new(),
-            wake: WakeRecord::Unknown,
-            snapshot_at,
-        })
+        Ok(self)
     }
 
     /// The text behind a content, which the fold or a push brought into memory.

@@ -115,7 +115,8 @@ impl Ledger {
             generation: opened.generation,
             tail: opened.tail,
         };
-        let live = Live::fold(&*store, &journal, Some(owner), opened.last)?;
+        let live = Live::fold(&*store, &journal, Some(owner), opened.last)?
+            .with_texts(&*store, &journal)?;
         Ok(Self::of(store, journal, clock, live, None))
     }
 
@@ -129,7 +130,7 @@ impl Ledger {
     ) -> Result<Arc<Self>, OpenError> {
         let newest = store.frames_before(&journal, Seq(u64::MAX), &Kind::ALL, 1)?;
         let last = newest.first().map_or(Seq(0), Frame::last);
-        let live = Live::fold(&*store, &journal, None, last)?;
+        let live = Live::fold(&*store, &journal, None, last)?.with_texts(&*store, &journal)?;
         Ok(Self::of(
             store,
             journal,
@@ -137,6 +138,19 @@ impl Ledger {
             live,
             Some(Dead::Latched(latched)),
         ))
+    }
+
+    /// Fold a journal that goes no further, to read its entries: dead from its birth, and without
+    /// the texts of slots as they are now, which may not be there. Blocks.
+    pub fn open_closed(
+        store: Arc<dyn Store>,
+        journal: JournalId,
+        clock: Clock,
+    ) -> Result<Arc<Self>, OpenError> {
+        let newest = store.frames_before(&journal, Seq(u64::MAX), &Kind::ALL, 1)?;
+        let last = newest.first().map_or(Seq(0), Frame::last);
+        let live = Live::fold(&*store, &journal, None, last)?;
+        Ok(Self::of(store, journal, clock, live, Some(Dead::Closed)))
     }
 
     fn of(

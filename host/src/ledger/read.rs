@@ -3,9 +3,10 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use tokio::sync::watch;
 
-use crate::id::Seq;
+use crate::id::{Digest, Seq};
 use crate::journal::codec::{DecodeError, Encoded};
 use crate::journal::entry::{Content, Entry, Kind};
 use crate::store::ReadError;
@@ -19,6 +20,15 @@ impl Ledger {
     /// Entries after `after` up to `until`, as many as are at hand: none only if there are none.
     /// Entries that are not durable yet are read too, so whoever answers outside bounds `until`.
     pub async fn entries(&self, after: Seq, until: Seq) -> Result<Vec<Encoded>, ReadError> {
+        self.some_entries(after, until, READ_BYTES).await
+    }
+
+    async fn some_entries(
+        &self,
+        after: Seq,
+        until: Seq,
+        bytes: usize,
+    ) -> Result<Vec<Encoded>, ReadError> {
         if after >= until {
             return Ok(Vec::new());
         }
@@ -33,7 +43,7 @@ impl Ledger {
             }
         }
         let (store, journal) = (self.store.clone(), self.journal.clone());
-        let frames = blocking(move || store.frames(&journal, after, READ_BYTES))
+        let frames = blocking(move || store.frames(&journal, after, bytes))
             .await
             .map_err(|error| self.found(error))?;
         let (mut entries, mut last) = (Vec::new(), after);
@@ -117,20 +127,26 @@ impl Ledger {
             Content::Inline { text } => return Ok(text.clone()),
             Content::Stored { digest, .. } => *digest,
         };
-        let (store, journal) = (self.store.clone(), self.journal.clone());
-        let bytes = blocking(move || store.value(&journal, &digest))
-            .await
-            .map_err(|error| self.found(error))?;
+        let bytes = self.value(digest).await?;
         let missing = || self.damaged(None, &format!("the value {digest} is missing"));
         let bytes = bytes.ok_or_else(missing)?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    /// A durable value that an entry names.
+    pub async fn value(&self, digest: Digest) -> Result<Option<Bytes>, ReadError> {
+        let (store, journal) = (self.store.clone(), self.journal.clone());
+        blocking(move || store.value(&journal, &digest))
+            .await
+            .map_err(|error| self.found(error))
     }
 
     pub async fn entry(&self, seq: Seq) -> Result<Option<Encoded>, ReadError> {
         if seq.0 == 0 {
             return Ok(None);
         }
-        let entries = self.entries(Seq(seq.0 - 1), seq).await?;
+        // One frame holds it.
+        let entries = self.some_entries(Seq(seq.0 - 1), seq, 1).await?;
         Ok(entries.into_iter().find(|entry| entry.seq == seq))
     }
 

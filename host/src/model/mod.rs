@@ -270,13 +270,25 @@ impl Models {
         })))
     }
 
+    /// No models at all, not even the built-in one.
+    pub fn none() -> Result<Self, SetupError> {
+        Ok(Self(Arc::new(Shared {
+            providers: BTreeMap::new(),
+            http: client::connections()?,
+            offline_token_ms: 0,
+        })))
+    }
+
     /// `default` is a provider inside this process.
     #[cfg(test)]
     pub(crate) fn simulated(log: simulated::Log) -> Self {
+        // Reading the system's certificates takes longer than most simulations.
+        static HTTP: std::sync::OnceLock<reqwest::Client> = std::sync::OnceLock::new();
+        let http = HTTP.get_or_init(|| client::connections().expect("there is a client"));
         let provider = Provider::Simulated(log);
         Self(Arc::new(Shared {
             providers: BTreeMap::from([(Self::DEFAULT.to_owned(), provider)]),
-            http: client::connections().expect("there is a client"),
+            http: http.clone(),
             offline_token_ms: 0,
         }))
     }

@@ -9,6 +9,7 @@ use wasmtime_wasi_http::WasiHttpCtx;
 use crate::journal::context::{Change, Context};
 
 use super::limits::Limiter;
+use super::random::Seeds;
 use super::scope::Scope;
 use super::wasi::{self, NoHttp};
 
@@ -26,12 +27,12 @@ pub(crate) struct Guest {
 }
 
 impl Guest {
-    pub(super) fn new(scope: Arc<Scope>, secret: &str, context: Context) -> Self {
+    pub(super) fn new(scope: Arc<Scope>, seeds: &Seeds, context: Context) -> Self {
         let mut table = ResourceTable::new();
         table.set_max_capacity(scope.limits.handles_max);
         Self {
             table,
-            wasi: wasi::context(&scope, secret),
+            wasi: wasi::context(&scope, seeds),
             wasi_http: WasiHttpCtx::new(),
             no_http: NoHttp,
             limiter: Limiter::new(&scope.limits),

@@ -17,6 +17,8 @@ use super::engine::{Loaded, Runtime};
 use super::guest::Guest;
 use super::host::mailbox;
 use super::limits::REPLAY_CPU_FACTOR;
+use super::random::Seeds;
+use super::replay::Differs;
 use super::scope::messages::Header;
 use super::scope::{Scope, Stop};
 
@@ -29,8 +31,7 @@ pub struct Input {
     pub causes: Vec<Cause>,
     pub messages: Vec<Pending>,
     pub context: Context,
-    /// The session's secret.
-    pub secret: String,
+    pub seeds: Seeds,
 }
 
 /// How the instance ended.
@@ -42,6 +43,13 @@ pub enum Exit {
     },
     Failed {
         error: TurnError,
+        backtrace: Option<String>,
+        stderr: Option<String>,
+    },
+    /// Run again, it did something else than it had done.
+    Differs {
+        differs: Box<Differs>,
+        /// None if it came to its end.
         backtrace: Option<String>,
         stderr: Option<String>,
     },
@@ -70,7 +78,7 @@ pub async fn start(runtime: &Runtime, loaded: &Loaded, scope: Arc<Scope>, input:
 }
 
 async fn run(runtime: &Runtime, loaded: &Loaded, scope: &Arc<Scope>, input: Input) -> Exit {
-    let guest = Guest::new(scope.clone(), &input.secret, input.context);
+    let guest = Guest::new(scope.clone(), &input.seeds, input.context);
     let mut store = Store::new(runtime.engine(), guest);
     store.limiter(|guest| &mut guest.limiter);
     store.set_hostcall_fuel(scope.limits.host_call_bytes_max);
@@ -119,7 +127,7 @@ async fn run(runtime: &Runtime, loaded: &Loaded, scope: &Arc<Scope>, input: Inpu
     if answer.is_ok()
         && let Err(stop) = scope.finish()
     {
-        return failed(scope, Failure::Nondeterminism, stop.to_string(), None);
+        return stopped(scope, stop, None);
     }
     match answer {
         Ok(Ok(output)) => Exit::Completed {
@@ -156,19 +164,8 @@ fn trapped(scope: &Scope, guest: &Guest, error: &wasmtime::Error) -> Exit {
         );
         return failed(scope, Failure::Cpu, text, backtrace);
     }
-    match error.downcast_ref::<Stop>() {
-        Some(Stop::Over) => return Exit::Over,
-        Some(Stop::Dead(dead)) => return Exit::Dead(dead.clone()),
-        Some(stop @ Stop::Limit(_)) => {
-            return failed(scope, Failure::Limit, stop.to_string(), backtrace);
-        }
-        Some(stop @ Stop::Read(_)) => {
-            return failed(scope, Failure::Component, stop.to_string(), backtrace);
-        }
-        Some(stop @ Stop::Differs(_)) => {
-            return failed(scope, Failure::Nondeterminism, stop.to_string(), backtrace);
-        }
-        None => {}
+    if let Some(stop) = error.downcast_ref::<Stop>() {
+        return stopped(scope, stop.clone(), backtrace);
     }
     if guest.limiter.refused() {
         let text = format!(
@@ -186,6 +183,22 @@ fn trapped(scope: &Scope, guest: &Guest, error: &wasmtime::Error) -> Exit {
             format!("{}", error.root_cause()),
             backtrace,
         ),
+    }
+}
+
+/// The exit of an instance that could not go on.
+fn stopped(scope: &Scope, stop: Stop, backtrace: Option<String>) -> Exit {
+    let text = stop.to_string();
+    match stop {
+        Stop::Over => Exit::Over,
+        Stop::Dead(dead) => Exit::Dead(dead),
+        Stop::Limit(_) => failed(scope, Failure::Limit, text, backtrace),
+        Stop::Read(_) => failed(scope, Failure::Component, text, backtrace),
+        Stop::Differs(differs) => Exit::Differs {
+            differs,
+            backtrace,
+            stderr: scope.output.stderr_end(),
+        },
     }
 }
 

@@ -4,7 +4,7 @@
 //! - [`instance`]: one turn: a fresh store and instance, and how it ended.
 //! - [`scope`]: what an instance may reach, and the one point at which its calls
 //!   are numbered and written down.
-//! - [`replay`]: pure, what a turn did before its host was lost.
+//! - [`replay`], [`random`]: pure, what a turn did before, and its randomness.
 //! - [`host`]: one WIT interface per file, over the scope.
 //! - [`limits`], [`wasi`]: what a guest may use, and how little is behind WASI.
 //!
@@ -18,6 +18,7 @@ mod guest;
 mod host;
 pub mod instance;
 pub mod limits;
+pub mod random;
 pub mod replay;
 pub mod scope;
 #[cfg(test)]

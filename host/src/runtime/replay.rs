@@ -5,14 +5,16 @@
 //! it says is compared with what it said. The first call that finds no entry is the live edge.
 //!
 //! Invariant: nothing is answered from the record that was not asked the same way. Invariant:
-//! every word before a recorded call is said again before that call.
+//! every word before a recorded call is said again before that call. A closed record has no
+//! live edge: whoever goes beyond it does something else than it says.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 
 use crate::clock::Time;
 use crate::id::{Seq, SlotName, TurnId};
-use crate::journal::entry::{Entry, Observation, Payload};
+use crate::journal::entry::{CallKind, Entry, Observation, Observed, Payload, RetryReason};
+use crate::model::Request;
 
 /// An entry that the guest made, to be made again.
 #[derive(Debug, Clone, PartialEq)]
@@ -25,18 +27,39 @@ pub struct Recorded {
 }
 
 /// The guest does something else than it did.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[error("the journal has {recorded}, the agent {asked}")]
 pub struct Differs {
+    /// The entry that it does not do again; none if it is about words, or at the record's end.
+    pub at: Option<Seq>,
     pub recorded: String,
     pub asked: String,
+    /// What it asks a model, if it does. Not part of the text, which people are shown.
+    pub request: Option<Box<Request>>,
 }
 
 impl Differs {
-    pub fn new(recorded: impl fmt::Display, asked: impl fmt::Display) -> Self {
+    fn new(recorded: impl fmt::Display, asked: impl fmt::Display) -> Self {
         Self {
+            at: None,
             recorded: recorded.to_string(),
             asked: asked.to_string(),
+            request: None,
+        }
+    }
+
+    /// Another call than the recorded one.
+    pub fn at(recorded: &Recorded, asked: impl fmt::Display) -> Self {
+        Self {
+            at: Some(recorded.seq),
+            ..Self::new(describe(recorded), asked)
+        }
+    }
+
+    pub fn asking(self, request: &Request) -> Self {
+        Self {
+            request: Some(Box::new(request.clone())),
+            ..self
         }
     }
 }
@@ -48,10 +71,31 @@ pub struct Replay {
     spoken: String,
     /// Bytes of it said again.
     said: usize,
+    /// Calls made again; one that leaves the host is one, whatever it brought.
+    made: usize,
+    /// There is no live edge after it.
+    is_closed: bool,
     /// Locks the guest believes it holds, with the entry in which it took them.
     held: BTreeMap<SlotName, Seq>,
-    /// How often each call was made, if more than once.
-    attempts: BTreeMap<u32, u32>,
+    /// Calls that were made more than once.
+    tried: BTreeMap<u32, Tried>,
+}
+
+/// How often a call was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tried {
+    pub attempts: u32,
+    /// Those of them that the provider failed; the others were lost with a host.
+    pub failures: u32,
+}
+
+impl Default for Tried {
+    fn default() -> Self {
+        Self {
+            attempts: 1,
+            failures: 0,
+        }
+    }
 }
 
 impl Replay {
@@ -63,7 +107,9 @@ impl Replay {
                 Payload::Spoke(spoke) if spoke.turn == *turn => replay.spoken.push_str(&spoke.text),
                 Payload::Retried(retried) if retried.turn == *turn => {
                     if let Some(n) = retried.n {
-                        replay.attempts.insert(n, retried.attempt);
+                        let tried = replay.tried.entry(n).or_default();
+                        tried.attempts = retried.attempt;
+                        tried.failures += u32::from(retried.reason == RetryReason::Provider);
                     }
                 }
                 payload if payload.made_by() == Some(turn) => replay.calls.push_back(Recorded {
@@ -83,34 +129,38 @@ impl Replay {
         self.calls.is_empty() && self.said == self.spoken.len()
     }
 
-    /// Entries and bytes that are left.
-    pub fn rest(&self) -> (usize, usize) {
-        (self.calls.len(), self.spoken.len() - self.said)
-    }
-
     /// The entry that the next call must have made, left where it is.
     pub fn peek(&self) -> Option<&Recorded> {
         self.calls.front()
     }
 
-    /// The next call: its entry, or none at the live edge.
-    pub fn take(&mut self) -> Result<Option<Recorded>, Differs> {
+    /// Nothing follows this record: the guest may do what it did, and nothing more.
+    pub fn closed(self) -> Self {
+        Self {
+            is_closed: true,
+            ..self
+        }
+    }
+
+    pub fn is_closed(&self) -> bool {
+        self.is_closed
+    }
+
+    /// The next call, which asks for this: its entry, or none at the live edge.
+    pub fn take(&mut self, asked: impl Fn() -> String) -> Result<Option<Recorded>, Differs> {
         let Some(front) = self.calls.front() else {
             return match &self.spoken[self.said..] {
+                "" if self.is_closed => Err(Differs::new("nothing more", asked())),
                 "" => Ok(None),
-                rest => Err(Differs::new(
-                    format_args!("{} more bytes that it said", rest.len()),
-                    "makes another call",
-                )),
+                rest => Err(Differs::new(words(rest), asked())),
             };
         };
         if front.said != self.said {
-            return Err(Differs::new(
-                format_args!("{} bytes said before {}", front.said, describe(front)),
-                format_args!("has said {}", self.said),
-            ));
+            let rest = &self.spoken[self.said..front.said];
+            return Err(Differs::new(words(rest), asked()));
         }
         let recorded = self.calls.pop_front().expect("it was there a line above");
+        self.made += usize::from(is_call(&recorded.payload));
         match &recorded.payload {
             Payload::SlotLocked(locked) => {
                 self.held.insert(locked.slot.clone(), recorded.seq);
@@ -131,24 +181,61 @@ impl Replay {
 
     /// The guest says something: how many bytes of it were said before.
     pub fn say(&mut self, text: &str) -> Result<usize, Differs> {
-        let rest = &self.spoken.as_bytes()[self.said..];
-        let again = text.len().min(rest.len());
-        if text.as_bytes()[..again] != rest[..again] {
-            return Err(Differs::new(
-                "other words in its place",
-                format_args!("says {:?}", excerpt(text)),
-            ));
-        }
-        if again < text.len()
-            && let Some(front) = self.calls.front()
-        {
-            return Err(Differs::new(
-                describe(front),
-                format_args!("says {:?}", excerpt(&text[again..])),
-            ));
-        }
+        let until = self
+            .calls
+            .front()
+            .map_or(self.spoken.len(), |next| next.said);
+        let rest = &self.spoken[self.said..until];
+        let again = common(rest, text);
+        let (rest, new) = (&rest[again..], &text[again..]);
+        let says = || format!("says {:?}", excerpt(new));
+        let differs = match (rest, self.calls.front()) {
+            _ if new.is_empty() => None,
+            ("", Some(front)) => Some(Differs::at(front, says())),
+            ("", None) if self.is_closed => Some(Differs::new("nothing more", says())),
+            ("", None) => None,
+            _ => Some(Differs::new(words(rest), says())),
+        };
         self.said += again;
-        Ok(again)
+        differs.map_or(Ok(again), Err)
+    }
+
+    /// The guest is done: an error if it leaves something undone that it had done.
+    pub fn finish(&self) -> Result<(), Differs> {
+        self.left().map_or(Ok(()), Err)
+    }
+
+    /// What is left of the record, as the difference of a guest that is done.
+    pub fn left(&self) -> Option<Differs> {
+        let (next, until) = match self.calls.front() {
+            Some(next) => (Some(next), next.said),
+            None => (None, self.spoken.len()),
+        };
+        match (&self.spoken[self.said..until], next) {
+            ("", next) => next.map(|next| Differs::at(next, "is done")),
+            (rest, _) => Some(Differs::new(words(rest), "is done")),
+        }
+    }
+
+    /// All its calls, made again or not.
+    pub fn calls(&self) -> usize {
+        let left = self.calls.iter().filter(|next| is_call(&next.payload));
+        self.made + left.count()
+    }
+
+    /// All that was said, now or then.
+    pub fn words(&self) -> &str {
+        &self.spoken
+    }
+
+    /// Calls made again so far.
+    pub fn made(&self) -> usize {
+        self.made
+    }
+
+    /// What was said again so far.
+    pub fn spoken(&self) -> &str {
+        &self.spoken[..self.said]
     }
 
     /// Bytes said so far in this attempt.
@@ -156,9 +243,9 @@ impl Replay {
         self.said as u64
     }
 
-    /// How often each call was made, where more than once.
-    pub fn attempts(&self) -> &BTreeMap<u32, u32> {
-        &self.attempts
+    /// Calls that were made more than once.
+    pub fn tried(&self) -> &BTreeMap<u32, Tried> {
+        &self.tried
     }
 
     /// Locks the guest believes it holds, each with the entry in which it took it.
@@ -171,17 +258,33 @@ fn excerpt(text: &str) -> &str {
     &text[..text.floor_char_boundary(60)]
 }
 
+/// Recorded words that are not said again.
+fn words(text: &str) -> String {
+    format!("the words {:?}", excerpt(text))
+}
+
+/// Bytes that both begin with, whole characters.
+fn common(one: &str, other: &str) -> usize {
+    let both = one.bytes().zip(other.bytes());
+    one.floor_char_boundary(both.take_while(|(one, other)| one == other).count())
+}
+
+/// Whether a call begins with the entry. What comes back of one is part of it.
+fn is_call(payload: &Payload) -> bool {
+    !matches!(payload, Payload::Streamed(_) | Payload::Returned(_))
+}
+
 /// An entry in words, for whoever wrote the agent.
 pub fn describe(recorded: &Recorded) -> String {
     let at = recorded.seq;
     let what = match &recorded.payload {
-        Payload::Called(it) => format!("call {} of {:?} {:?}", it.n, it.call, it.target),
+        Payload::Called(it) => match it.call {
+            CallKind::Model => format!("call {}, asking the model {:?}", it.n, it.target),
+            CallKind::Timer => format!("call {}, sleeping {} ms", it.n, it.target),
+        },
         Payload::Returned(it) => format!("the return of call {}", it.n),
         Payload::Streamed(it) => format!("pieces of call {}", it.n),
-        Payload::Observed(it) => match serde_json::to_value(&it.what) {
-            Ok(json) => format!("call {}, {}", it.n, json["call"].as_str().unwrap_or("read")),
-            Err(_) => format!("call {}", it.n),
-        },
+        Payload::Observed(it) => observation(it),
         Payload::MessageSent(it) => format!("call {}, a message to {}", it.n, it.to),
         Payload::SlotLocked(it) => format!("the lock of slot {}", it.slot),
         Payload::SlotReleased(it) => format!("the release of slot {}", it.slot),
@@ -189,6 +292,16 @@ pub fn describe(recorded: &Recorded) -> String {
         other => other.kind().name().to_owned(),
     };
     format!("{what} (entry {at})")
+}
+
+/// Its word, and what it is about where that is a name.
+fn observation(observed: &Observed) -> String {
+    let json = serde_json::to_value(&observed.what).unwrap_or_default();
+    let text = |name: &str| json[name].as_str().map(str::to_owned);
+    let about = ["slot", "message", "to"].into_iter().find_map(text);
+    let about = about.map_or_else(String::new, |about| format!(" of {about}"));
+    let word = text("call").unwrap_or_else(|| "read".to_owned());
+    format!("call {}, {word}{about}", observed.n)
 }
 
 #[cfg(test)]
@@ -202,8 +315,12 @@ mod tests {
         Replay::of(&name("r.t0.a"), script.entries)
     }
 
+    fn asked() -> String {
+        "asks".to_owned()
+    }
+
     fn kinds(replay: &mut Replay) -> Vec<&'static str> {
-        std::iter::from_fn(|| replay.take().expect("nothing differs"))
+        std::iter::from_fn(|| replay.take(asked).expect("nothing differs"))
             .map(|recorded| recorded.payload.kind().name())
             .collect()
     }
@@ -226,11 +343,11 @@ mod tests {
         let mut replay = replay(text);
         assert_eq!(replay.say("abc"), Ok(3));
         assert_eq!(replay.say("d"), Ok(1));
-        assert!(replay.take().unwrap().is_some());
+        assert!(replay.take(asked).unwrap().is_some());
         // What goes beyond the record is new.
         assert_eq!(replay.say("efgh"), Ok(2));
         assert!(replay.is_over());
-        assert_eq!(replay.take(), Ok(None));
+        assert_eq!(replay.take(asked), Ok(None));
     }
 
     #[test]
@@ -240,9 +357,67 @@ mod tests {
         assert!(replay(text).say("abc").is_err(), "more before a call");
         let mut less = replay(text);
         assert_eq!(less.say("a"), Ok(1));
-        assert!(less.take().is_err(), "less before a call");
+        assert!(less.take(asked).is_err(), "less before a call");
         let mut silent = replay("spoke r.t0.a 0 ab");
-        assert!(silent.take().is_err(), "a call instead of words");
+        assert!(silent.take(asked).is_err(), "a call instead of words");
+    }
+
+    #[test]
+    fn a_closed_record_has_no_live_edge() {
+        let text = "spoke r.t0.a 0 ab\nsee r.t0.a 0\nspoke r.t0.a 2 cd";
+        let mut closed = replay(text).closed();
+        assert_eq!(closed.say("ab"), Ok(2));
+        assert!(closed.take(asked).unwrap().is_some());
+        assert_eq!((closed.made(), closed.calls()), (1, 1));
+        assert_eq!(closed.say("c"), Ok(1));
+        let differs = closed.clone().take(asked).unwrap_err();
+        assert_eq!(
+            differs.to_string(),
+            r#"the journal has the words "d", the agent asks"#
+        );
+        let differs = closed.say("dé").unwrap_err();
+        assert_eq!(
+            differs.to_string(),
+            r#"the journal has nothing more, the agent says "é""#
+        );
+        assert!(closed.is_over(), "what it said before that is said");
+        assert_eq!((closed.spoken(), closed.words()), ("abcd", "abcd"));
+        assert_eq!(
+            closed.take(asked).unwrap_err().to_string(),
+            "the journal has nothing more, the agent asks"
+        );
+    }
+
+    #[test]
+    fn a_difference_names_both_sides() {
+        let check = |text: &str, does: &dyn Fn(&mut Replay) -> Option<Differs>, expect: &str| {
+            let differs = does(&mut replay(text)).expect("it differs");
+            assert_eq!(differs.to_string(), format!("the journal has {expect}"));
+        };
+        let text = "see r.t0.a 0\nspoke r.t0.a 0 one two";
+        let say = |it: &mut Replay| it.say("one three").err();
+        check(
+            text,
+            &say,
+            r#"call 0, slot-names (entry 4), the agent says "one three""#,
+        );
+        let leave = |it: &mut Replay| it.finish().err();
+        check(
+            text,
+            &leave,
+            "call 0, slot-names (entry 4), the agent is done",
+        );
+        let text = "spoke r.t0.a 0 one two\nlock r.t0.a 0 x";
+        check(text, &say, r#"the words "wo", the agent says "hree""#);
+        let silent = |it: &mut Replay| it.take(asked).err();
+        check(text, &silent, r#"the words "one two", the agent asks"#);
+        check(text, &leave, r#"the words "one two", the agent is done"#);
+        let more = |it: &mut Replay| it.say("one two three").err();
+        check(
+            text,
+            &more,
+            r#"the lock of slot x (entry 5), the agent says " three""#,
+        );
     }
 
     #[test]

@@ -5,8 +5,8 @@
 //! relayed), `ask WORDS` (one whose answer is said when it is whole), `lock SLOT`, `commit SLOT TEXT`,
 //! `free SLOT`, `send AGENT STEPS` (with `,` for `;`), `read SLOT` (and say what it holds),
 //! `wake MS`, `sleep MS`, `leave` (what it pulled), `fail` (as an agent answers an error), `trap`,
-//! `panic`, `hang`, `differ` (say something else in every attempt). A turn that takes no message says which slots
-//! and wake-ups it was started for.
+//! `panic`, `hang`, `now` (say the time), `differ` (say something else in every attempt), `differ lock` (lock another
+//! slot). A turn that takes no message says which slots and wake-ups it was started for.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -59,9 +59,11 @@ pub(crate) async fn start(scope: Arc<Scope>, input: Input) -> Exit {
         },
         Err(End::Stop(Stop::Over)) => Exit::Over,
         Err(End::Stop(Stop::Dead(dead))) => Exit::Dead(dead),
-        Err(End::Stop(stop @ Stop::Differs(_))) => {
-            failed(Failure::Nondeterminism, stop.to_string())
-        }
+        Err(End::Stop(Stop::Differs(differs))) => Exit::Differs {
+            differs,
+            backtrace: None,
+            stderr: None,
+        },
         Err(End::Stop(stop @ (Stop::Limit(_) | Stop::Read(_)))) => {
             failed(Failure::Limit, stop.to_string())
         }
@@ -156,8 +158,12 @@ impl Agent {
             "leave" => drop(scope.leave(message.as_str())?),
             "differ" => {
                 let attempt = ATTEMPTS.fetch_add(1, Ordering::Relaxed);
-                self.say(&attempt.to_string())?;
+                match rest {
+                    "lock" => drop(scope.lock_slot(&format!("d{attempt}"))?),
+                    _ => self.say(&attempt.to_string())?,
+                }
             }
+            "now" => self.say(&format!("{}.", scope.clock.now().0))?,
             "fail" => return Err(End::Failed(Failure::Agent)),
             "trap" => return Err(End::Failed(Failure::Trap)),
             "panic" => panic!("as the script wants"),

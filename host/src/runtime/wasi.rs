@@ -12,10 +12,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use hmac::{Hmac, KeyInit, Mac};
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::SeedableRng;
-use sha2::Sha256;
 use tokio::io::AsyncWrite;
 use wasmtime::component::{HasData, Linker, Resource, ResourceTable};
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
@@ -31,10 +29,10 @@ use wasmtime_wasi_http::{
     Error as HttpError, RequestOptions, WasiBody, WasiHttpCtxView, WasiHttpHooks, WasiHttpView,
 };
 
-use crate::id::TurnId;
 use crate::logs::Source;
 
 use super::guest::Guest;
+use super::random::{Seed, Seeds};
 use super::scope::timer::Timer;
 use super::scope::{Scope, TurnClock};
 
@@ -72,8 +70,8 @@ pub(super) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> 
     Ok(())
 }
 
-/// WASI for one turn. `secret` is the session's.
-pub(super) fn context(scope: &Arc<Scope>, secret: &str) -> WasiCtx {
+/// WASI for one turn.
+pub(super) fn context(scope: &Arc<Scope>, seeds: &Seeds) -> WasiCtx {
     let mut builder = WasiCtxBuilder::new();
     for (name, value) in &scope.environment {
         builder.env(name, value);
@@ -87,10 +85,10 @@ pub(super) fn context(scope: &Arc<Scope>, secret: &str) -> WasiCtx {
             scope: scope.clone(),
             source: Source::Stderr,
         })
-        .secure_random(random(secret, &scope.turn, "secure"))
-        .insecure_random(random(secret, &scope.turn, "insecure"))
+        .secure_random(random(&seeds.secure))
+        .insecure_random(random(&seeds.insecure))
         .insecure_random_seed(u128::from_be_bytes(
-            seed(secret, &scope.turn, "seed")[..16]
+            seeds.seed.0[..16]
                 .try_into()
                 .expect("sixteen of thirty-two bytes"),
         ))
@@ -103,17 +101,8 @@ pub(super) fn context(scope: &Arc<Scope>, secret: &str) -> WasiCtx {
     builder.build()
 }
 
-fn seed(secret: &str, turn: &TurnId, stream: &str) -> [u8; 32] {
-    let mut mac =
-        Hmac::<Sha256>::new_from_slice(secret.as_bytes()).expect("HMAC takes keys of any length");
-    mac.update(turn.as_str().as_bytes());
-    mac.update(&[0]);
-    mac.update(stream.as_bytes());
-    mac.finalize().into_bytes().into()
-}
-
-fn random(secret: &str, turn: &TurnId, stream: &str) -> ChaCha20Rng {
-    ChaCha20Rng::from_seed(seed(secret, turn, stream))
+fn random(seed: &Seed) -> ChaCha20Rng {
+    ChaCha20Rng::from_seed(seed.0)
 }
 
 impl HostWallClock for TurnClock {

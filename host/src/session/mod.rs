@@ -11,6 +11,7 @@
 //! - `driver`: the only loop; one task per open session, which owns the tasks of its turns.
 //! - `turn`: one turn from `turn-started` to `turn-ended`.
 //! - [`commands`]: what people do to a session. [`outcome`]: what became of a message.
+//! - [`replay`]: a turn that is over, run again from its journal alone.
 //! - [`fork`]: a session made from the beginning of another one.
 //! - `set_aside`: sessions whose journals are damaged.
 //! - `wake`: sessions that are due without anybody asking.
@@ -26,6 +27,7 @@ mod instances;
 mod machine;
 pub mod outcome;
 mod recovery;
+pub mod replay;
 mod set_aside;
 #[cfg(test)]
 mod sim;

@@ -14,6 +14,7 @@ use crate::journal::state::{Pending, State};
 use crate::ledger::AppendError;
 use crate::runtime::instance::{Exit, Input};
 use crate::runtime::limits::{Cpu, TurnLimits};
+use crate::runtime::random::Seeds;
 use crate::runtime::replay::Replay;
 use crate::runtime::scope::{Record, Scope, TurnClock, TurnOutput};
 use crate::telemetry::Stage;
@@ -23,7 +24,10 @@ use super::{Session, Sessions};
 
 /// A wake-up is not sooner than this after the turn that asked for it, so that no agent
 /// keeps the host busy with nothing.
-const WAKE_MS_MIN: u64 = 100;
+pub(super) const WAKE_MS_MIN: u64 = 100;
+
+/// Characters that say how a replay differs: an entry and an excerpt of each side.
+const DIFFERS_CHARS_MAX: usize = 500;
 
 /// A turn that is written down and whose instance does not run yet.
 pub(super) struct Started {
@@ -125,7 +129,7 @@ pub(super) fn again(sessions: &Sessions, session: &Session, turn: &TurnId) -> Op
     })
 }
 
-fn inputs(state: &State, agent: &AgentName, inputs: &[MessageId]) -> Vec<Pending> {
+pub(super) fn inputs(state: &State, agent: &AgentName, inputs: &[MessageId]) -> Vec<Pending> {
     let pending = state.participants.get(agent).into_iter();
     pending
         .flat_map(|participant| &participant.pending)
@@ -152,6 +156,22 @@ pub(super) async fn run(sessions: Sessions, session: Arc<Session>, started: Star
             stderr,
         } => {
             let mut end = End::failed(error.code, error.message);
+            end.private.backtrace = backtrace;
+            end.private.stderr = stderr;
+            end
+        }
+        Exit::Differs {
+            differs,
+            backtrace,
+            stderr,
+        } => {
+            // The guest chose part of these words.
+            let message = differs
+                .to_string()
+                .chars()
+                .take(DIFFERS_CHARS_MAX)
+                .collect();
+            let mut end = End::failed(Failure::Nondeterminism, message);
             end.private.backtrace = backtrace;
             end.private.stderr = stderr;
             end
@@ -210,12 +230,13 @@ async fn execute(sessions: &Sessions, session: &Session, started: Started) -> Ex
         Err(exit) => return exit,
     };
     let tenant = session.journal.tenant.clone();
-    let (context, secret) = session.ledger.look(|state| {
+    let (context, seeds) = session.ledger.look(|state| {
         let context = state
             .participants
             .get(&started.agent)
             .map(|participant| participant.context.clone());
-        (context.unwrap_or_default(), state.secret.clone())
+        let seeds = Seeds::of(&state.secret, &started.turn);
+        (context.unwrap_or_default(), seeds)
     });
     let watches = {
         let (agents, tenant) = (parts.agents.clone(), tenant.clone());
@@ -249,7 +270,7 @@ async fn execute(sessions: &Sessions, session: &Session, started: Started) -> Ex
         causes: started.causes,
         messages: started.messages,
         context,
-        secret,
+        seeds,
     };
     loaded.start(Arc::new(scope), input).await
 }

@@ -127,6 +127,11 @@ impl Committer {
         queue.owners.release(journal, generation, queue.settled);
     }
 
+    pub(in crate::store) fn is_settled(&self) -> bool {
+        let queue = self.shared.lock();
+        queue.settled == queue.newest
+    }
+
     pub(in crate::store) fn latched(&self) -> Option<Latched> {
         self.shared.lock().admit().err()
     }

@@ -272,6 +272,10 @@ impl Store for LocalStore {
             .collect()
     }
 
+    fn is_settled(&self) -> bool {
+        self.committer.is_settled()
+    }
+
     fn latched(&self) -> Option<Latched> {
         self.committer.latched()
     }

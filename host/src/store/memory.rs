@@ -1,4 +1,4 @@
-//! The engine for tests: two images of a disk, and faults on command.
+//! The engine in memory: two images of a disk, and, for tests, faults on command.
 //!
 //! Invariant: the durable image changes only in a successful sync, by everything
 //! applied so far, so `power_loss` leaves exactly what was synced and

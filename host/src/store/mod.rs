@@ -222,6 +222,9 @@ pub trait Store: Send + Sync + 'static {
     /// leave all of the commit or nothing.
     fn commit(&self, commit: Commit) -> Result<Option<Tail>, CommitError>;
 
+    /// Whether everything accepted so far is durable or has failed.
+    fn is_settled(&self) -> bool;
+
     /// Durable frames that hold entries after `after`, in order, starting with the frame that
     /// holds the first of them, until `bytes_max` is passed (at least one frame, if there is one).
     fn frames(
@@ -291,7 +294,8 @@ pub fn open_sled(path: &Path, options: SledOptions) -> Result<Arc<dyn Store>, St
     start(Arc::new(engine))
 }
 
-/// A store on a disk in memory: for tests, also those of other layers.
+/// A store on a disk in memory: for tests, also those of other layers, and for a journal that
+/// came from elsewhere.
 pub fn memory(disk: &Memory) -> Arc<dyn Store> {
     start(Arc::new(disk.clone())).expect("a test can start a thread")
 }

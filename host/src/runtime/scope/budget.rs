@@ -16,7 +16,8 @@ pub(in crate::runtime) struct Budget {
 
 impl Scope {
     pub(in crate::runtime) fn budget(&self) -> Result<Budget, Stop> {
-        if let Some(recorded) = self.recorded()? {
+        let asked = || "asks for its budget".to_owned();
+        if let Some(recorded) = self.recorded(asked)? {
             if let Payload::Observed(it) = &recorded.payload
                 && let Observation::Budget {
                     host_calls,
@@ -30,7 +31,7 @@ impl Scope {
                     wall_ms,
                 });
             }
-            return Err(self.differs(&recorded, "asks for its budget"));
+            return Err(self.differs(&recorded, asked()));
         }
         let calls = self.calls.load(Ordering::Relaxed);
         self.observe(|batch| {

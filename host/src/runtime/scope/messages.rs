@@ -109,6 +109,18 @@ fn message(entry: Entry, to: &AgentName) -> Option<Message> {
     Some(message)
 }
 
+/// A body as it is read from its entry: a number with many digits may lose the last one on the
+/// way. An error if it cannot be read from there, because it is nested as deep as may be: such an entry
+/// would shut the whole journal.
+fn as_stored(body: &Value) -> Result<Value, serde_json::Error> {
+    #[derive(serde::Deserialize)]
+    struct Stored {
+        body: Value,
+    }
+    let entry = format!("{{\"body\":{body}}}");
+    serde_json::from_str(&entry).map(|Stored { body }| body)
+}
+
 /// The longest id that nobody has, as it stands in an entry.
 fn shown(id: &str) -> String {
     id.chars().take(160).collect()
@@ -152,13 +164,14 @@ impl Scope {
     }
 
     pub(in crate::runtime) async fn pending(&self) -> Result<Vec<Header>, Stop> {
-        if let Some(recorded) = self.recorded()? {
+        let asked = || "asks what waits in its mailbox".to_owned();
+        if let Some(recorded) = self.recorded(asked)? {
             if let Payload::Observed(it) = &recorded.payload
                 && let Observation::MailboxPending { messages } = &it.what
             {
                 return self.headers(messages).await;
             }
-            return Err(self.differs(&recorded, "asks what waits in its mailbox"));
+            return Err(self.differs(&recorded, asked()));
         }
         self.observe(|batch| {
             let (messages, headers) = self
@@ -173,17 +186,18 @@ impl Scope {
     pub(in crate::runtime) async fn pull(&self, max: u32) -> Result<Vec<Message>, Stop> {
         // The guest chose the number.
         let max = max.min(PULL_MAX);
-        if let Some(recorded) = self.recorded()? {
+        let asked = || format!("pulls at most {max} messages");
+        if let Some(recorded) = self.recorded(asked)? {
             if let Payload::Observed(it) = &recorded.payload
                 && let Observation::MailboxPulled {
                     messages,
-                    max: asked,
+                    max: pulled,
                 } = &it.what
-                && asked.is_none_or(|asked| asked == max)
+                && pulled.is_none_or(|pulled| pulled == max)
             {
                 return self.find_all(messages).await;
             }
-            return Err(self.differs(&recorded, format_args!("pulls {max} messages")));
+            return Err(self.differs(&recorded, asked()));
         }
         let taken = self.observe(|batch| {
             let waiting = self.waiting(batch).take(max as usize);
@@ -199,7 +213,8 @@ impl Scope {
 
     /// Put a pulled message back. False if the turn did not pull it.
     pub(in crate::runtime) fn leave(&self, id: &str) -> Result<bool, Stop> {
-        if let Some(recorded) = self.recorded()? {
+        let asked = || format!("leaves the message {:?}", shown(id));
+        if let Some(recorded) = self.recorded(asked)? {
             if let Payload::Observed(it) = &recorded.payload {
                 match &it.what {
                     Observation::MailboxLeft { message } if message.as_str() == id => {
@@ -211,7 +226,7 @@ impl Scope {
                     _ => {}
                 }
             }
-            return Err(self.differs(&recorded, format_args!("leaves the message {id:?}")));
+            return Err(self.differs(&recorded, asked()));
         }
         self.observe(|batch| {
             let turn = batch.state().turns.get(&self.turn);
@@ -229,7 +244,8 @@ impl Scope {
     /// Any message ever sent to this agent. What is found does not change: a message is written
     /// once, so that it can be looked up again in replay.
     pub(in crate::runtime) async fn read_message(&self, id: &str) -> Result<Option<Message>, Stop> {
-        let recorded = self.recorded()?;
+        let asked = || format!("reads the message {:?}", shown(id));
+        let recorded = self.recorded(asked)?;
         if let Some(recorded) = &recorded {
             match &recorded.payload {
                 Payload::Observed(it) => match &it.what {
@@ -238,9 +254,9 @@ impl Scope {
                             return Ok(None);
                         }
                     }
-                    _ => return Err(self.differs(recorded, format_args!("reads {id:?}"))),
+                    _ => return Err(self.differs(recorded, asked())),
                 },
-                _ => return Err(self.differs(recorded, format_args!("reads {id:?}"))),
+                _ => return Err(self.differs(recorded, asked())),
             }
         }
         let found = match MessageId::new(id) {
@@ -269,15 +285,16 @@ impl Scope {
         let query = Digest::of(text.as_bytes());
         // A cursor that this host did not make finds nothing.
         let from = cursor.map(|cursor| cursor.parse().map_or(Seq(0), Seq));
-        if let Some(recorded) = self.recorded()? {
+        let asked = || format!("searches for {:?}", shown(text));
+        if let Some(recorded) = self.recorded(asked)? {
             if let Payload::Observed(it) = &recorded.payload
                 && let Observation::MailboxSearched {
-                    query: asked,
+                    query: searched,
                     before,
                     found,
                     next,
                 } = &it.what
-                && *asked == query
+                && *searched == query
                 && from.is_none_or(|from| before.is_none_or(|before| before <= from))
             {
                 return Ok(Page {
@@ -285,7 +302,7 @@ impl Scope {
                     next: *next,
                 });
             }
-            return Err(self.differs(&recorded, format_args!("searches for {text:?}")));
+            return Err(self.differs(&recorded, asked()));
         }
         let newest = self.ledger.look(|state| state.last.next());
         let before = from.map_or(newest, |from| from.min(newest));
@@ -327,10 +344,12 @@ impl Scope {
         length: usize,
     ) -> Result<Result<MessageId, SendRefused>, Stop> {
         let shown: String = to.chars().take(63).collect();
-        if let Some(recorded) = self.recorded()? {
+        let asked = || format!("sends {length} bytes to {shown:?}");
+        let body = body.and_then(|body| Ok((as_stored(&body)?, body)));
+        if let Some(recorded) = self.recorded(asked)? {
             return match (&recorded.payload, &body) {
-                (Payload::MessageSent(it), Ok(body))
-                    if it.to.as_str() == to && it.body == *body =>
+                (Payload::MessageSent(it), Ok((stored, _)))
+                    if it.to.as_str() == to && it.body == *stored =>
                 {
                     Ok(Ok(it.message.clone()))
                 }
@@ -338,9 +357,9 @@ impl Scope {
                     Observation::SendRefused { to, error } if *to == shown => {
                         Ok(Err(SendRefused::of_word(error)))
                     }
-                    _ => Err(self.differs(&recorded, format_args!("sends to {to:?}"))),
+                    _ => Err(self.differs(&recorded, asked())),
                 },
-                _ => Err(self.differs(&recorded, format_args!("sends to {to:?}"))),
+                _ => Err(self.differs(&recorded, asked())),
             };
         }
         self.append(|batch, n| {
@@ -357,7 +376,7 @@ impl Scope {
                 (Some((_, waiting)), _) if waiting >= limits.mailbox_messages_max => {
                     Err(SendRefused::Full)
                 }
-                (Some((to, _)), Ok(body)) => Ok((to, body)),
+                (Some((to, _)), Ok((_, body))) => Ok((to, body)),
             };
             match checked {
                 Ok((to, body)) => {
@@ -379,5 +398,56 @@ impl Scope {
                 }
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::id::Seq;
+    use crate::journal::codec::encode;
+    use crate::journal::script::name;
+
+    /// What is read from the entry of a message with this body.
+    fn read_back(body: &Value) -> Option<Value> {
+        let sent = MessageSent {
+            message: name("s:1"),
+            from: name("a"),
+            to: name("b"),
+            body: body.clone(),
+            turn: name("r.t0.a"),
+            n: 0,
+        };
+        let entry = Entry {
+            seq: Seq(1),
+            time: Time(0),
+            payload: Payload::MessageSent(sent),
+        };
+        match encode(&entry).decode().ok()?.payload {
+            Payload::MessageSent(sent) => Some(sent.body),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_body_that_its_entry_could_not_hold_is_refused() {
+        for depth in 120..128 {
+            let text = format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+            let body: Value = serde_json::from_str(&text).expect("it is JSON");
+            assert_eq!(as_stored(&body).ok(), read_back(&body), "{depth}");
+            assert_eq!(as_stored(&body).is_ok(), depth < 127, "{depth}");
+        }
+    }
+
+    proptest! {
+        /// Or a turn that is taken up again would differ from itself.
+        #[test]
+        fn a_body_is_compared_as_it_is_stored(number: f64) {
+            let body: Value = serde_json::from_str(&format!("[{number:?}]"))
+                .unwrap_or_else(|_| serde_json::json!([number]));
+            prop_assert_eq!(as_stored(&body).ok(), read_back(&body));
+        }
     }
 }

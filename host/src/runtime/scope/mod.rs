@@ -27,6 +27,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
+use crate::clock::Time;
 use crate::id::{AgentName, Digest, RunId, Seq, SessionId, SlotName, TenantId, TurnId};
 use crate::journal::entry::{
     CallKind, CallResult, Called, Observation, Observed, Payload, Piece, Retried, RetryReason,
@@ -34,18 +35,21 @@ use crate::journal::entry::{
 };
 use crate::ledger::{AppendError, Batch, Dead, Ledger};
 use crate::logs::Logs;
-use crate::model::Models;
+use crate::model::{Models, Request};
 use crate::store::ReadError;
 use crate::telemetry::Stage;
 
 use super::limits::{Cpu, TurnLimits};
-use super::replay::{Differs, Recorded, Replay, describe};
+use super::replay::{Differs, Recorded, Replay, Tried};
 
 pub use clock::TurnClock;
 pub use output::TurnOutput;
 
+/// Bytes of documents kept for a replay: one of the longest there are.
+const DOCUMENTS_BYTES_MAX: usize = 4 * 1024 * 1024;
+
 /// Why an instance cannot go on. Becomes a trap, and the turn's exit.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum Stop {
     /// Somebody ended the turn: an interruption, or the session is gone.
     #[error("the turn is over")]
@@ -58,7 +62,23 @@ pub enum Stop {
     Read(#[from] ReadError),
     /// Run again, it does not do what it did.
     #[error(transparent)]
-    Differs(#[from] Differs),
+    Differs(Box<Differs>),
+}
+
+impl Stop {
+    /// What was asked of a model, for whoever looks into a difference.
+    fn asking(self, request: &Request) -> Self {
+        match self {
+            Self::Differs(differs) => Self::Differs(Box::new(differs.asking(request))),
+            other => other,
+        }
+    }
+}
+
+impl From<Differs> for Stop {
+    fn from(differs: Differs) -> Self {
+        Self::Differs(Box::new(differs))
+    }
 }
 
 /// Whether an agent watches a slot, as configured now.
@@ -98,12 +118,16 @@ pub struct Record {
     replay: Mutex<Option<Replay>>,
     /// When the attempt began.
     begun: Option<Instant>,
-    /// How often each open call was made, where more than once.
-    attempts: BTreeMap<u32, u32>,
+    /// Calls that earlier attempts made more than once.
+    tried: BTreeMap<u32, Tried>,
+    /// Documents that were read again: a guest that looks at one often does not have it read as often.
+    documents: Mutex<BTreeMap<Seq, (String, Time)>>,
     /// Polls of the guest so far: which of them a timer ended is part of the record.
     polls: AtomicU64,
     /// Why the instance cannot go on, found where nothing can be answered.
     stopped: Mutex<Option<Stop>>,
+    /// Of a closed record: the last request to a model that it answered.
+    request: Mutex<Option<Request>>,
 }
 
 impl Record {
@@ -111,7 +135,7 @@ impl Record {
     pub fn of(replay: Replay, begun: Instant) -> Self {
         Self {
             begun: Some(begun),
-            attempts: replay.attempts().clone(),
+            tried: replay.tried().clone(),
             replay: Mutex::new(Some(replay)),
             ..Self::default()
         }
@@ -123,9 +147,44 @@ impl Record {
             .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// Times that a call of an earlier attempt was made.
-    fn attempts(&self, n: u32) -> u32 {
-        self.attempts.get(&n).copied().unwrap_or(1)
+    /// Look at what was answered from it; none from the live edge on.
+    pub fn look<T>(&self, look: impl FnOnce(&Replay) -> T) -> Option<T> {
+        self.lock().as_ref().map(look)
+    }
+
+    /// The newest request to a model that a closed record answered. The journal has its digest alone.
+    pub fn request(&self) -> Option<Request> {
+        let request = self.request.lock();
+        request
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+            .clone()
+    }
+
+    fn keep(&self, request: &Request) {
+        if self.look(Replay::is_closed) == Some(true) {
+            let kept = self.request.lock();
+            *kept.unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(request.clone());
+        }
+    }
+
+    /// How often a call of an earlier attempt was made.
+    fn tried(&self, n: u32) -> Tried {
+        self.tried.get(&n).copied().unwrap_or_default()
+    }
+
+    fn documents(&self) -> MutexGuard<'_, BTreeMap<Seq, (String, Time)>> {
+        self.documents
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    fn keep_document(&self, version: Seq, text: String, written_at: Time) {
+        let mut documents = self.documents();
+        let kept: usize = documents.values().map(|(text, _)| text.len()).sum();
+        if kept + text.len() > DOCUMENTS_BYTES_MAX {
+            documents.clear();
+        }
+        documents.insert(version, (text, written_at));
     }
 
     fn stop(&self, stop: Stop) {
@@ -162,25 +221,23 @@ impl Scope {
     /// The guest is done. An error if it left something undone that it had done.
     pub(super) fn finish(&self) -> Result<(), Stop> {
         let record = self.record.lock();
-        let Some(replay) = record.as_ref().filter(|replay| !replay.is_over()) else {
-            return Ok(());
-        };
-        let (calls, bytes) = replay.rest();
-        let rest = match replay.peek() {
-            Some(recorded) => format!("{} and {} more entries", describe(recorded), calls - 1),
-            None => format!("{bytes} more bytes that it said"),
-        };
-        Err(Differs::new(rest, "is done").into())
+        let finished = record.as_ref().map_or(Ok(()), Replay::finish);
+        finished.map_err(Stop::from)
     }
 
-    /// The entry that answers the guest's next call; none from the live edge on.
-    fn recorded(&self) -> Result<Option<Recorded>, Stop> {
+    /// The entry that answers the guest's next call, which asks for this; none from the live edge on.
+    fn recorded(&self, asked: impl Fn() -> String) -> Result<Option<Recorded>, Stop> {
         self.count()?;
+        self.recorded_part(asked)
+    }
+
+    /// The next entry of a call that was counted when it was made.
+    fn recorded_part(&self, asked: impl Fn() -> String) -> Result<Option<Recorded>, Stop> {
         let mut record = self.record.lock();
         let Some(replay) = record.as_mut() else {
             return Ok(None);
         };
-        if let Some(recorded) = replay.take()? {
+        if let Some(recorded) = replay.take(asked)? {
             // The clock moves with answers; a call that leaves the host is none yet.
             if !matches!(recorded.payload, Payload::Called(_)) {
                 self.clock.set(recorded.time);
@@ -204,16 +261,20 @@ impl Scope {
         if held.is_empty() {
             return Ok(());
         }
-        self.append(|batch, _| {
-            for (slot, locked_at) in held {
-                self.take_again(batch, slot, locked_at);
-            }
-        })
+        // The guest asked for nothing, so its clock stands: a further attempt replays no such entry.
+        self.append_at(
+            |batch, _| {
+                for (slot, locked_at) in held {
+                    self.take_again(batch, slot, locked_at);
+                }
+            },
+            false,
+        )
     }
 
     /// The recorded call is another one than the guest makes now.
     fn differs(&self, recorded: &Recorded, asked: impl fmt::Display) -> Stop {
-        Differs::new(describe(recorded), asked).into()
+        Differs::at(recorded, asked).into()
     }
 
     /// Decide and append as one step under the session's lock, as call `n` of the turn. The

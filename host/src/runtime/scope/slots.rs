@@ -76,7 +76,8 @@ impl Scope {
         &self,
         slot: &SlotName,
     ) -> Result<Option<Snapshot>, Stop> {
-        if let Some(recorded) = self.recorded()? {
+        let asked = || format!("reads the slot {slot}");
+        if let Some(recorded) = self.recorded(asked)? {
             return match &recorded.payload {
                 Payload::Observed(it) => match &it.what {
                     Observation::SlotRead {
@@ -87,9 +88,9 @@ impl Scope {
                         Some(version) => self.document(*version, holder.clone()).await.map(Some),
                         None => Ok(None),
                     },
-                    _ => Err(self.differs(&recorded, format_args!("reads the slot {slot}"))),
+                    _ => Err(self.differs(&recorded, asked())),
                 },
-                _ => Err(self.differs(&recorded, format_args!("reads the slot {slot}"))),
+                _ => Err(self.differs(&recorded, asked())),
             };
         }
         self.observe(|batch| {
@@ -117,6 +118,15 @@ impl Scope {
             self.ledger
                 .damaged(Some(version), "it is no slot's version")
         };
+        let snapshot = |text: &str, written_at| Snapshot {
+            text: text.to_owned(),
+            version,
+            holder: holder.clone(),
+            written_at,
+        };
+        if let Some((text, written_at)) = self.record.documents().get(&version) {
+            return Ok(snapshot(text, *written_at));
+        }
         let read = async {
             let entry = self.ledger.entry(version).await?.ok_or_else(missing)?;
             let entry = self.ledger.decode(&entry)?;
@@ -127,24 +137,22 @@ impl Scope {
             Ok((text, entry.time))
         };
         let (text, written_at) = self.cpu.waiting(read).await?;
-        Ok(Snapshot {
-            text,
-            version,
-            holder,
-            written_at,
-        })
+        let read = snapshot(&text, written_at);
+        self.record.keep_document(version, text, written_at);
+        Ok(read)
     }
 
     /// Who holds the slot.
     pub(in crate::runtime) fn slot_holder(&self, slot: &SlotName) -> Result<Option<String>, Stop> {
-        if let Some(recorded) = self.recorded()? {
+        let asked = || format!("asks who holds the slot {slot}");
+        if let Some(recorded) = self.recorded(asked)? {
             if let Payload::Observed(it) = &recorded.payload
                 && let Observation::SlotState { slot: seen, holder } = &it.what
                 && seen == slot
             {
                 return Ok(holder.clone());
             }
-            return Err(self.differs(&recorded, format_args!("asks who holds the slot {slot}")));
+            return Err(self.differs(&recorded, asked()));
         }
         self.observe(|batch| {
             let (holder, slot) = (holder(batch, slot), slot.clone());
@@ -153,13 +161,14 @@ impl Scope {
     }
 
     pub(in crate::runtime) fn slot_names(&self) -> Result<Vec<SlotName>, Stop> {
-        if let Some(recorded) = self.recorded()? {
+        let asked = || "asks for the names of the slots".to_owned();
+        if let Some(recorded) = self.recorded(asked)? {
             if let Payload::Observed(it) = &recorded.payload
                 && let Observation::SlotNames { slots } = &it.what
             {
                 return Ok(slots.clone());
             }
-            return Err(self.differs(&recorded, "asks for the names of the slots"));
+            return Err(self.differs(&recorded, asked()));
         }
         self.observe(|batch| {
             let slots: Vec<SlotName> = batch.state().slots.keys().cloned().collect();
@@ -172,7 +181,8 @@ impl Scope {
         &self,
         name: &str,
     ) -> Result<Result<SlotName, LockRefused>, Stop> {
-        if let Some(recorded) = self.recorded()? {
+        let asked = || format!("locks the slot {:?}", shown(name));
+        if let Some(recorded) = self.recorded(asked)? {
             return match &recorded.payload {
                 Payload::SlotLocked(it) if it.slot.as_str() == name => Ok(Ok(it.slot.clone())),
                 Payload::Observed(it) => match &it.what {
@@ -183,9 +193,9 @@ impl Scope {
                     } if *slot == shown(name) => {
                         Ok(Err(LockRefused::of_word(error, holder.clone())))
                     }
-                    _ => Err(self.differs(&recorded, format_args!("locks the slot {name:?}"))),
+                    _ => Err(self.differs(&recorded, asked())),
                 },
-                _ => Err(self.differs(&recorded, format_args!("locks the slot {name:?}"))),
+                _ => Err(self.differs(&recorded, asked())),
             };
         }
         self.append(|batch, n| {
@@ -230,8 +240,8 @@ impl Scope {
         slot: &SlotName,
         content: &str,
     ) -> Result<Result<Seq, CommitRefused>, Stop> {
-        if let Some(recorded) = self.recorded()? {
-            let asked = format_args!("commits {} bytes to the slot {slot}", content.len());
+        let asked = || format!("commits {} bytes to the slot {slot}", content.len());
+        if let Some(recorded) = self.recorded(asked)? {
             return match &recorded.payload {
                 Payload::SlotCommitted(it)
                     if it.slot == *slot
@@ -248,9 +258,9 @@ impl Scope {
                             CommitRefused::Lost
                         }))
                     }
-                    _ => Err(self.differs(&recorded, asked)),
+                    _ => Err(self.differs(&recorded, asked())),
                 },
-                _ => Err(self.differs(&recorded, asked)),
+                _ => Err(self.differs(&recorded, asked())),
             };
         }
         self.append(|batch, n| {
@@ -293,13 +303,14 @@ impl Scope {
 
     /// Free the slot if the turn still holds it.
     pub(in crate::runtime) fn release_slot(&self, slot: &SlotName) -> Result<(), Stop> {
-        if let Some(recorded) = self.recorded()? {
+        let asked = || format!("frees the slot {slot}");
+        if let Some(recorded) = self.recorded(asked)? {
             return match &recorded.payload {
                 Payload::SlotReleased(it) if it.slot == *slot => Ok(()),
                 Payload::Observed(it) if matches!(&it.what, Observation::SlotLost { slot: lost } if lost == slot) => {
                     Ok(())
                 }
-                _ => Err(self.differs(&recorded, format_args!("frees the slot {slot}"))),
+                _ => Err(self.differs(&recorded, asked())),
             };
         }
         self.append(|batch, n| {

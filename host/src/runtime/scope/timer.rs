@@ -26,14 +26,15 @@ impl Timer {
     pub(in crate::runtime) fn set(scope: &Arc<Scope>, ms: u64) -> Result<Self, Stop> {
         let ms = ms.min(SLEEP_MS_MAX);
         let target = ms.to_string();
-        let (n, left_ms) = match scope.recorded()? {
+        let asked = || format!("sleeps {ms} ms");
+        let (n, left_ms) = match scope.recorded(asked)? {
             Some(recorded) => match &recorded.payload {
                 Payload::Called(it) if it.call == CallKind::Timer && it.target == target => {
                     // What the host was down for has passed too.
                     let passed = scope.ledger.clock().now().ms_since(recorded.time);
                     (it.n, ms.saturating_sub(passed))
                 }
-                _ => return Err(scope.differs(&recorded, format_args!("sleeps {ms} ms"))),
+                _ => return Err(scope.differs(&recorded, asked())),
             },
             None => {
                 let digest = Digest::of(target.as_bytes());
@@ -122,11 +123,12 @@ impl Scope {
                     if back.n == n && back.poll == Some(self.record.polls.load(Ordering::Relaxed)))
             })
         };
+        let asked = || format!("waits for the timer of call {n}");
         match next {
             Some(false) => Ok(InRecord::NotYet),
-            Some(true) => self.recorded().map(|_| InRecord::Ended),
+            Some(true) => self.recorded_part(asked).map(|_| InRecord::Ended),
             // The record is at its end: the live edge.
-            None => self.recorded().map(|_| InRecord::Live),
+            None => self.recorded_part(asked).map(|_| InRecord::Live),
         }
     }
 }

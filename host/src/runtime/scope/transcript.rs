@@ -26,10 +26,10 @@ impl Scope {
             Some(Ok(Offset(seq))) => seq.min(self.started),
             Some(Err(_)) => Seq(0),
         };
-        let recorded = self.recorded()?;
+        let asked = || format!("reads {max} items of the transcript before {before}");
+        let recorded = self.recorded(asked)?;
         let without: BTreeSet<Seq> = match &recorded {
             Some(recorded) => {
-                let asked = || format!("reads {max} items of the transcript before {before}");
                 let Payload::Observed(it) = &recorded.payload else {
                     return Err(self.differs(recorded, asked()));
                 };

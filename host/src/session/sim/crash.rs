@@ -7,7 +7,8 @@ use super::laws::{
     check_transcript,
 };
 use super::{
-    Log, Outside, PROVIDER, SYNCS_MAX, converse, entries, fold, fresh, is_quiet, life, tenant,
+    Log, Outside, PROVIDER, SYNCS_MAX, converse, entries, fold, fresh, is_quiet, life, redeploy,
+    tenant,
 };
 use crate::clock::Time;
 use crate::ledger::transcript;
@@ -31,6 +32,17 @@ impl Crash {
 /// Hold the conversation with a fault, crash, crash again in recovery if `again`, recover, check
 /// every law. False if the fault came too late to matter.
 fn survives(lines: &[&str], fault: Fault, crash: Crash, again: Option<Fault>) -> bool {
+    survives_with(lines, fault, crash, again, |_| ())
+}
+
+/// The same, with something done to the disk between crash and recovery.
+fn survives_with(
+    lines: &[&str],
+    fault: Fault,
+    crash: Crash,
+    again: Option<Fault>,
+    meanwhile: impl Fn(&Memory),
+) -> bool {
     let disk = fresh();
     disk.inject(fault);
     let mut outside = Outside::default();
@@ -40,6 +52,7 @@ fn survives(lines: &[&str], fault: Fault, crash: Crash, again: Option<Fault>) ->
     });
     let hit = disk.is_stopped() || disk.syncs() >= fault_sync(fault);
     let mut disk = crash.of(&disk);
+    meanwhile(&disk);
     check_kept(&entries(&*memory(&disk)), &outside);
     if let Some(fault) = again {
         disk.inject(fault);
@@ -53,6 +66,7 @@ fn survives(lines: &[&str], fault: Fault, crash: Crash, again: Option<Fault>) ->
             world.clock.now()
         });
         disk = crash.of(&disk);
+        meanwhile(&disk);
         check_kept(&entries(&*memory(&disk)), &outside);
     }
     let lost = fold(&entries(&*memory(&disk))).turns;
@@ -224,6 +238,11 @@ const STEPS: &[&str] = &[
     "say one",
     "say zwei",
     "model some words come",
+    "model quite SLOW words come",
+    "model words BUSY at first",
+    "model words that CUT end",
+    "ask whole words",
+    "trap",
     "lock x",
     "lock y",
     "commit x doc",
@@ -242,8 +261,16 @@ fn conversation(dice: &mut Dice) -> Vec<String> {
     let mut lines = vec!["post a say hello".to_owned()];
     for _ in 0..3 + dice.below(5) {
         let agent = dice.pick(&["a", "b"]);
-        let line = match dice.below(8) {
+        let line = match dice.below(10) {
             0 => "answered".to_owned(),
+            8 => format!("pass {}", dice.below(40)),
+            9 => {
+                // A burst: nobody waits between its lines.
+                for line in 1..5 {
+                    lines.push(format!("fire {agent} say line {line}"));
+                }
+                format!("post {agent} say line 5")
+            }
             1 => format!("stop {agent}"),
             2 => format!("put {} text", dice.pick(&["x", "y"])),
             _ => {
@@ -262,24 +289,41 @@ fn conversation(dice: &mut Dice) -> Vec<String> {
     lines
 }
 
-/// Seeds of one run.
-const SEEDS: u64 = 100;
+/// Seeds of one run, unless `ANTIPHON_SIM_SEEDS` says how many; one seed alone takes some
+/// milliseconds.
+const SEEDS: u64 = 10_000;
 
 /// `ANTIPHON_SIM_SEED=n` runs one seed.
 #[test]
-#[expect(
-    clippy::print_stdout,
-    reason = "shown when it fails: the seed names the run"
-)]
 fn any_conversation_survives_any_crash() {
     let seeds = match std::env::var("ANTIPHON_SIM_SEED") {
         Ok(seed) => {
             let seed: u64 = seed.parse().expect("a number");
             seed..seed + 1
         }
-        Err(_) => 0..SEEDS,
+        Err(_) => {
+            let seeds = std::env::var("ANTIPHON_SIM_SEEDS");
+            0..seeds.map_or(SEEDS, |seeds| seeds.parse().expect("a number"))
+        }
     };
-    for seed in seeds {
+    let threads = std::thread::available_parallelism().map_or(1, |it| it.get() as u64);
+    std::thread::scope(|scope| {
+        for thread in 0..threads {
+            let mine = seeds
+                .clone()
+                .skip(thread as usize)
+                .step_by(threads as usize);
+            scope.spawn(move || mine.for_each(any));
+        }
+    });
+}
+
+#[expect(
+    clippy::print_stdout,
+    reason = "shown when it fails: the seed names the run"
+)]
+fn any(seed: u64) {
+    {
         let mut dice = Dice(seed);
         let lines = conversation(&mut dice);
         let k = 1 + dice.below(25);
@@ -297,8 +341,19 @@ fn any_conversation_survives_any_crash() {
             Crash::ProcessKill
         };
         let again = (dice.below(3) == 0).then(|| Fault::StopAfterSync(1 + dice.below(6)));
-        println!("seed {seed}: {fault:?} {crash:?} {again:?} {lines:#?}");
+        let deploy = dice.below(4);
         let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
-        survives(&lines, fault, crash, again);
+        let run = || {
+            survives_with(&lines, fault, crash, again, |disk| match deploy {
+                0 => redeploy(disk, false),
+                1 => redeploy(disk, true),
+                _ => {}
+            })
+        };
+        // Threads of a test do not have their output kept back, so only what fails is said.
+        if let Err(panic) = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)) {
+            println!("ANTIPHON_SIM_SEED={seed}: {fault:?} {crash:?} {again:?} {lines:#?}");
+            std::panic::resume_unwind(panic);
+        }
     }
 }

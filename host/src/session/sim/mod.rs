@@ -5,14 +5,17 @@
 //! may take as long as it likes. What goes wrong is a fault of the disk: the k-th sync
 //! fails, or the machine stops before or after it.
 //!
-//! A conversation is lines: `post AGENT STEPS`, `shown WORDS`, `stop AGENT`, `put SLOT TEXT`,
-//! `answered`, `delete`. Each waits until what it did is acknowledged.
+//! A conversation is lines: `post AGENT STEPS`, `fire AGENT STEPS` (not waited for), `shown WORDS`,
+//! `stop AGENT`, `put SLOT TEXT`, `pass MS`, `answered`, `delete`. Each waits until what it did is acknowledged.
 
 mod crash;
 mod damage;
+mod differs;
 mod forks;
 mod laws;
 mod lives;
+mod prefix;
+mod resumed;
 
 use std::cell::RefCell;
 use std::future::Future;
@@ -97,6 +100,38 @@ fn fresh() -> Memory {
     }
     store.close();
     disk.power_loss()
+}
+
+/// Put a new version of the agent `a` in place, or delete it and put it there again, as it can
+/// happen while no process runs: what is open goes on with what it pinned.
+fn redeploy(disk: &Memory, delete: bool) {
+    let store = memory(disk);
+    let key = RecordKey {
+        tenant: Some(tenant()),
+        space: RecordSpace::Agent,
+        name: "a".into(),
+    };
+    let bytes = store
+        .record(&key)
+        .expect("it reads")
+        .expect("it is deployed");
+    let mut deployment = Deployment::parse(&bytes).expect("it is whole");
+    if delete {
+        deployment.delete();
+        deployment.revive();
+    }
+    let mut config = AgentConfig::default();
+    let number = bytes.len().to_string();
+    config.environment.insert("NUMBER".into(), number);
+    deployment.put_config(Arc::new(config), Time(0), 10);
+    deployment.put_component(Digest::of(b"another"), Time(0), 10);
+    let bytes = deployment.bytes();
+    let commit = crate::store::Commit {
+        writes: vec![Write::Record { key, bytes }],
+        done: Box::new(|_| {}),
+    };
+    Store::commit(&*store, commit).expect("it is queued");
+    store.close();
 }
 
 /// Everything durable, read past all layers.
@@ -193,17 +228,23 @@ impl World {
         self.clock.advance_ms(ms);
     }
 
-    /// Let time pass until something is so. Time goes faster the longer it takes.
+    /// Let time pass until something is so. Time goes faster while nothing becomes durable.
     async fn until(&self, what: &str, mut done: impl FnMut() -> bool) {
-        for step in 0..STEPS_MAX {
+        let (mut idle, mut syncs) = (0_u64, 0);
+        for _ in 0..STEPS_MAX {
             if done() {
                 return;
             }
-            for _ in 0..10 {
+            for _ in 0..4 {
                 tokio::task::yield_now().await;
             }
-            std::thread::yield_now();
-            self.advance(1 + (step / 50).min(200)).await;
+            // The disk is another thread's work: it takes no time here.
+            while !self.store.is_settled() && !self.disk.is_stopped() {
+                std::thread::yield_now();
+            }
+            let before = std::mem::replace(&mut syncs, self.disk.syncs());
+            idle = if before == syncs { idle + 1 } else { 0 };
+            self.advance(1 + (idle / 16).pow(2).min(200)).await;
         }
         panic!(
             "it never came to this: {what}\n{}",
@@ -256,8 +297,16 @@ impl World {
     }
 
     async fn quiet(&self) {
-        self.until("nothing is due", || is_quiet(&*self.store))
-            .await;
+        // Nothing durable changes without a sync.
+        let mut looked_at = None;
+        let mut quiet = || {
+            let syncs = Some(self.disk.syncs());
+            looked_at != syncs && {
+                looked_at = syncs;
+                is_quiet(&*self.store)
+            }
+        };
+        self.until("nothing is due", &mut quiet).await;
     }
 }
 
@@ -322,7 +371,7 @@ async fn converse_in(world: &World, session: Arc<Session>, lines: &[&str], outsi
         let ledger = &session.ledger;
         let over = || ledger.mark().dead.is_some() || world.disk.is_stopped();
         let done = match verb {
-            "post" => {
+            "post" | "fire" => {
                 let new = new_session(None);
                 commands::post(&world.sessions, ledger, Some(&new), new_message(what, text)).map(
                     |posted| {
@@ -351,6 +400,15 @@ async fn converse_in(world: &World, session: Arc<Session>, lines: &[&str], outsi
                     .await;
                 Ok(None)
             }
+            "pass" => {
+                let mut left: u64 = rest.parse().expect("ms");
+                let mut passed = || {
+                    left = left.saturating_sub(1);
+                    left == 0 || over()
+                };
+                world.until(line, &mut passed).await;
+                Ok(None)
+            }
             "answered" => {
                 let busy = |state: &State| {
                     let waits = state
@@ -370,6 +428,10 @@ async fn converse_in(world: &World, session: Arc<Session>, lines: &[&str], outsi
             other => panic!("no such line: {other}"),
         };
         match done {
+            // Not waited for: it is not acknowledged.
+            Ok(Some(_)) if verb == "fire" => {
+                outside.messages.pop();
+            }
             Ok(Some(seq)) => {
                 ledger.flush();
                 world

@@ -1,5 +1,6 @@
 //! Steps that touch the walls of the sandbox and its limits.
 
+use std::hash::BuildHasher as _;
 use std::time::Duration;
 
 use antiphon_sdk::{AgentError, kernel, log, mailbox, turn};
@@ -21,6 +22,8 @@ pub(crate) enum Step {
     /// Connect to an address.
     Connect(String),
     Sleep(u64),
+    /// Say a number that is another one in every turn.
+    Dice,
     Turn,
     Budget,
     Fail(String),
@@ -52,6 +55,10 @@ pub(crate) fn perform(step: Step) -> Result<(), AgentError> {
             tell(&json!({"connected": std::net::TcpStream::connect(address).is_ok()}))?;
         }
         Step::Sleep(ms) => std::thread::sleep(Duration::from_millis(ms)),
+        Step::Dice => {
+            let dice = std::hash::RandomState::new().hash_one(());
+            tell(&json!({"dice": dice}))?;
+        }
         Step::Turn => {
             let info = turn::current();
             tell(&json!({"agent": info.agent, "session": info.session}))?;

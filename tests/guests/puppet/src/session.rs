@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use antiphon_sdk::context::{self, Content};
-use antiphon_sdk::kernel::{self, SlotLock, SlotState};
+use antiphon_sdk::kernel::{self, CommitError, LockError, SlotLock, SlotState};
 use antiphon_sdk::mailbox::{self, Body, Message};
 use antiphon_sdk::prompt::Prompt;
 use antiphon_sdk::transcript::Ending;
@@ -24,6 +24,8 @@ pub(crate) enum Step {
     Commit(String, String),
     Release(String),
     Read(String),
+    /// Read it so many times, and tell nothing.
+    Reads(String, u32),
     State(String),
     Names,
     /// Put this message back.
@@ -32,6 +34,8 @@ pub(crate) enum Step {
     Send(String, String),
     Search(String),
     Transcript(u32),
+    /// Read so many items, and tell only how many came.
+    Window(u32),
     Note(String),
     View,
     /// Ask, and tell the answer when it is whole.
@@ -40,7 +44,19 @@ pub(crate) enum Step {
     ModelNamed(String, String),
     /// Ask with the transcript before it, and say the answer while it arrives.
     Relay(String),
+    Work(Work),
     WakeIn(u64),
+}
+
+/// What a turn of work does: take a slot's lock if it is free, say the answer to a question
+/// while it arrives, whole or broken off, commit a document, and say what became of that.
+#[derive(Deserialize)]
+pub(crate) struct Work {
+    slot: String,
+    question: String,
+    document: String,
+    /// How often the document is in itself: long ones need no long message.
+    times: usize,
 }
 
 #[derive(Default)]
@@ -86,6 +102,9 @@ impl Performer {
                     slot.map(|slot| json!({"content": slot.content, "state": word(&slot.state)}));
                 tell(&json!({"read": slot}))?;
             }
+            Step::Reads(name, times) => (0..times).for_each(|_| {
+                kernel::read(&name);
+            }),
             Step::State(name) => tell(&json!({"state": word(&kernel::state(&name))}))?,
             Step::Names => tell(&json!({"names": kernel::names()}))?,
             Step::Leave => {
@@ -104,6 +123,10 @@ impl Performer {
                 let items: Vec<_> = page.items.iter().map(line).collect();
                 tell(&json!({"transcript": items}))?;
             }
+            Step::Window(items_max) => {
+                let page = transcript::window(items_max, None);
+                tell(&json!({"window": page.items.len()}))?;
+            }
             Step::Note(text) => {
                 context::add(&Content::Note(text))?;
             }
@@ -113,9 +136,31 @@ impl Performer {
             Step::Relay(question) => {
                 model::relay(&Prompt::new().transcript(100).task(question).request())?;
             }
+            Step::Work(work) => work.perform()?,
             Step::WakeIn(ms) => self.wake_in = Some(Duration::from_millis(ms)),
         }
         Ok(())
+    }
+}
+
+impl Work {
+    fn perform(self) -> Result<(), AgentError> {
+        let lock = kernel::lock(&self.slot);
+        let request = Prompt::new().transcript(100).task(self.question).request();
+        match model::relay(&request) {
+            Ok(_) | Err(model::ModelError::Interrupted(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let committed = match lock {
+            Err(LockError::Held(_)) => "[held]",
+            Err(error) => return Err(error.into()),
+            Ok(lock) => match lock.commit(&self.document.repeat(self.times)) {
+                Ok(_) => "[committed]",
+                Err(CommitError::Lost) => "[lost]",
+                Err(error) => return Err(error.into()),
+            },
+        };
+        Ok(reply::say(committed)?)
     }
 }
 

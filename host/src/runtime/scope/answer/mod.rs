@@ -1,0 +1,291 @@
+//! Calls of models: made, streamed, returned; or answered from the record.
+//!
+//! A call is written down and durable before it leaves the host, its pieces before
+//! the guest gets them, and the guest gets them as they are written down. Text and tool calls live
+//! in the `streamed` entries, so the journal holds an answer once.
+//!
+//! Invariant: a call is made again only while no piece of its answer was written down.
+
+mod call;
+mod failure;
+mod pieces;
+mod stream;
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::id::{Digest, Seq};
+use crate::journal::entry::{CallKind, CallResult, Payload, Piece, Usage};
+use crate::ledger::WINDOW_MS;
+use crate::model::{ModelError, Request};
+
+pub(in crate::runtime) use self::failure::{Failed, NoAnswer};
+
+use self::call::{Call, DETAIL_CHARS_MAX};
+use self::failure::no_answer;
+use super::reply::TooLarge;
+use super::{Back, Scope, Stop, Tried};
+
+/// A whole answer.
+#[derive(Debug, Clone, PartialEq)]
+pub(in crate::runtime) struct Completion {
+    pub(in crate::runtime) text: String,
+    /// Of kind `ToolCall`.
+    pub(in crate::runtime) tool_calls: Vec<Piece>,
+    pub(in crate::runtime) finish: String,
+    pub(in crate::runtime) usage: Option<Usage>,
+}
+
+/// An answer on its way, and what came of it.
+pub(in crate::runtime) struct Answer {
+    call: Option<Call>,
+    /// Written down, not yet taken by the guest.
+    ready: VecDeque<Piece>,
+    text: String,
+    tool_calls: Vec<Piece>,
+    end: Option<(String, Option<Usage>)>,
+    /// Pieces came.
+    begun: bool,
+}
+
+impl Scope {
+    /// Ask a model: write the call down, make it durable, make it.
+    pub(in crate::runtime) async fn ask(
+        &self,
+        model: Option<String>,
+        request: Request,
+    ) -> Result<Answer, Failed> {
+        let default = self.model_names.first().map_or("default", String::as_str);
+        let model = model.unwrap_or_else(|| default.to_owned());
+        let target: String = model.chars().take(64).collect();
+        let digest = request.digest();
+        let asked = || format!("asks the model {target:?}, request {digest}");
+        let recorded = self.recorded(asked).map_err(|stop| stop.asking(&request))?;
+        if let Some(recorded) = recorded {
+            let n = match &recorded.payload {
+                Payload::Called(it)
+                    if it.call == CallKind::Model
+                        && it.request == digest
+                        && it.target == target =>
+                {
+                    it.n
+                }
+                _ => return Err(self.differs(&recorded, asked()).asking(&request).into()),
+            };
+            self.record.keep(&request);
+            let failed = self.failed_at_opening(n)?;
+            let mut answer = Answer::new(model, request, digest);
+            answer.is_call(n);
+            return match failed {
+                Some(result) => Err(Failed::Guest(no_answer(result, ""))),
+                None => Ok(answer),
+            };
+        }
+        let mut answer = Answer::new(model, request, digest);
+        let n = self.called(CallKind::Model, &target, digest)?;
+        answer.is_call(n);
+        if !self.model_names.contains(&target) {
+            let text = format!("the agent is not configured for the model {target:?}");
+            let refused = ModelError::Refused(text);
+            return Err(answer.fail(self, &refused, true)?);
+        }
+        let called = self.ledger.look(|state| state.last);
+        match answer.make(self, called).await? {
+            Ok(()) => Ok(answer),
+            Err(error) => Err(answer.fail(self, &error, true)?),
+        }
+    }
+
+    /// The recorded result of a call that failed before the guest had a handle on its answer.
+    fn failed_at_opening(&self, n: u32) -> Result<Option<CallResult>, Stop> {
+        let at_opening = {
+            let record = self.record.lock();
+            let front = record.as_ref().and_then(|replay| replay.peek());
+            front.is_some_and(|recorded| {
+                matches!(&recorded.payload, Payload::Returned(back) if back.n == n && back.opening)
+            })
+        };
+        if !at_opening {
+            return Ok(None);
+        }
+        let asked = || format!("hears why call {n} failed");
+        Ok(self
+            .recorded_part(asked)?
+            .and_then(|recorded| match recorded.payload {
+                Payload::Returned(back) => Some(back.result),
+                _ => None,
+            }))
+    }
+}
+
+impl Answer {
+    fn new(model: String, request: Request, digest: Digest) -> Self {
+        Self {
+            call: Some(Call {
+                n: 0,
+                model,
+                request,
+                digest,
+                tried: Tried {
+                    attempts: 0,
+                    failures: 0,
+                },
+                source: None,
+                broken: None,
+            }),
+            ready: VecDeque::new(),
+            text: String::new(),
+            tool_calls: Vec::new(),
+            end: None,
+            begun: false,
+        }
+    }
+
+    fn is_call(&mut self, n: u32) {
+        if let Some(call) = &mut self.call {
+            call.n = n;
+        }
+    }
+
+    /// Make the call once `written` is durable, and again while it fails in a way that may pass.
+    async fn make(
+        &mut self,
+        scope: &Scope,
+        mut written: Seq,
+    ) -> Result<Result<(), ModelError>, Stop> {
+        let Some(call) = &mut self.call else {
+            return Ok(Ok(()));
+        };
+        loop {
+            scope.cpu.waiting(scope.ledger.durable(written)).await?;
+            call.tried.attempts += 1;
+            let key = scope.call_key(call.n, &call.digest);
+            let opened = scope.models.open(&call.model, &call.request, &key);
+            match scope.cpu.waiting(opened).await {
+                Ok(source) => {
+                    call.source = Some(source);
+                    return Ok(Ok(()));
+                }
+                Err(error) if call.may_retry(&error) => {
+                    written = call.retry(scope, &error).await?;
+                }
+                Err(error) => return Ok(Err(error)),
+            }
+        }
+    }
+
+    /// The next piece; none after the last one.
+    pub(in crate::runtime) async fn next(
+        &mut self,
+        scope: &Scope,
+    ) -> Result<Option<Piece>, Failed> {
+        scope.count()?;
+        if self.ready.is_empty() {
+            self.advance(scope, None).await?;
+        }
+        Ok(self.ready.pop_front())
+    }
+
+    pub(in crate::runtime) async fn complete(
+        mut self,
+        scope: &Scope,
+    ) -> Result<Completion, Failed> {
+        while self.call.is_some() {
+            // Nobody sees the pieces before the end, so they may be written in few entries.
+            let window = Instant::now() + Duration::from_millis(100 * WINDOW_MS);
+            self.advance(scope, Some(window)).await?;
+        }
+        Ok(self.completion())
+    }
+
+    /// Show the rest of the text while it arrives.
+    pub(in crate::runtime) async fn relay(mut self, scope: &Scope) -> Result<Completion, Failed> {
+        scope.count()?;
+        if !scope.may_speak {
+            self.give_up(scope)?;
+            let refused = "the agent is not granted `reply`, so nothing can be relayed".to_owned();
+            return Err(Failed::Guest(NoAnswer::Refused(refused)));
+        }
+        let mut shown = Instant::now() - Duration::from_millis(WINDOW_MS);
+        loop {
+            let mut text = String::new();
+            for piece in self.ready.drain(..) {
+                if let Piece::Text(more) = piece {
+                    text.push_str(&more);
+                }
+            }
+            if !text.is_empty() {
+                if let Err(TooLarge) = scope.say(&text)? {
+                    self.give_up(scope)?;
+                    let error = "the turn has said as many bytes as it may".to_owned();
+                    return Err(Failed::Guest(NoAnswer::Other(error)));
+                }
+                if self.call.is_some() && !scope.is_replaying() {
+                    scope.ledger.flush();
+                }
+                shown = Instant::now();
+                scope.may_say().await?;
+            }
+            if self.call.is_none() {
+                return Ok(self.completion());
+            }
+            let until = shown + Duration::from_millis(WINDOW_MS);
+            self.advance(scope, Some(until)).await?;
+        }
+    }
+
+    /// The guest lets go of the answer.
+    pub(in crate::runtime) fn give_up(&mut self, scope: &Scope) -> Result<(), Stop> {
+        let Some(call) = self.call.take() else {
+            return Ok(());
+        };
+        let asked = || format!("gives call {} up", call.n);
+        if let Some(recorded) = scope.recorded(asked)? {
+            return match &recorded.payload {
+                Payload::Returned(it) if it.n == call.n && it.result == CallResult::Dropped => {
+                    Ok(())
+                }
+                _ => Err(scope.differs(&recorded, asked())),
+            };
+        }
+        let mut back = Back::new(call.n, CallResult::Dropped);
+        back.attempts = call.tried.attempts.max(1);
+        back.usage.model_calls = 1;
+        scope.returned(back, &[])
+    }
+
+    /// Write down that the call failed; answers what the guest is told.
+    fn fail(&mut self, scope: &Scope, error: &ModelError, opening: bool) -> Result<Failed, Stop> {
+        let (n, attempts) = self
+            .call
+            .take()
+            .map_or((0, 1), |call| (call.n, call.tried.attempts));
+        let mut back = Back::new(
+            n,
+            CallResult::Failed {
+                error: error.name().into(),
+                status: error.status(),
+                detail: error.to_string().chars().take(DETAIL_CHARS_MAX).collect(),
+            },
+        );
+        // A refusal is none of the provider's calls.
+        back.usage.model_calls = u64::from(attempts > 0);
+        back.attempts = attempts;
+        back.opening = opening;
+        let told = no_answer(back.result.clone(), &self.text);
+        scope.returned(back, &[])?;
+        Ok(Failed::Guest(told))
+    }
+
+    fn completion(self) -> Completion {
+        let (finish, usage) = self.end.unwrap_or_else(|| ("other".to_owned(), None));
+        Completion {
+            text: self.text,
+            tool_calls: self.tool_calls,
+            finish,
+            usage,
+        }
+    }
+}

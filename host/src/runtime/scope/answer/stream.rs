@@ -1,0 +1,184 @@
+//! How an answer arrives: from the provider, or from the record.
+
+use futures_util::FutureExt;
+use tokio::time::Instant;
+
+use crate::journal::entry::{CallResult, Payload, Piece, RetryReason, Usage};
+use crate::model::{self, Delta, ModelError};
+
+use super::failure::no_answer;
+use super::pieces::{delta_bytes, joined};
+use super::{Answer, Back, Failed, Scope, Stop};
+
+/// Text of one `streamed` entry: far below what the store splits.
+const PIECES_BYTES_MAX: usize = 32 * 1024;
+
+impl Answer {
+    /// Take in what has arrived, waiting for at least one piece. Pieces are written down
+    /// before anybody sees them. With `window`, wait a little longer for more, so that a
+    /// fast model does not cost an entry per token.
+    pub(super) async fn advance(
+        &mut self,
+        scope: &Scope,
+        window: Option<Instant>,
+    ) -> Result<(), Failed> {
+        let Some(call) = &mut self.call else {
+            return Ok(());
+        };
+        let n = call.n;
+        let asked = || format!("takes the answer of call {n}");
+        if let Some(recorded) = scope.recorded(asked)? {
+            return match recorded.payload {
+                Payload::Streamed(it) if it.n == n => self.take_again(scope, it.pieces),
+                Payload::Returned(it) if it.n == n && it.result != CallResult::Dropped => {
+                    self.call = None;
+                    Err(Failed::Guest(no_answer(it.result, &self.text)))
+                }
+                _ => Err(scope.differs(&recorded, asked()).into()),
+            };
+        }
+        if let Some(error) = call.broken.take() {
+            return Err(self.fail(scope, &error, false)?);
+        }
+        if call.source.is_none() {
+            if self.begun {
+                // Its pieces were handed out before the host was lost: the rest is nobody's.
+                let lost = ModelError::Interrupted(model::Fault::Cut);
+                return Err(self.fail(scope, &lost, false)?);
+            }
+            call.tried = scope.record.tried(n);
+            let attempt = call.tried.attempts + 1;
+            let written = scope.retried(n, attempt, RetryReason::HostLost, None)?;
+            if let Err(error) = self.make(scope, written).await? {
+                return Err(self.fail(scope, &error, false)?);
+            }
+        }
+        loop {
+            let (deltas, error) = self.receive(scope, window).await;
+            let call = self.call.as_mut().expect("it was open at the start");
+            match error {
+                Some(error) if deltas.is_empty() => {
+                    let again = !self.begun && call.may_retry(&error);
+                    if !again {
+                        return Err(self.fail(scope, &error, false)?);
+                    }
+                    let written = call.retry(scope, &error).await?;
+                    if let Err(error) = self.make(scope, written).await? {
+                        return Err(self.fail(scope, &error, false)?);
+                    }
+                }
+                error => {
+                    call.broken = error;
+                    return Ok(self.take(scope, joined(&deltas))?);
+                }
+            }
+        }
+    }
+
+    /// Wait for pieces: all that is there, or the first to come.
+    async fn receive(
+        &mut self,
+        scope: &Scope,
+        window: Option<Instant>,
+    ) -> (Vec<Delta>, Option<ModelError>) {
+        let source = self.call.as_mut().and_then(|call| call.source.as_mut());
+        let Some(source) = source else {
+            let gone = ModelError::Other("the call is not open".into());
+            return (Vec::new(), Some(gone));
+        };
+        let (mut deltas, mut bytes) = (Vec::new(), 0);
+        loop {
+            let next = match (source.next().now_or_never(), window) {
+                (Some(next), _) => next,
+                (None, _) if deltas.is_empty() => {
+                    // What was said before the wait is shown during it.
+                    if scope.ledger.has_unflushed() {
+                        scope.ledger.flush();
+                    }
+                    scope.cpu.waiting(source.next()).await
+                }
+                (None, Some(until)) => {
+                    let next = tokio::time::timeout_at(until, source.next());
+                    match scope.cpu.waiting(next).await {
+                        Ok(next) => next,
+                        Err(_) => return (deltas, None),
+                    }
+                }
+                (None, None) => return (deltas, None),
+            };
+            match next {
+                Some(Ok(delta)) => {
+                    bytes += delta_bytes(&delta);
+                    let last = matches!(delta, Delta::Finished { .. });
+                    deltas.push(delta);
+                    if last || bytes >= PIECES_BYTES_MAX {
+                        return (deltas, None);
+                    }
+                }
+                Some(Err(error)) => return (deltas, Some(error)),
+                None => {
+                    let error = ModelError::Other("the answer ended without an end".into());
+                    return (deltas, Some(error));
+                }
+            }
+        }
+    }
+
+    /// New pieces: written down, then the guest's.
+    fn take(&mut self, scope: &Scope, pieces: Vec<Piece>) -> Result<(), Stop> {
+        self.take_in(&pieces);
+        let Some(call) = &self.call else {
+            return Ok(());
+        };
+        if let Some((_, usage)) = self.end {
+            let mut back = Back::new(call.n, CallResult::Ok);
+            back.attempts = call.tried.attempts;
+            back.usage = Usage {
+                model_calls: 1,
+                ..usage.unwrap_or_default()
+            };
+            scope.returned(back, &pieces)?;
+            self.call = None;
+            // Paid for: let it be durable soon. The guest does not wait for it.
+            scope.ledger.flush();
+        } else {
+            scope.streamed(call.n, pieces)?;
+        }
+        Ok(())
+    }
+
+    /// Pieces of the record. The last ones come with the call's return.
+    fn take_again(&mut self, scope: &Scope, pieces: Vec<Piece>) -> Result<(), Failed> {
+        let n = self.call.as_ref().map_or(0, |call| call.n);
+        self.take_in(&pieces);
+        if self.end.is_none() {
+            return Ok(());
+        }
+        self.call = None;
+        let asked = || format!("takes the end of call {n}");
+        match scope.recorded_part(asked)? {
+            Some(recorded) => match &recorded.payload {
+                Payload::Returned(it) if it.n == n => Ok(()),
+                _ => Err(scope.differs(&recorded, asked()).into()),
+            },
+            // Both are one append, but a journal may be cut between any two entries.
+            None => {
+                let mut back = Back::new(n, CallResult::Ok);
+                back.usage.model_calls = 1;
+                Ok(scope.returned(back, &[])?)
+            }
+        }
+    }
+
+    fn take_in(&mut self, pieces: &[Piece]) {
+        self.begun |= !pieces.is_empty();
+        for piece in pieces {
+            match piece {
+                Piece::Text(text) => self.text.push_str(text),
+                Piece::ToolCall { .. } => self.tool_calls.push(piece.clone()),
+                Piece::Finished { reason, usage } => self.end = Some((reason.clone(), *usage)),
+            }
+            self.ready.push_back(piece.clone());
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! What benchmarks load a server with: keep-alive connections on loopback, with just enough
+//! HTTP for answers that have a length, so that the load generator costs next to nothing.
+
+use std::collections::BTreeMap;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::process::Process;
+
+/// Components of these packages of the workspace.
+pub fn components(packages: &[&str]) -> Vec<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    antiphon::guest::build(&root, packages).expect("the guests build")
+}
+
+/// The whole of a request.
+pub fn request(process: &Process, method: &str, path: &str, kind: &str, body: &[u8]) -> Vec<u8> {
+    let head = format!(
+        "{method} {path} HTTP/1.1\r\nhost: bench\r\nauthorization: Bearer {}\r\ncontent-type: {kind}\r\ncontent-length: {}\r\n\r\n",
+        process.key,
+        body.len()
+    );
+    [head.as_bytes(), body].concat()
+}
+
+/// One keep-alive connection.
+pub struct Connection {
+    stream: TcpStream,
+    buffer: Vec<u8>,
+}
+
+impl Connection {
+    pub fn open(process: &Process) -> Self {
+        let (_, address) = process.url.split_once("://").expect("a URL");
+        let stream = TcpStream::connect(address).expect("the server accepts");
+        stream.set_nodelay(true).expect("no delay");
+        Self {
+            stream,
+            buffer: Vec::new(),
+        }
+    }
+
+    /// Send a whole request; the answer's status and body.
+    pub fn exchange(&mut self, request: &[u8]) -> (u16, Vec<u8>) {
+        self.stream.write_all(request).expect("the request is sent");
+        self.buffer.clear();
+        let mut chunk = [0; 16 * 1024];
+        loop {
+            let read = self.stream.read(&mut chunk).expect("an answer");
+            assert!(read > 0, "the server closed the connection");
+            self.buffer.extend_from_slice(&chunk[..read]);
+            let Some(end) = self.buffer.windows(4).position(|four| four == b"\r\n\r\n") else {
+                continue;
+            };
+            let head = String::from_utf8_lossy(&self.buffer[..end]).to_ascii_lowercase();
+            let length: usize = head
+                .lines()
+                .find_map(|line| line.strip_prefix("content-length: "))
+                .and_then(|length| length.trim().parse().ok())
+                .unwrap_or(0);
+            if self.buffer.len() >= end + 4 + length {
+                let status = head[9..12].parse().expect("a status");
+                return (status, self.buffer[end + 4..].to_vec());
+            }
+        }
+    }
+
+    /// A request with a body of JSON; panics unless it succeeds.
+    pub fn json(&mut self, process: &Process, method: &str, path: &str, body: &Value) -> Value {
+        let body = body.to_string();
+        let kind = "application/json";
+        let (status, answer) =
+            self.exchange(&request(process, method, path, kind, body.as_bytes()));
+        let text = String::from_utf8_lossy(&answer);
+        assert!((200..300).contains(&status), "{path}: {status} {text}");
+        serde_json::from_slice(&answer).unwrap_or(Value::Null)
+    }
+
+    /// Deploy a component.
+    pub fn deploy(&mut self, process: &Process, agent: &str, component: &Path) {
+        let bytes = std::fs::read(component).expect("the component is there");
+        let path = format!("/v1/agents/{agent}");
+        let (status, _) =
+            self.exchange(&request(process, "PUT", &path, "application/wasm", &bytes));
+        assert!(status == 200 || status == 201, "{path}: {status}");
+    }
+
+    /// The server's own figures.
+    pub fn metrics(&mut self, process: &Process) -> String {
+        let (_, body) = self.exchange(&request(process, "GET", "/metrics", "text/plain", b""));
+        String::from_utf8_lossy(&body).into_owned()
+    }
+
+    /// Sum in seconds and count of each stage so far.
+    pub fn stages(&mut self, process: &Process) -> BTreeMap<String, (f64, f64)> {
+        let mut stages: BTreeMap<String, (f64, f64)> = BTreeMap::new();
+        for line in self.metrics(process).lines() {
+            let Some((name, value)) = line.rsplit_once(' ') else {
+                continue;
+            };
+            let stage = name.split_once("stage=\"");
+            let Some((stage, _)) = stage.and_then(|(_, rest)| rest.split_once('"')) else {
+                continue;
+            };
+            let value: f64 = value.parse().unwrap_or_default();
+            if name.starts_with("antiphon_stage_seconds_sum") {
+                stages.entry(stage.to_owned()).or_default().0 = value;
+            } else if name.starts_with("antiphon_stage_seconds_count") {
+                stages.entry(stage.to_owned()).or_default().1 = value;
+            }
+        }
+        stages
+    }
+}
+
+/// The latency below which this part of all lies, in milliseconds.
+pub fn percentile(latencies: &mut [Duration], part: f64) -> f64 {
+    latencies.sort();
+    let at = (latencies.len() as f64 * part) as usize;
+    let latency = latencies.get(at.min(latencies.len().saturating_sub(1)));
+    latency.map_or(f64::NAN, |latency| latency.as_secs_f64() * 1e3)
+}
