@@ -265,6 +265,15 @@ fn gone() -> ApiError {
     )
 }
 
+/// What a command answers. A refusal is made from the newest state, so it leaves once that state
+/// is durable: nobody is told what a crash could take back.
+pub(super) async fn settled<T>(session: &Session, done: Result<T, CommandError>) -> ApiResult<T> {
+    if done.is_err() {
+        session.ledger.settle().await?;
+    }
+    Ok(done?)
+}
+
 impl From<ForkError> for ApiError {
     fn from(error: ForkError) -> Self {
         let text = error.to_string();
@@ -282,15 +291,6 @@ impl From<ForkError> for ApiError {
 fn key_reused(text: String) -> ApiError {
     let status = StatusCode::UNPROCESSABLE_ENTITY;
     ApiError::new(status, "idempotency_key_reused", text)
-}
-
-/// What a command answers. A refusal is made from the newest state, so it leaves once that state
-/// is durable: nobody is told what a crash could take back.
-pub(super) async fn settled<T>(session: &Session, done: Result<T, CommandError>) -> ApiResult<T> {
-    if done.is_err() {
-        session.ledger.settle().await?;
-    }
-    Ok(done?)
 }
 
 impl From<CommandError> for ApiError {
