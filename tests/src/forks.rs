@@ -100,6 +100,17 @@ async fn both_go_on_from_there_and_the_model_hears_the_own_words() {
         "the other one heard nothing of it"
     );
 
+    // A turn from before drew its numbers from the other one's secret, and can be run again here.
+    let turn = server.journal("f").await;
+    let turn = turn.iter().find(|entry| entry["kind"] == "turn-started");
+    let turn = turn
+        .and_then(|entry| entry["turn"].as_str())
+        .expect("an id");
+    let [here, there] = ["f", "s"].map(|session| format!("/v1/sessions/{session}/turns/{turn}"));
+    let (here, there) = (server.get(&here).await, server.get(&there).await);
+    assert!(here["random"].is_object(), "{here}");
+    assert_eq!(here, there);
+
     // The id of what is written here names this one; what came with it keeps its id.
     let posted = server.post("f", json!([{"say": "more"}])).await;
     assert!(posted.starts_with("f:"), "{posted}");
@@ -176,6 +187,16 @@ async fn in_the_middle_of_a_turn() {
         (&item["text"], &item["end"]),
         (&json!("so far "), &json!("interrupted"))
     );
+
+    // What the turn has still to draw there is told to nobody here.
+    let turn = ended["turn"].as_str().expect("an id");
+    let of = |session: &str| format!("/v1/sessions/{session}/turns/{turn}");
+    let cut_off = server.get(&of("f")).await;
+    assert!(
+        cut_off["ended"].is_string() && cut_off["random"].is_null(),
+        "{cut_off}"
+    );
+    assert!(server.get(&of("s")).await["random"].is_null());
 
     // One message, two sessions, each with its own answer.
     let operation = async |message: &str, within: &str| {

@@ -136,7 +136,9 @@ impl Ledger {
     /// A durable value that an entry names.
     pub async fn value(&self, digest: Digest) -> Result<Option<Bytes>, ReadError> {
         let (store, journal) = (self.store.clone(), self.journal.clone());
-        blocking(move || store.value(&journal, &digest)).await
+        blocking(move || store.value(&journal, &digest))
+            .await
+            .map_err(|error| self.found(error))
     }
 
     pub async fn entry(&self, seq: Seq) -> Result<Option<Encoded>, ReadError> {

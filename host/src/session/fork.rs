@@ -117,6 +117,8 @@ impl Sessions {
                 .look(|state| (state.phase, state.opened_idempotency));
             match phase {
                 Phase::Open => {
+                    // Nobody is told what a crash could take back.
+                    session.ledger.settle().await.map_err(SessionError::from)?;
                     return match (opened, new.idempotency) {
                         (Some(old), Some(new)) if old == new => {
                             let replayed = true;

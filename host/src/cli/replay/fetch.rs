@@ -89,10 +89,9 @@ pub(super) async fn fetch(
         .turn(session, &turn)
         .await
         .map_err(CallError::explain)?;
-    let seeds = said.random.ok_or_else(|| {
-        let message = format!("turn {number} has not ended yet");
-        hinted(message, "a turn can be replayed when it has ended")
-    })?;
+    let seeds = said
+        .random
+        .ok_or_else(|| not_ended(&entries, number, &turn))?;
     let config = said.config.ok_or_else(|| {
         anyhow!(
             "version {} of {}, which the turn ran with, is no longer kept",
@@ -119,6 +118,18 @@ pub(super) async fn fetch(
         version: said.version,
         component: said.component,
     })
+}
+
+fn not_ended(entries: &[Entry], number: u64, turn: &TurnId) -> anyhow::Error {
+    let is_over = entries
+        .iter()
+        .any(|entry| matches!(&entry.payload, Payload::TurnEnded(it) if it.turn == *turn));
+    if is_over {
+        let message = format!("turn {number} was cut off by the fork that made this session");
+        return hinted(message, "replay it in the session that this one comes from");
+    }
+    let message = format!("turn {number} has not ended yet");
+    hinted(message, "a turn can be replayed when it has ended")
 }
 
 /// The component that the turn ran with.

@@ -73,9 +73,9 @@ fn a_fork_in_the_middle_of_a_turn_goes_on_beside_it() {
     let disk = fresh();
     life(&disk, Time(0), async |world| {
         let lines = [
-            "post b say later; wake 50000",
+            "post b say later; wake 400000",
             "answered",
-            "post a say begun; lock x; sleep 5000; commit x doc; say done",
+            "post a say begun; lock x; sleep 300000; commit x doc; say done",
             "shown begun",
             "post a say second",
         ];
@@ -171,7 +171,7 @@ fn long() -> (Memory, Time) {
     let document = "long ".repeat(60_000);
     let put = |slot: &str| format!("put {slot} {slot}{document}");
     let lines = [
-        "post a say one; lock x; wake 100000".to_owned(),
+        "post a say one; lock x; wake 1000000000".to_owned(),
         put("p"),
         put("q"),
         "answered".to_owned(),
