@@ -10,7 +10,7 @@ use crate::agents::{Deployment, Version};
 use crate::id::{AgentName, MessageId, Offset, Seq, SessionId, SlotName};
 use crate::journal::codec::Encoded;
 use crate::journal::entry::{Usage, Writer};
-use crate::journal::state::{Slot, State};
+use crate::journal::state::{Slot, State, Suspension};
 use crate::ledger::transcript::{Ending, Item, Speaker};
 use crate::session::outcome::{Standing, Taken};
 
@@ -40,7 +40,12 @@ pub(super) fn session(id: &SessionId, state: &State) -> Value {
         .participants
         .iter()
         .map(|(agent, participant)| {
-            json!({"agent": agent, "turn": participant.turn, "pending": participant.pending.len()})
+            json!({
+                "agent": agent,
+                "turn": participant.turn,
+                "pending": participant.pending.len(),
+                "suspended": participant.suspended.as_ref().map(suspension),
+            })
         })
         .collect();
     json!({
@@ -51,6 +56,14 @@ pub(super) fn session(id: &SessionId, state: &State) -> Value {
         "offset": Offset(state.last).to_string(),
         "last_event_at": state.time.to_rfc3339(),
         "expires_at": state.expires_at().map(|at| at.to_rfc3339()),
+    })
+}
+
+fn suspension(suspension: &Suspension) -> Value {
+    json!({
+        "reason": suspension.reason,
+        "since": suspension.since.to_rfc3339(),
+        "until_ready": suspension.until_ready,
     })
 }
 

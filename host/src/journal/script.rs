@@ -143,6 +143,7 @@ impl Script {
             "suspend" => Payload::AgentSuspended(AgentSuspended {
                 agent: words.at(0),
                 reason: "a test".into(),
+                until_ready: words.plain.contains(&"until-ready"),
             }),
             "resume" => Payload::AgentResumed(AgentResumed {
                 agent: words.at(0),
@@ -200,6 +201,7 @@ impl Script {
                 turn,
                 agent,
                 by: name("ada"),
+                message: None,
             }),
             "end" => {
                 let outcome: Outcome = word(words.plain[1]);
