@@ -392,7 +392,9 @@ async fn a_turn_of_a_deleted_agent() {
     let turn = newest(&server).await;
     server.deploy_as("puppet", component("echo")).await;
     server.call("DELETE /v1/agents/puppet").await.is(204);
-    replay(&server, &[&turn]).await.has(0, &["puppet, version 1"]);
+    replay(&server, &[&turn])
+        .await
+        .has(0, &["puppet, version 1"]);
     server.stop().await;
 }
 
@@ -416,7 +418,10 @@ async fn turns_from_before_a_fork() {
             .get(&format!("/v1/sessions/{to}/journal?kind=turn-started"))
             .await;
         let new = page["entries"].as_array().and_then(|turns| turns.last());
-        let new = new.expect("a turn")["turn"].as_str().expect("an id").to_owned();
+        let new = new.expect("a turn")["turn"]
+            .as_str()
+            .expect("an id")
+            .to_owned();
         for turn in [&old, &new] {
             let said = replay_in(&server, to, &server.key, &[turn]).await;
             said.has(0, &["the same: 1 call"]);
