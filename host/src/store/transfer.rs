@@ -274,7 +274,7 @@ fn damaged_line(row: &Stored, damage: Damage) -> Line {
         .journal
         .map_or((None, None), |it| (Some(it.tenant), Some(it.session)));
     let readable = row::payload(&row.values)
-        .map(|payload| Frame::readable(payload))
+        .map(Frame::readable)
         .unwrap_or_default();
     Line::Damaged {
         tenant,
