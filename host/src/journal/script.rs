@@ -184,7 +184,7 @@ impl Script {
             "spoke" => Payload::Spoke(Spoke {
                 agent,
                 at: words.at(1),
-                text: words.plain[2].into(),
+                text: words.plain[2..].join(" "),
                 turn,
             }),
             "again" => Payload::Retried(Retried {
