@@ -77,7 +77,8 @@ impl Agents {
             for (name, bytes) in
                 store.records(Some(tenant), RecordSpace::Agent, None, usize::MAX)?
             {
-                let damaged = |error: String| ReadError::Damaged(format!("agent {name}: {error}"));
+                let damaged =
+                    |error: String| ReadError::bad_record(format!("agent {name}: {error}"));
                 let agent = AgentName::new(&name).map_err(|error| damaged(error.to_string()))?;
                 let deployment = Deployment::parse(&bytes).map_err(damaged)?;
                 map.insert((tenant.clone(), agent), Arc::new(deployment));

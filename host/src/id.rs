@@ -121,7 +121,8 @@ names! {
     /// One activation of one agent: `<run>.t<index>.<agent>`.
     TurnId: "a turn", TURN, is_turn;
     /// `<session>:<seq>` of the entry that holds the message, so that whoever has
-    /// the id can find the session without an index.
+    /// the id can find the session without an index. The session is the one it was written to:
+    /// a fork of it holds the same message under the same number and the same id.
     MessageId: "a message", MESSAGE, is_message;
 }
 
@@ -161,6 +162,7 @@ impl MessageId {
         Self(format!("{session}:{}", seq.0).into())
     }
 
+    /// The session it was written to first.
     pub fn session(&self) -> SessionId {
         let (session, _) = self
             .0

@@ -181,6 +181,7 @@ impl Host {
             turns_max: as_usize(config.limits.turns_max),
             turns_waiting_max: as_usize(config.limits.turns_waiting_max),
             sessions_open_max: as_usize(config.limits.sessions_open_max),
+            forks_max: as_usize(config.limits.forks_max),
             unclean,
         });
         Ok(Self {

@@ -112,7 +112,7 @@ impl Tenants {
             .store
             .records(None, RecordSpace::Tenant, None, usize::MAX)?;
         let parse = |(name, _): (String, bytes::Bytes)| {
-            TenantId::new(&name).map_err(|error| ReadError::Damaged(error.to_string()))
+            TenantId::new(&name).map_err(|error| ReadError::bad_record(error.to_string()))
         };
         records.into_iter().map(parse).collect()
     }
@@ -186,7 +186,7 @@ impl Tenants {
         };
         let Some(bytes) = bytes else { return Ok(None) };
         let damaged =
-            |error: serde_json::Error| ReadError::Damaged(format!("a key's record: {error}"));
+            |error: serde_json::Error| ReadError::bad_record(format!("a key's record: {error}"));
         let holder = match space {
             RecordSpace::Key => {
                 let record: KeyRecord = serde_json::from_slice(&bytes).map_err(damaged)?;

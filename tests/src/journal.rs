@@ -137,10 +137,16 @@ async fn the_forms_of_events() {
     server.call("DELETE /v1/sessions/s/agents/idle").await;
     server.call("POST /v1/sessions/s/agents/idle").await.is(201);
     let page = server.get("/v1/sessions/s/events").await;
-    golden::check(
-        "events.txt",
-        &lines(page["events"].as_array().expect("a list")),
-    );
+    let mut events = page["events"].as_array().expect("a list").clone();
+    let fork = server.call("POST /v1/sessions/s/fork");
+    fork.json(json!({"at": 4, "session": "f"})).await.is(201);
+    let page = server.get("/v1/sessions/f/events").await;
+    let page = page["events"].as_array().expect("a list");
+    let own = page
+        .iter()
+        .skip_while(|event| event["kind"] != "session-forked");
+    events.extend(own.cloned());
+    golden::check("events.txt", &lines(&events));
     server.stop().await;
 }
 

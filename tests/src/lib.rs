@@ -36,11 +36,15 @@ mod contract;
 #[cfg(test)]
 mod conversations;
 #[cfg(test)]
+mod damage;
+#[cfg(test)]
 mod edge;
 #[cfg(test)]
 mod events;
 #[cfg(test)]
 mod faults;
+#[cfg(test)]
+mod forks;
 #[cfg(test)]
 mod invoke;
 #[cfg(test)]

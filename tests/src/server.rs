@@ -94,8 +94,14 @@ impl Server {
     }
 
     /// Stop it, and start another on the same folder.
-    pub(crate) async fn restart(mut self) -> Self {
+    pub(crate) async fn restart(self) -> Self {
+        self.restart_after(|_| {}).await
+    }
+
+    /// The same, with something done to its folder in between.
+    pub(crate) async fn restart_after(mut self, change: impl FnOnce(&Path)) -> Self {
         self.end().await;
+        change(&self.config.data);
         let empty = tempfile::tempdir().expect("a temporary folder");
         let folder = std::mem::replace(&mut self.folder, empty);
         Self::open(self.config.clone(), folder).await

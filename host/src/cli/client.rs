@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 
 use super::event::Event;
 use super::fault::hinted;
+use super::fork;
 use super::place::Place;
 use super::replay::Turn;
 
@@ -321,6 +322,19 @@ impl Client {
         let body = json!({"agents": agents, "entry": entry});
         let response = self.send(self.request(method, &path).json(&body)).await?;
         self.json("opening a session", response).await
+    }
+
+    /// Make a session from the beginning of another one.
+    pub(super) async fn fork(
+        &self,
+        from: &SessionId,
+        at: Option<&fork::Place>,
+        name: Option<&SessionId>,
+    ) -> Result<Session, CallError> {
+        let body = json!({"at": at, "session": name});
+        let request = self.request(Method::POST, &format!("/v1/sessions/{from}/fork"));
+        let response = self.send(request.json(&body)).await?;
+        self.json("a fork", response).await
     }
 
     pub(super) async fn session(&self, id: &SessionId) -> Result<Session, CallError> {

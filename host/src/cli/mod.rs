@@ -15,6 +15,7 @@ mod embedded;
 mod event;
 mod fault;
 mod follow;
+mod fork;
 mod invoke;
 mod journal;
 mod logs;
@@ -62,6 +63,7 @@ enum Command {
     Dev(dev::Args),
     Invoke(invoke::Args),
     Chat(chat::Args),
+    Fork(fork::Args),
     Journal(journal::Args),
     Replay(replay::Args),
     Logs(logs::Args),
@@ -82,6 +84,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Dev(args) => block_on(dev::run(args)),
         Command::Invoke(args) => block_on(invoke::run(args)),
         Command::Chat(args) => block_on(chat::run(args)),
+        Command::Fork(args) => block_on(fork::run(args)),
         Command::Journal(args) => block_on(journal::run(args)),
         Command::Replay(args) => block_on(replay::run(args)),
         Command::Logs(args) => block_on(logs::run(args)),
@@ -157,6 +160,9 @@ mod tests {
             "antiphon dev agents/echo",
             "antiphon invoke echo hello --url http://h:1 --key k",
             "antiphon chat echo --session s-1",
+            "antiphon fork s-1",
+            "antiphon fork s-1 --at 17 --as s-2",
+            "antiphon fork s-1 --at 0000000000000007_0000000000000000",
             "antiphon journal s-1 --follow --json",
             "antiphon replay s-1 3 --json",
             "antiphon replay s-1 run_1.t0.echo --component new.wasm",
@@ -176,6 +182,8 @@ mod tests {
             "antiphon deploy echo",
             "antiphon invoke Echo hello",
             "antiphon chat echo --session a/b",
+            "antiphon fork",
+            "antiphon fork s-1 --at yesterday",
             "antiphon new",
             "antiphon replay s-1",
             "antiphon replay s-1 a/b",

@@ -59,8 +59,15 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
         Action::CheckHere => check_here(&store),
         Action::Export => {
             let stdout = BufWriter::new(std::io::stdout().lock());
-            transfer::export(&store, stdout)
-                .hint("stop the server first, and name its data folder with --data")
+            let damaged = transfer::export(&store, stdout)
+                .hint("stop the server first, and name its data folder with --data")?;
+            if damaged > 0 {
+                tracing::warn!(
+                    "{damaged} damaged rows stand in the export as they are stored; \
+                     `antiphon store check` names them"
+                );
+            }
+            Ok(())
         }
         Action::Import => {
             std::fs::create_dir_all(&args.data)
@@ -125,7 +132,7 @@ fn check_here(store: &Path) -> anyhow::Result<()> {
         out(&format!("being removed: {journal}\n"))?;
     }
     for problem in &report.problems {
-        out(&format!("damaged: {}: {}\n", problem.row, problem.what))?;
+        out(&format!("damaged: {problem}\n"))?;
     }
     match report.problem_count {
         0 => Ok(out("sound\n")?),

@@ -149,6 +149,7 @@ impl Voices {
                 self.note(&format!("{} {what}: {}", suspended.agent, suspended.reason))
             }
             Payload::AgentResumed(resumed) => self.note(&format!("{} goes on", resumed.agent)),
+            Payload::SessionForked(forked) => self.note(&format!("a copy of {}", forked.from)),
             Payload::SessionChanged(changed) => match &changed.change {
                 SessionChange::AgentAdded { agent } => {
                     self.several = true;

@@ -44,6 +44,8 @@ pub struct Limits {
     pub turns_waiting_max: u64,
     /// Sessions held in memory; others wait in the store.
     pub sessions_open_max: u64,
+    /// Sessions being copied; more are refused with 429.
+    pub forks_max: u64,
     /// Of a request's body, uploads of components excepted.
     pub request_bytes_max: u64,
     /// Of a request's head.
@@ -87,6 +89,9 @@ impl Default for Limits {
             turns_waiting_max: 10_000,
             // Some 50 KB each: 1 GB.
             sessions_open_max: 20_000,
+            // A copy keeps the disk busy for as long as the journal is long: a few of them leave
+            // most of it to those who talk.
+            forks_max: 4,
             // `slot_bytes_max`, or a message of `message_bytes_max` in which JSON escapes
             // every byte in six, and the rest of the request.
             request_bytes_max: 8 * MIB,
@@ -98,7 +103,7 @@ impl Default for Limits {
 
 impl Limits {
     /// Every limit by name.
-    pub(super) fn named(&self) -> [(&'static str, u64); 19] {
+    pub(super) fn named(&self) -> [(&'static str, u64); 20] {
         // Taken apart whole, so that a new field cannot be forgotten here.
         let Self {
             component_bytes_max,
@@ -117,6 +122,7 @@ impl Limits {
             turns_max,
             turns_waiting_max,
             sessions_open_max,
+            forks_max,
             request_bytes_max,
             header_bytes_max,
             log_bytes_max,
@@ -138,6 +144,7 @@ impl Limits {
             ("turns_max", turns_max),
             ("turns_waiting_max", turns_waiting_max),
             ("sessions_open_max", sessions_open_max),
+            ("forks_max", forks_max),
             ("request_bytes_max", request_bytes_max),
             ("header_bytes_max", header_bytes_max),
             ("log_bytes_max", log_bytes_max),

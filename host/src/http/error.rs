@@ -10,12 +10,13 @@ use http::{HeaderValue, StatusCode};
 use serde_json::{Value, json};
 
 use crate::agents::{ConfigError, DeployError};
-use crate::id::{InvalidName, MalformedOffset};
+use crate::id::{InvalidName, MalformedOffset, Offset};
 use crate::ledger::{Dead, FollowError};
 use crate::runtime::engine::ComponentError;
 use crate::session::commands::CommandError;
+use crate::session::fork::ForkError;
 use crate::session::{Session, SessionError};
-use crate::store::{CommitError, ReadError};
+use crate::store::{CommitError, Damage, ReadError};
 use crate::tenants::TenantError;
 
 /// Marks an answer whose cause is in the log; never leaves the host.
@@ -31,7 +32,7 @@ pub(super) struct ApiError {
     /// Beside `error` in the body.
     fields: Option<Value>,
     retry_after_s: Option<u32>,
-    /// Clients that retry on 409 must not: asking again changes nothing.
+    /// Clients that retry on 409 and 5xx must not: asking again changes nothing.
     is_final: bool,
 }
 
@@ -99,6 +100,26 @@ impl ApiError {
         Self {
             internal: Some(internal.to_string()),
             ..error
+        }
+    }
+
+    /// What was stored of a session cannot be read; of anything else, it is our affair alone.
+    fn damaged(damage: &Damage) -> Self {
+        let Some(journal) = &damage.journal else {
+            return Self::internal(damage);
+        };
+        let message =
+            "what is stored of the session is damaged: it is set aside, and all others go on";
+        let error = Self::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "session_damaged",
+            message,
+        );
+        let entry = damage.seq.map(|seq| Offset(seq).to_string());
+        Self {
+            internal: Some(damage.to_string()),
+            is_final: true,
+            ..error.with(json!({"session": journal.session, "entry": entry}))
         }
     }
 
@@ -175,7 +196,10 @@ impl From<MalformedOffset> for ApiError {
 
 impl From<ReadError> for ApiError {
     fn from(error: ReadError) -> Self {
-        Self::internal(error)
+        match error {
+            ReadError::Damaged(damage) => Self::damaged(&damage),
+            ReadError::Io(_) => Self::internal(error),
+        }
     }
 }
 
@@ -203,6 +227,7 @@ impl From<Dead> for ApiError {
         match dead {
             Dead::Latched(latched) => Self::latched(latched),
             Dead::Closed => Self::draining(),
+            Dead::Damaged(damage) => Self::damaged(&damage),
             Dead::Fenced | Dead::Illegal(_) => Self::internal(dead),
         }
     }
@@ -226,7 +251,8 @@ impl From<SessionError> for ApiError {
             SessionError::Gone => gone(),
             SessionError::Draining => Self::draining(),
             SessionError::Latched(latched) => Self::latched(latched),
-            SessionError::Read(_) | SessionError::Broken(_) => Self::internal(error),
+            SessionError::Read(error) => error.into(),
+            SessionError::Broken(_) => Self::internal(error),
         }
     }
 }
@@ -248,6 +274,25 @@ pub(super) async fn settled<T>(session: &Session, done: Result<T, CommandError>)
     Ok(done?)
 }
 
+impl From<ForkError> for ApiError {
+    fn from(error: ForkError) -> Self {
+        let text = error.to_string();
+        match error {
+            ForkError::Session(error) => error.into(),
+            ForkError::AtNothing => Self::bad("offset_malformed", text),
+            ForkError::Ahead => Self::bad("offset_ahead", text),
+            ForkError::Exists => Self::conflict("session_exists", text),
+            ForkError::KeyReused => key_reused(text),
+            ForkError::Busy => Self::overloaded(text),
+        }
+    }
+}
+
+fn key_reused(text: String) -> ApiError {
+    let status = StatusCode::UNPROCESSABLE_ENTITY;
+    ApiError::new(status, "idempotency_key_reused", text)
+}
+
 impl From<CommandError> for ApiError {
     fn from(error: CommandError) -> Self {
         let text = error.to_string();
@@ -262,11 +307,7 @@ impl From<CommandError> for ApiError {
             CommandError::NotSuspended | CommandError::Waits(_) => {
                 Self::conflict("not_suspended", text)
             }
-            CommandError::KeyReused => Self::new(
-                StatusCode::UNPROCESSABLE_ENTITY,
-                "idempotency_key_reused",
-                text,
-            ),
+            CommandError::KeyReused => key_reused(text),
             CommandError::Full { .. } => Self::overloaded(text),
             CommandError::TooLarge(limit) => Self::too_large(limit),
             CommandError::SlotLocked(_) => Self::conflict("slot_locked", text),

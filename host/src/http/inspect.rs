@@ -3,6 +3,8 @@
 //! Invariant: a component is given only to the tenant that deployed it, and of a session's secret
 //! only what one ended turn drew from it.
 
+use std::sync::Arc;
+
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
@@ -10,7 +12,7 @@ use http::header;
 use serde_json::{Value, json};
 
 use crate::id::{Digest, Offset, Seq, SessionId, TurnId};
-use crate::journal::entry::{Entry, Kind, Payload, TurnStarted};
+use crate::journal::entry::{Entry, Failure, Kind, Payload, TurnStarted};
 use crate::ledger::Ledger;
 use crate::runtime::random::Seeds;
 use crate::store::ReadError;
@@ -61,56 +63,102 @@ pub(super) async fn turn(
     let not_found = || ApiError::not_found("turn_not_found", "there is no such turn");
     let (started, it) = started(ledger, &turn).await?.ok_or_else(not_found)?;
     let ended = ended(ledger, &turn).await?;
+    // What is still to be drawn is nobody's to know. A turn that a fork cut off may go on in the
+    // session that this one comes from.
+    let is_drawn = ended
+        .as_ref()
+        .is_some_and(|(_, code)| *code != Some(Failure::Forked));
+    let origin = origin(ledger, &id, started).await?;
+    let random = is_drawn.then(|| Seeds::of(&origin.secret, &turn));
     let version = api
         .sessions
         .agents()
         .pinned(caller.tenant(), &it.agent, it.private.version);
-    let secret = ledger.look(|state| state.secret.clone());
     Ok(Json(json!({
         "turn": turn,
+        "session": origin.session,
         "agent": it.agent,
         "started": Offset(started).to_string(),
-        "ended": ended.map(|ended| Offset(ended).to_string()),
+        "ended": ended.map(|(ended, _)| Offset(ended).to_string()),
         "component": it.private.component,
         "version": it.private.version,
         "config": version.map(|version| version.config.clone()),
-        // What is still to be drawn is nobody's to know.
-        "random": ended.map(|_| Seeds::of(&secret, &turn)),
+        "random": random,
     })))
+}
+
+/// The session that an entry was written in, which is another one if this is a fork of it, and
+/// its secret.
+struct Origin {
+    session: SessionId,
+    secret: String,
+}
+
+async fn origin(ledger: &Arc<Ledger>, session: &SessionId, at: Seq) -> Result<Origin, ReadError> {
+    const KINDS: &[Kind] = &[Kind::SessionOpened, Kind::SessionForked];
+    let mut origin = Origin {
+        session: session.clone(),
+        secret: String::new(),
+    };
+    let mut back = ledger.back(ledger.mark().durable.next(), KINDS);
+    while let Some(encoded) = back.next().await? {
+        let entry = ledger.decode(&encoded)?;
+        match entry.payload {
+            Payload::SessionForked(forked) if entry.seq > at => origin.session = forked.from,
+            Payload::SessionForked(forked) => {
+                origin.secret = forked.private.secret;
+                break;
+            }
+            Payload::SessionOpened(opened) => origin.secret = opened.private.secret,
+            _ => {}
+        }
+    }
+    Ok(origin)
 }
 
 /// The durable beginning of a turn.
 async fn started(
-    ledger: &std::sync::Arc<Ledger>,
+    ledger: &Arc<Ledger>,
     turn: &TurnId,
 ) -> Result<Option<(Seq, TurnStarted)>, ReadError> {
-    find(ledger, &[Kind::TurnStarted], |entry| match entry.payload {
-        Payload::TurnStarted(it) if it.turn == *turn => Some((entry.seq, it)),
-        _ => None,
+    let end = ledger.mark().durable.next();
+    find(ledger, end, &[Kind::TurnStarted], |entry| {
+        match entry.payload {
+            Payload::TurnStarted(it) if it.turn == *turn => Some((entry.seq, it)),
+            _ => None,
+        }
     })
     .await
 }
 
-async fn ended(ledger: &std::sync::Arc<Ledger>, turn: &TurnId) -> Result<Option<Seq>, ReadError> {
-    find(ledger, &[Kind::TurnEnded], |entry| match entry.payload {
-        Payload::TurnEnded(it) if it.turn == *turn => Some(entry.seq),
-        _ => None,
+/// Where it ended, and why if it did not end well.
+async fn ended(
+    ledger: &Arc<Ledger>,
+    turn: &TurnId,
+) -> Result<Option<(Seq, Option<Failure>)>, ReadError> {
+    let end = ledger.mark().durable.next();
+    find(ledger, end, &[Kind::TurnEnded], |entry| {
+        match entry.payload {
+            Payload::TurnEnded(it) if it.turn == *turn => {
+                Some((entry.seq, it.error.map(|error| error.code)))
+            }
+            _ => None,
+        }
     })
     .await
 }
 
-/// The newest durable entry that is wanted. A journal has no index of turns: this reads it, frames
+/// The newest entry before a durable place that is wanted. A journal has no index of turns: this reads it, frames
 /// without such entries left out.
 async fn find<T>(
-    ledger: &std::sync::Arc<Ledger>,
+    ledger: &Arc<Ledger>,
+    before: Seq,
     kinds: &'static [Kind],
     wanted: impl Fn(Entry) -> Option<T>,
 ) -> Result<Option<T>, ReadError> {
-    let durable = ledger.mark().durable;
-    let mut back = ledger.back(durable.next(), kinds);
+    let mut back = ledger.back(before, kinds);
     while let Some(encoded) = back.next().await? {
-        let damaged = |error| ReadError::Damaged(format!("{error}"));
-        if let Some(found) = wanted(encoded.decode().map_err(damaged)?) {
+        if let Some(found) = wanted(ledger.decode(&encoded)?) {
             return Ok(Some(found));
         }
     }

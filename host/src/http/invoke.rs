@@ -150,7 +150,8 @@ fn prefers_async(headers: &HeaderMap) -> bool {
 async fn accepted(session: &Session, posted: &Posted) -> ApiResult<Response> {
     session.ledger.durable(posted.seq).await?;
     let location = format!("/v1/operations/{}", posted.message);
-    let operation = wire::operation(&posted.message, &Standing::Open(None));
+    let id = &session.journal.session;
+    let operation = wire::operation(id, &posted.message, &Standing::Open(None));
     let mut response = (StatusCode::ACCEPTED, Json(operation)).into_response();
     let headers = response.headers_mut();
     headers.insert(
@@ -161,11 +162,7 @@ async fn accepted(session: &Session, posted: &Posted) -> ApiResult<Response> {
         "preference-applied",
         HeaderValue::from_static("respond-async"),
     );
-    set(
-        headers,
-        "x-antiphon-session",
-        session.journal.session.as_str(),
-    );
+    set(headers, "x-antiphon-session", id.as_str());
     Ok(response)
 }
 
@@ -209,7 +206,8 @@ impl Following {
     }
 
     fn track(&mut self, encoded: &Encoded) -> ApiResult<()> {
-        self.tracker.next(encoded).map_err(ApiError::internal)
+        let undecodable = |error| self.session.ledger.undecodable(&error);
+        Ok(self.tracker.next(encoded).map_err(undecodable)?)
     }
 }
 

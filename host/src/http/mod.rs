@@ -9,6 +9,7 @@ mod auth;
 mod body;
 mod error;
 mod events;
+mod forks;
 mod health;
 mod inspect;
 mod invoke;
@@ -134,6 +135,7 @@ pub fn router(parts: Parts) -> Router {
         .route("/v1/sessions/{id}/tokens/{token}", delete(tokens::revoke))
         .route("/v1/sessions/{id}/messages", post(sessions::send))
         .route("/v1/sessions/{id}/interrupt", post(sessions::interrupt))
+        .route("/v1/sessions/{id}/fork", post(forks::create))
         .route("/v1/sessions/{id}/events", get(events::events))
         .route("/v1/sessions/{id}/transcript", get(events::transcript))
         .route("/v1/sessions/{id}/journal", get(events::journal))

@@ -2,9 +2,10 @@
 
 use axum::Json;
 use axum::extract::State;
+use serde::Deserialize;
 use serde_json::Value;
 
-use crate::id::MessageId;
+use crate::id::{MessageId, SessionId};
 use crate::session::commands;
 use crate::session::outcome::{self, Standing};
 use crate::session::{Session, SessionError};
@@ -12,7 +13,7 @@ use crate::tenants::Right;
 
 use super::Api;
 use super::auth::Caller;
-use super::body::Names;
+use super::body::{Names, Params};
 use super::error::{ApiError, ApiResult, settled};
 use super::wire;
 
@@ -20,13 +21,21 @@ fn not_found() -> ApiError {
     ApiError::not_found("operation_not_found", "there is no such operation")
 }
 
+/// A fork has the messages of the session it was made from, under their old ids; what becomes of
+/// them there is its own affair.
+#[derive(Deserialize)]
+pub(super) struct Within {
+    session: Option<SessionId>,
+}
+
 async fn find(
     api: &Api,
     caller: &Caller,
     message: &MessageId,
+    within: Within,
     right: Right,
 ) -> ApiResult<(std::sync::Arc<Session>, Standing)> {
-    let id = message.session();
+    let id = within.session.unwrap_or_else(|| message.session());
     caller.enter(&id, right)?;
     let session = match api.sessions.get(caller.tenant(), &id).await {
         Ok(session) => session,
@@ -43,9 +52,11 @@ pub(super) async fn show(
     State(api): State<Api>,
     caller: Caller,
     Names(message): Names<MessageId>,
+    Params(within): Params<Within>,
 ) -> ApiResult<Json<Value>> {
-    let (_, standing) = find(&api, &caller, &message, Right::Read).await?;
-    Ok(Json(wire::operation(&message, &standing)))
+    let (session, standing) = find(&api, &caller, &message, within, Right::Read).await?;
+    let id = &session.journal.session;
+    Ok(Json(wire::operation(id, &message, &standing)))
 }
 
 /// Cancelling what is done already changes nothing and is no error.
@@ -53,12 +64,14 @@ pub(super) async fn cancel(
     State(api): State<Api>,
     caller: Caller,
     Names(message): Names<MessageId>,
+    Params(within): Params<Within>,
 ) -> ApiResult<Json<Value>> {
-    let (session, _) = find(&api, &caller, &message, Right::Interrupt).await?;
+    let (session, _) = find(&api, &caller, &message, within, Right::Interrupt).await?;
     settled(&session, commands::cancel(&session.ledger, &message)).await?;
     session.ledger.settle().await?;
     let standing = outcome::look(&session, &message)
         .await?
         .ok_or_else(not_found)?;
-    Ok(Json(wire::operation(&message, &standing)))
+    let id = &session.journal.session;
+    Ok(Json(wire::operation(id, &message, &standing)))
 }

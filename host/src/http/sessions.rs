@@ -140,7 +140,7 @@ pub(super) async fn put(
 }
 
 /// The session as it stands, once that is durable.
-async fn described(session: &Session) -> ApiResult<(Offset, Value)> {
+pub(super) async fn described(session: &Session) -> ApiResult<(Offset, Value)> {
     let (last, body) = session
         .ledger
         .look(|state| (state.last, wire::session(&session.journal.session, state)));
@@ -161,16 +161,11 @@ pub(super) async fn list(
 ) -> ApiResult<Json<Value>> {
     caller.need(Right::Read)?;
     let count = query.limit.unwrap_or(PAGE_MAX).clamp(1, PAGE_MAX);
-    let (store, tenant) = (api.sessions.store().clone(), caller.tenant().clone());
+    let (sessions, tenant) = (api.sessions.clone(), caller.tenant().clone());
     let page =
-        tokio::task::spawn_blocking(move || store.journals(&tenant, query.cursor.as_ref(), count));
-    let page = page.await.map_err(ApiError::internal)??;
-    let next = page.sessions.last().filter(|_| page.more);
-    let sessions: Vec<Value> = page
-        .sessions
-        .iter()
-        .map(|id| json!({"session": id}))
-        .collect();
+        tokio::task::spawn_blocking(move || sessions.list(&tenant, query.cursor.as_ref(), count));
+    let (sessions, next) = page.await.map_err(ApiError::internal)??;
+    let sessions: Vec<Value> = sessions.iter().map(|id| json!({"session": id})).collect();
     Ok(Json(json!({"sessions": sessions, "cursor": next})))
 }
 

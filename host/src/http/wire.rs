@@ -1,13 +1,15 @@
 //! The JSON of answers: twins of inner types, so that those can change without the API.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use crate::agents::{Deployment, Version};
-use crate::id::{AgentName, Offset, Seq, SessionId, SlotName};
+use crate::id::{AgentName, MessageId, Offset, Seq, SessionId, SlotName};
 use crate::journal::codec::Encoded;
-use crate::journal::entry::{Kind, Usage, Writer};
+use crate::journal::entry::{Usage, Writer};
 use crate::journal::state::{Slot, State, Suspension};
 use crate::ledger::transcript::{Ending, Item, Speaker};
 use crate::session::outcome::{Standing, Taken};
@@ -122,16 +124,7 @@ pub(super) struct Page<'a> {
 /// what its agent got.
 pub(super) fn entry(encoded: &Encoded) -> Result<Box<RawValue>, serde_json::Error> {
     let public = String::from_utf8_lossy(&encoded.public()).into_owned();
-    let private = encoded.private();
-    let private = match encoded.kind {
-        // The source of randomness stays in the host, whoever looks.
-        Kind::SessionOpened if !private.is_empty() => {
-            let mut fields: serde_json::Map<String, Value> = serde_json::from_slice(&private)?;
-            fields.remove("secret");
-            Value::Object(fields).to_string()
-        }
-        _ => String::from_utf8_lossy(&private).into_owned(),
-    };
+    let private = without_secret(&encoded.private())?;
     let open = public
         .strip_suffix('}')
         .filter(|_| !matches!(private.as_str(), "" | "{}"));
@@ -139,6 +132,17 @@ pub(super) fn entry(encoded: &Encoded) -> Result<Box<RawValue>, serde_json::Erro
         Some(open) => format!("{open},\"private\":{private}}}"),
         None => public,
     })
+}
+
+/// The source of randomness stays in the host, whoever looks, and whatever kind of entry it is in.
+fn without_secret(private: &[u8]) -> Result<String, serde_json::Error> {
+    let text = String::from_utf8_lossy(private);
+    if !text.contains("\"secret\"") {
+        return Ok(text.into_owned());
+    }
+    let mut fields: BTreeMap<String, &RawValue> = serde_json::from_str(&text)?;
+    fields.remove("secret");
+    serde_json::to_string(&fields)
 }
 
 fn usage(usage: Usage) -> Value {
@@ -164,8 +168,7 @@ pub(super) fn answer(session: &SessionId, taken: &Taken) -> Value {
 }
 
 /// A long-running operation: the message and what became of it.
-pub(super) fn operation(message: &crate::id::MessageId, standing: &Standing) -> Value {
-    let session = message.session();
+pub(super) fn operation(session: &SessionId, message: &MessageId, standing: &Standing) -> Value {
     let metadata = |taken: Option<&Taken>| {
         json!({
             "session": session,
@@ -197,9 +200,26 @@ pub(super) fn operation(message: &crate::id::MessageId, standing: &Standing) -> 
                     value["error"] =
                         json!({"code": "cancelled", "message": "the operation was cancelled"});
                 }
-                None => value["response"] = answer(&session, taken),
+                None => value["response"] = answer(session, taken),
             }
         }
     }
     value
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_is_never_served_and_all_else_is_as_it_was() {
+        let check = |private: &str, expect: &str| {
+            assert_eq!(without_secret(private.as_bytes()).unwrap(), expect);
+        };
+        check("", "");
+        check(r#"{"secret":"x"}"#, "{}");
+        check(r#"{"secret":"x","a":1.10}"#, r#"{"a":1.10}"#);
+        check(r#"{"b": 1e2,"a":2}"#, r#"{"b": 1e2,"a":2}"#);
+        check(r#"{"text":"a \"secret\""}"#, r#"{"text":"a \"secret\""}"#);
+    }
 }

@@ -48,6 +48,19 @@ pub enum DecodeError {
     Json { seq: Seq, text: String },
 }
 
+impl DecodeError {
+    /// The entry that cannot be read, if it says which it is.
+    pub fn seq(&self) -> Option<Seq> {
+        match self {
+            Self::Checksum(seq)
+            | Self::UnknownKind { seq, .. }
+            | Self::UnknownVersion { seq, .. }
+            | Self::Json { seq, .. } => Some(*seq),
+            Self::Truncated | Self::Head | Self::UnknownFormat(_) => None,
+        }
+    }
+}
+
 /// An entry as bytes: cheap to clone, its parts are views.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Encoded {
@@ -176,6 +189,7 @@ fn write_private(bytes: &mut BytesMut, payload: &Payload) {
         Payload::TurnStarted(started) => write_json(bytes, &started.private),
         Payload::SlotCommitted(committed) => write_json(bytes, &committed.private),
         Payload::TurnEnded(ended) => write_json(bytes, &ended.private),
+        Payload::SessionForked(forked) => write_json(bytes, &forked.private),
         Payload::SessionChanged(_)
         | Payload::MessageSent(_)
         | Payload::Called(_)
@@ -204,6 +218,7 @@ fn set_private(payload: &mut Payload, json: &[u8]) -> Result<(), serde_json::Err
         Payload::TurnStarted(started) => parse(json, &mut started.private),
         Payload::SlotCommitted(committed) => parse(json, &mut committed.private),
         Payload::TurnEnded(ended) => parse(json, &mut ended.private),
+        Payload::SessionForked(forked) => parse(json, &mut forked.private),
         Payload::SessionChanged(_)
         | Payload::MessageSent(_)
         | Payload::Called(_)
@@ -293,6 +308,21 @@ impl Frame {
     pub fn contains(bytes: &[u8], kinds: &[Kind]) -> Result<bool, DecodeError> {
         let (mask, _) = parse_head(bytes)?;
         Ok(kinds.iter().any(|kind| mask & bit(*kind) != 0))
+    }
+
+    /// The entries before the first that cannot be read, of bytes that may be no frame.
+    pub fn readable(bytes: Bytes) -> Vec<Encoded> {
+        let mut entries = Vec::new();
+        let Some(mut rest) = (bytes.len() > FRAME_HEAD).then(|| bytes.slice(FRAME_HEAD..)) else {
+            return entries;
+        };
+        while let Ok(entry) = split_entry(&mut rest) {
+            if entry.decode().is_err() {
+                break;
+            }
+            entries.push(entry);
+        }
+        entries
     }
 
     pub fn entries(&self) -> Result<Vec<Encoded>, DecodeError> {

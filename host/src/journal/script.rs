@@ -12,9 +12,9 @@ use crate::journal::entry::{
     AgentResumed, AgentSuspended, CallKind, CallResult, Called, Cause, Content, Entry, Fate,
     Idempotency, InputFate, InterruptRequested, MessageReceived, MessageReceivedPrivate,
     MessageSent, MessageSetAside, Observation, Observed, Outcome, Payload, Piece, Pinned, Retried,
-    RetryReason, Returned, SessionChange, SessionChanged, SessionOpened, SessionOpenedPrivate,
-    SlotCommitted, SlotCommittedPrivate, SlotLocked, SlotReleased, Spoke, Streamed, TurnEnded,
-    TurnEndedPrivate, TurnError, TurnStarted, Usage, Writer,
+    RetryReason, Returned, SessionChange, SessionChanged, SessionForked, SessionOpened,
+    SessionOpenedPrivate, SlotCommitted, SlotCommittedPrivate, SlotLocked, SlotReleased, Spoke,
+    Streamed, TurnEnded, TurnEndedPrivate, TurnError, TurnStarted, Usage, Writer,
 };
 use crate::journal::state::{IllegalEntry, State};
 
@@ -46,11 +46,7 @@ impl Script {
 
     /// What a line says after a state.
     pub(crate) fn payload_after(state: &State, line: &str) -> Payload {
-        let script = Self {
-            state: state.clone(),
-            ..Self::default()
-        };
-        script.payload(line)
+        Self::after(state).payload(line)
     }
 
     pub(crate) fn line(&mut self, line: &str) -> Result<(), IllegalEntry> {
@@ -60,6 +56,15 @@ impl Script {
         }
         let payload = self.payload(line);
         self.push(payload)
+    }
+
+    /// Go on after a state, at its time.
+    pub(crate) fn after(state: &State) -> Self {
+        Self {
+            state: state.clone(),
+            now: state.time,
+            ..Self::default()
+        }
     }
 
     /// Append; whatever is refused must leave the state as it was.
@@ -94,7 +99,7 @@ impl Script {
         let words = Words { plain, options };
         match verb {
             "open" | "got" | "add" | "remove" | "expire" | "delete" | "aside" | "suspend"
-            | "resume" => self.outside(verb, &words),
+            | "resume" | "fork" => self.outside(verb, &words),
             "put" | "lock" | "commit" | "free" => self.slot(verb, &words),
             "lost" | "retake" => self.lost(verb, &words),
             "start" | "spoke" | "stop" | "end" | "again" => self.turn(verb, &words),
@@ -125,6 +130,14 @@ impl Script {
                         body: Digest::of(b"hello"),
                     }),
                     invoked: words.plain.contains(&"invoked"),
+                },
+            }),
+            "fork" => Payload::SessionForked(SessionForked {
+                from: words.at(0),
+                at: words.option("at").map_or(self.state.last, Seq),
+                private: SessionOpenedPrivate {
+                    secret: "another secret".into(),
+                    idempotency: None,
                 },
             }),
             "suspend" => Payload::AgentSuspended(AgentSuspended {
@@ -171,12 +184,12 @@ impl Script {
             "spoke" => Payload::Spoke(Spoke {
                 agent,
                 at: words.at(1),
-                text: words.plain[2].into(),
+                text: words.plain[2..].join(" "),
                 turn,
             }),
             "again" => Payload::Retried(Retried {
                 turn,
-                n: None,
+                n: words.option("n"),
                 attempt: words.at(1),
                 reason: words
                     .plain
@@ -425,6 +438,7 @@ pub(crate) fn print(entries: &[Entry]) -> String {
             }
             Payload::AgentSuspended(it) => format!(" {}: {}", it.agent, it.reason),
             Payload::AgentResumed(it) => format!(" {}", it.agent),
+            Payload::SessionForked(it) => format!(" {} at {}", it.from, it.at),
             Payload::SessionOpened(_)
             | Payload::Called(_)
             | Payload::Returned(_)

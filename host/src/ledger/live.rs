@@ -70,21 +70,24 @@ impl Live {
         last: Seq,
     ) -> Result<Self, OpenError> {
         let mut state = State::default();
-        if let Some((seq, bytes)) = store.snapshot(journal)?
-            && let Some(folded) = parse_snapshot(&bytes, seq)
-            && seq <= last
-        {
-            state = folded;
+        if let Some((seq, bytes)) = snapshot_of(store, journal)? {
+            if seq > last {
+                // It is only ever written at a durable place: the end of the journal is lost.
+                let what = format!("it is missing, and a snapshot was taken at {seq}");
+                return Err(ReadError::bad_entry(journal, Some(last.next()), what).into());
+            }
+            state = parse_snapshot(&bytes, seq).unwrap_or_default();
         }
         let snapshot_at = state.last;
         while state.last < last {
             let frames = store.frames(journal, state.last, FOLD_BYTES)?;
             let before = state.last;
             for frame in &frames {
-                fold_frame(&mut state, frame)?;
+                fold_frame(&mut state, journal, frame)?;
             }
             if state.last == before {
-                return Err(damaged(format!("entries after {before} are missing")).into());
+                let what = "it is missing";
+                return Err(ReadError::bad_entry(journal, Some(before.next()), what).into());
             }
         }
         Ok(Self {
@@ -109,13 +112,17 @@ impl Live {
         journal: &JournalId,
     ) -> Result<Self, OpenError> {
         for slot in self.state.slots.values() {
-            let Some(Content::Stored { digest, .. }) = slot.document.as_ref().map(|it| &it.content)
-            else {
+            let Some(document) = &slot.document else {
                 continue;
             };
-            let bytes = store
-                .value(journal, digest)?
-                .ok_or_else(|| damaged(format!("the value {digest} is missing")))?;
+            let Content::Stored { digest, .. } = &document.content else {
+                continue;
+            };
+            let missing = || {
+                let what = format!("the value {digest} is missing");
+                ReadError::bad_entry(journal, Some(document.version), what)
+            };
+            let bytes = store.value(journal, digest)?.ok_or_else(missing)?;
             self.texts.insert(*digest, bytes);
         }
         Ok(self)
@@ -410,25 +417,32 @@ impl<'a> Batch<'a> {
     }
 }
 
-fn fold_frame(state: &mut State, frame: &Frame) -> Result<(), ReadError> {
-    for encoded in frame
-        .entries()
-        .map_err(|error| damaged(error.to_string()))?
-    {
+fn fold_frame(state: &mut State, journal: &JournalId, frame: &Frame) -> Result<(), ReadError> {
+    let undecodable = |error| ReadError::undecodable(journal, &error);
+    for encoded in frame.entries().map_err(undecodable)? {
+        if encoded.seq > state.last.next() {
+            let missing = Some(state.last.next());
+            return Err(ReadError::bad_entry(journal, missing, "it is missing"));
+        }
         if encoded.seq > state.last {
-            let entry = encoded
-                .decode()
-                .map_err(|error| damaged(error.to_string()))?;
-            state
-                .next(&entry)
-                .map_err(|error| damaged(error.to_string()))?;
+            let entry = encoded.decode().map_err(undecodable)?;
+            state.next(&entry).map_err(|illegal| {
+                ReadError::bad_entry(journal, Some(illegal.seq), illegal.to_string())
+            })?;
         }
     }
     Ok(())
 }
 
-fn damaged(text: String) -> ReadError {
-    ReadError::Damaged(text)
+/// The newest snapshot, unless it is damaged: it can be made again from the entries.
+fn snapshot_of(store: &dyn Store, journal: &JournalId) -> Result<Option<(Seq, Bytes)>, ReadError> {
+    match store.snapshot(journal) {
+        Err(ReadError::Damaged(damage)) => {
+            tracing::warn!(%damage, "a snapshot is left aside");
+            Ok(None)
+        }
+        other => other,
+    }
 }
 
 fn snapshot_bytes(state: &State) -> Bytes {

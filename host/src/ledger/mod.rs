@@ -32,7 +32,9 @@ use crate::id::{Digest, Seq, SlotName, TurnId};
 use crate::journal::codec::Frame;
 use crate::journal::entry::{Content, Kind};
 use crate::journal::state::{IllegalEntry, Slot, State};
-use crate::store::{CommitError, JournalId, Latched, OpenError, RecordKey, RecordSpace, Store};
+use crate::store::{
+    CommitError, Damage, JournalId, Latched, OpenError, RecordKey, RecordSpace, Store,
+};
 use crate::telemetry::Stage;
 
 pub use live::{Batch, parse_wake};
@@ -63,6 +65,9 @@ pub enum Dead {
     /// A defect of this host: the entry it wanted to write is illegal.
     #[error(transparent)]
     Illegal(#[from] IllegalEntry),
+    /// What is stored of the session cannot be read. Opened again, it would not be better.
+    #[error("the session is damaged: {0}")]
+    Damaged(Damage),
 }
 
 /// Why an append did not happen.

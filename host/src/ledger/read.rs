@@ -7,7 +7,7 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 use crate::id::{Digest, Seq};
-use crate::journal::codec::Encoded;
+use crate::journal::codec::{DecodeError, Encoded};
 use crate::journal::entry::{Content, Entry, Kind};
 use crate::store::ReadError;
 
@@ -43,19 +43,68 @@ impl Ledger {
             }
         }
         let (store, journal) = (self.store.clone(), self.journal.clone());
-        let frames = blocking(move || store.frames(&journal, after, bytes)).await?;
-        let mut entries = Vec::new();
+        let frames = blocking(move || store.frames(&journal, after, bytes))
+            .await
+            .map_err(|error| self.found(error))?;
+        let (mut entries, mut last) = (Vec::new(), after);
         for frame in frames {
-            let decoded = frame
-                .entries()
-                .map_err(|error| ReadError::Damaged(error.to_string()))?;
-            entries.extend(
-                decoded
-                    .into_iter()
-                    .filter(|entry| entry.seq > after && entry.seq <= until),
-            );
+            let decoded = frame.entries().map_err(|error| self.undecodable(&error))?;
+            for entry in decoded {
+                if entry.seq <= last || entry.seq > until {
+                    continue;
+                }
+                if entry.seq != last.next() {
+                    self.must_be_leaving(last.next())?;
+                    return Ok(entries);
+                }
+                last = entry.seq;
+                entries.push(entry);
+            }
+        }
+        if entries.is_empty() && after < self.mark.borrow().durable {
+            self.must_be_leaving(after.next())?;
         }
         Ok(entries)
+    }
+
+    /// An entry is missing. That is damage, unless the session has ended: then its rows are removed
+    /// while the last ones still read them.
+    fn must_be_leaving(&self, missing: Seq) -> Result<(), ReadError> {
+        if self.mark.borrow().dead.is_some() {
+            return Ok(());
+        }
+        Err(self.damaged(Some(missing), "it is missing"))
+    }
+
+    /// What a stored entry says.
+    pub fn decode(&self, encoded: &Encoded) -> Result<Entry, ReadError> {
+        encoded.decode().map_err(|error| self.undecodable(&error))
+    }
+
+    pub fn undecodable(&self, error: &DecodeError) -> ReadError {
+        self.found(ReadError::undecodable(&self.journal, error))
+    }
+
+    /// Something stored of the session is not what it must be.
+    pub fn damaged(&self, seq: Option<Seq>, what: &str) -> ReadError {
+        self.found(ReadError::bad_entry(&self.journal, seq, what))
+    }
+
+    /// A read failed. A journal that turns out to be damaged takes no more entries: whatever
+    /// followed would be built on what nobody can read again.
+    pub fn found(&self, error: ReadError) -> ReadError {
+        if let ReadError::Damaged(damage) = &error
+            && damage.journal.as_ref() == Some(&self.journal)
+        {
+            let live = self.lock();
+            let owner = live.owner;
+            if self.die(live, Dead::Damaged(damage.clone())) == Dead::Damaged(damage.clone())
+                && let Some(owner) = owner
+            {
+                self.store.release(&self.journal, owner.generation);
+            }
+        }
+        error
     }
 
     /// Entries after `after` up to `until`, all of them, decoded.
@@ -66,8 +115,7 @@ impl Ledger {
             let Some(last) = entries.last() else { break };
             at = last.seq;
             for encoded in &entries {
-                let entry = encoded.decode();
-                read.push(entry.map_err(|error| ReadError::Damaged(error.to_string()))?);
+                read.push(self.decode(encoded)?);
             }
         }
         Ok(read)
@@ -80,7 +128,7 @@ impl Ledger {
             Content::Stored { digest, .. } => *digest,
         };
         let bytes = self.value(digest).await?;
-        let missing = || ReadError::Damaged(format!("the value {digest} is missing"));
+        let missing = || self.damaged(None, &format!("the value {digest} is missing"));
         let bytes = bytes.ok_or_else(missing)?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
@@ -88,7 +136,9 @@ impl Ledger {
     /// A durable value that an entry names.
     pub async fn value(&self, digest: Digest) -> Result<Option<Bytes>, ReadError> {
         let (store, journal) = (self.store.clone(), self.journal.clone());
-        blocking(move || store.value(&journal, &digest)).await
+        blocking(move || store.value(&journal, &digest))
+            .await
+            .map_err(|error| self.found(error))
     }
 
     pub async fn entry(&self, seq: Seq) -> Result<Option<Encoded>, ReadError> {
@@ -169,9 +219,13 @@ impl Follower {
 
     /// A session that has ended is removed while the last ones still read it.
     fn missing(&self) -> FollowError {
-        match &self.mark.borrow().dead {
-            Some(dead) => dead.clone().into(),
-            None => ReadError::Damaged(format!("entries after {} are missing", self.at)).into(),
+        let dead = self.mark.borrow().dead.clone();
+        match dead {
+            Some(dead) => dead.into(),
+            None => self
+                .ledger
+                .damaged(Some(self.at.next()), "it is missing")
+                .into(),
         }
     }
 
@@ -223,8 +277,9 @@ impl Back {
         while self.page.is_empty() && self.before.0 > 1 && self.before <= recent_first {
             let (store, journal) = (self.ledger.store.clone(), self.ledger.journal.clone());
             let (before, kinds) = (self.before, self.kinds);
-            let frames =
-                blocking(move || store.frames_before(&journal, before, kinds, READ_BYTES)).await?;
+            let frames = blocking(move || store.frames_before(&journal, before, kinds, READ_BYTES))
+                .await
+                .map_err(|error| self.ledger.found(error))?;
             let Some(oldest) = frames.last() else {
                 self.before = Seq(1);
                 break;
@@ -233,7 +288,7 @@ impl Back {
             for frame in &frames {
                 let entries = frame
                     .entries()
-                    .map_err(|error| ReadError::Damaged(error.to_string()))?;
+                    .map_err(|error| self.ledger.undecodable(&error))?;
                 let wanted =
                     |entry: &Encoded| entry.seq < before && self.kinds.contains(&entry.kind);
                 self.page.extend(entries.into_iter().rev().filter(wanted));

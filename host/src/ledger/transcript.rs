@@ -9,7 +9,6 @@ use std::sync::Arc;
 
 use crate::clock::Time;
 use crate::id::{AgentName, Author, MessageId, Seq, TurnId};
-use crate::journal::codec::Encoded;
 use crate::journal::entry::{Entry, Kind, Outcome, Payload};
 use crate::store::ReadError;
 
@@ -66,7 +65,7 @@ pub async fn window(
     let mut back = ledger.back(before.min(until.next()), KINDS);
     let mut earlier = None;
     while let Some(encoded) = back.next().await? {
-        let begins = assembly.older(decode(&encoded)?, without);
+        let begins = assembly.older(ledger.decode(&encoded)?, without);
         if begins && assembly.items.len() > max {
             // One more than asked for shows that there is an earlier window.
             assembly.items.pop();
@@ -105,7 +104,7 @@ async fn finish(
             .iter()
             .filter(|encoded| KINDS.contains(&encoded.kind))
         {
-            match decode(encoded)?.payload {
+            match ledger.decode(encoded)?.payload {
                 Payload::Spoke(spoke) => {
                     if let Some(at) = open.get(&spoke.turn) {
                         assembly.items[*at].text.push_str(&spoke.text);
@@ -191,10 +190,4 @@ fn ending(outcome: Outcome) -> Ending {
         Outcome::Interrupted | Outcome::Cancelled => Ending::Interrupted,
         Outcome::Failed | Outcome::Refused => Ending::Failed,
     }
-}
-
-fn decode(encoded: &Encoded) -> Result<Entry, ReadError> {
-    encoded
-        .decode()
-        .map_err(|error| ReadError::Damaged(error.to_string()))
 }

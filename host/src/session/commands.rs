@@ -115,18 +115,23 @@ fn open_in(batch: &mut Batch<'_>, new: &NewSession) -> Result<bool> {
         }
         Phase::Absent => {}
     }
-    let mut secret = [0; 32];
-    getrandom::fill(&mut secret).expect("the system has randomness");
     batch.push(Payload::SessionOpened(SessionOpened {
         agents: new.agents.clone(),
         entry: new.entry.clone(),
         expires_after_ms: new.expires_after_ms,
         private: SessionOpenedPrivate {
-            secret: hex::encode(secret),
+            secret: fresh_secret(),
             idempotency: new.idempotency,
         },
     }));
     Ok(true)
+}
+
+/// 256 bits, hex.
+pub(super) fn fresh_secret() -> String {
+    let mut secret = [0; 32];
+    getrandom::fill(&mut secret).expect("the system has randomness");
+    hex::encode(secret)
 }
 
 /// Add an agent; false if it takes part already.

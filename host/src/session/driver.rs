@@ -67,6 +67,7 @@ impl Driver {
             let mark = self.session.ledger.mark();
             if let Some(dead) = mark.dead {
                 // Instances end with the driver; the session is folded again by whoever asks next.
+                // Of a damaged one, that is what sets it aside.
                 if !matches!(dead, Dead::Latched(_) | Dead::Closed) {
                     let at = self.sessions.now().plus_ms(wake::AGAIN_MS);
                     self.sessions.0.agenda.put(&self.session.journal, at);

@@ -13,6 +13,8 @@
 //! - `turn`: one turn from `turn-started` to `turn-ended`.
 //! - [`commands`]: what people do to a session. [`outcome`]: what became of a message.
 //! - [`replay`]: a turn that is over, run again from its journal alone.
+//! - [`fork`]: a session made from the beginning of another one.
+//! - `set_aside`: sessions whose journals are damaged.
 //! - `wake`: sessions that are due without anybody asking.
 //!
 //! Invariants: at most one open [`Session`] per journal; a session that nobody holds and that has
@@ -21,12 +23,14 @@
 
 pub mod commands;
 mod driver;
+pub mod fork;
 mod instances;
 mod machine;
 pub mod outcome;
 mod recovery;
 pub mod replay;
 mod rules;
+mod set_aside;
 #[cfg(test)]
 mod sim;
 mod turn;
@@ -52,11 +56,16 @@ use crate::runtime::limits::TurnLimits;
 use crate::store::{JournalId, Latched, OpenError, ReadError, Store};
 
 pub use instances::Instances;
+use set_aside::SetAside;
 use wake::Agenda;
 
 /// How long a session stays in memory with nothing to do: longer than people pause between
 /// lines, short enough that idle sessions cost nothing.
 const IDLE_MS: u64 = 30_000;
+
+/// Losing the race against a session that dies or goes to rest is rare; losing it this often
+/// is a defect.
+const TRIES_MAX: usize = 8;
 
 /// Why a session cannot be had.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -76,6 +85,12 @@ pub enum SessionError {
     Broken(String),
 }
 
+impl SessionError {
+    fn dies() -> Self {
+        Self::Broken("it dies whenever it is opened".into())
+    }
+}
+
 impl From<OpenError> for SessionError {
     fn from(error: OpenError) -> Self {
         match error {
@@ -89,6 +104,7 @@ impl From<Dead> for SessionError {
     fn from(dead: Dead) -> Self {
         match dead {
             Dead::Latched(latched) => Self::Latched(latched),
+            Dead::Damaged(damage) => Self::Read(ReadError::Damaged(damage)),
             Dead::Closed | Dead::Fenced | Dead::Illegal(_) => Self::Broken(dead.to_string()),
         }
     }
@@ -109,6 +125,8 @@ pub struct Parts {
     pub turns_waiting_max: usize,
     /// Sessions held in memory; what needs another one is refused then.
     pub sessions_open_max: usize,
+    /// Sessions that are copied at once; what comes then is refused.
+    pub forks_max: usize,
     /// The last process did not stop cleanly: every turn is written down before it runs.
     pub unclean: bool,
 }
@@ -122,8 +140,10 @@ struct Inner {
     /// Turns begun before this were begun by another process.
     started_at: Time,
     open: Mutex<HashMap<JournalId, Arc<OnceCell<Arc<Session>>>>>,
+    set_aside: SetAside,
     agenda: Agenda,
     turns: Semaphore,
+    forks: Semaphore,
     turns_waiting: AtomicUsize,
     drivers: TaskTracker,
     /// Nothing new is started.
@@ -141,13 +161,16 @@ pub struct Session {
 impl Sessions {
     pub fn new(parts: Parts) -> Self {
         let turns = Semaphore::new(parts.turns_max);
+        let forks = Semaphore::new(parts.forks_max);
         let started_at = parts.clock.now();
         Self(Arc::new(Inner {
             parts,
             started_at,
             open: Mutex::new(HashMap::new()),
+            set_aside: SetAside::default(),
             agenda: Agenda::default(),
             turns,
+            forks,
             turns_waiting: AtomicUsize::new(0),
             drivers: TaskTracker::new(),
             draining: CancellationToken::new(),
@@ -193,13 +216,8 @@ impl Sessions {
             tenant: tenant.clone(),
             session: session.clone(),
         };
-        // Losing the race against a session that dies or goes to rest is rare; losing it this often is a defect.
-        for _ in 0..8 {
-            // A host that stops wakes nobody; what is open is served while it drains.
-            let is_open = self.map().contains_key(&journal);
-            if self.0.stopping.is_cancelled() || (self.0.draining.is_cancelled() && !is_open) {
-                return Err(SessionError::Draining);
-            }
+        for _ in 0..TRIES_MAX {
+            self.admit(&journal)?;
             let cell = self.map().entry(journal.clone()).or_default().clone();
             let open = cell.get_or_try_init(|| self.wake(&journal, absent)).await;
             match open {
@@ -209,18 +227,34 @@ impl Sessions {
                     let map = self.map();
                     let open = open.clone();
                     drop(map);
-                    if open.ledger.mark().dead.is_none() || open.ledger.is_read_only() {
+                    let dead = open.ledger.mark().dead;
+                    if dead.is_none() || open.ledger.is_read_only() {
                         return Ok(open);
+                    }
+                    if let Some(Dead::Damaged(damage)) = dead {
+                        self.0.set_aside.put(&journal, damage);
                     }
                     self.forget(&journal, &cell);
                 }
                 Err(error) => {
+                    self.0.set_aside.learn(&journal, &error);
                     self.forget(&journal, &cell);
                     return Err(error);
                 }
             }
         }
-        Err(SessionError::Broken("it dies whenever it is opened".into()))
+        Err(SessionError::dies())
+    }
+
+    /// Refuse what is set aside, and what would have to be woken while the host stops; what is open
+    /// is served while it drains.
+    fn admit(&self, journal: &JournalId) -> Result<(), SessionError> {
+        self.0.set_aside.check(journal)?;
+        let is_open = self.map().contains_key(journal);
+        if self.0.stopping.is_cancelled() || (self.0.draining.is_cancelled() && !is_open) {
+            return Err(SessionError::Draining);
+        }
+        Ok(())
     }
 
     /// Read the journal, settle what an older process left open, and start the driver.
@@ -228,6 +262,7 @@ impl Sessions {
         if wake::is_gone(self, journal).await? {
             return Err(SessionError::Gone);
         }
+        fork::remove_unfinished(self, journal).await?;
         let (store, clock) = (self.0.parts.store.clone(), self.0.parts.clock.clone());
         let name = journal.clone();
         let opening = tokio::task::spawn_blocking(move || {

@@ -193,13 +193,21 @@ pub async fn look(session: &Session, message: &MessageId) -> Result<Option<Stand
         for encoded in &entries {
             tracker
                 .next(encoded)
-                .map_err(|error| ReadError::Damaged(error.to_string()))?;
+                .map_err(|error| ledger.undecodable(&error))?;
         }
     }
     Ok(Some(tracker.standing()))
 }
 
+/// A fork's messages from before it was made have the ids that they had: whoever asks for the
+/// same number under another session's name means another message.
 async fn is_message(ledger: &Ledger, message: &MessageId) -> Result<bool, ReadError> {
-    let entry = ledger.entry(message.seq()).await?;
-    Ok(entry.is_some_and(|entry| matches!(entry.kind, Kind::MessageReceived | Kind::MessageSent)))
+    let Some(entry) = ledger.entry(message.seq()).await? else {
+        return Ok(false);
+    };
+    Ok(match ledger.decode(&entry)?.payload {
+        Payload::MessageReceived(it) => it.message == *message,
+        Payload::MessageSent(it) => it.message == *message,
+        _ => false,
+    })
 }

@@ -210,7 +210,7 @@ pub async fn run(case: &Case, component: &[u8]) -> Result<Replayed, CaseError> {
     };
     let (lines, _) = scope.logs.read(&scope.tenant, &scope.agent);
     Ok(Replayed {
-        calls: replay.made(),
+        calls: replay.made(compared.difference.as_ref().and_then(|it| it.at)),
         calls_recorded: record.calls(),
         said: replay.spoken().to_owned(),
         said_recorded: record.words().to_owned(),

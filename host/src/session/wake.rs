@@ -57,7 +57,7 @@ impl Agenda {
     }
 
     /// The sessions due now, and when the next one is.
-    fn take_due(&self, now: Time) -> (Vec<JournalId>, Option<Time>) {
+    pub(super) fn take_due(&self, now: Time) -> (Vec<JournalId>, Option<Time>) {
         let mut times = self
             .times
             .lock()
@@ -88,7 +88,7 @@ impl Sessions {
                     .records(Some(tenant), RecordSpace::Wake, None, usize::MAX)?;
             for (name, bytes) in records {
                 let (Ok(session), Some(at)) = (SessionId::new(&name), parse_wake(&bytes)) else {
-                    return Err(ReadError::Damaged(format!("the wake record {name:?}")));
+                    return Err(ReadError::bad_record(format!("the wake record {name:?}")));
                 };
                 count += 1;
                 self.0.agenda.put(
@@ -133,6 +133,8 @@ impl Sessions {
         match self.get_or_absent(&journal.tenant, &journal.session).await {
             Ok(_) => {}
             Err(SessionError::Gone) => remove(&self, &journal).await,
+            // It would be no better the next time.
+            Err(SessionError::Read(ReadError::Damaged(damage))) if damage.journal.is_some() => {}
             Err(error) => {
                 tracing::error!(session = %journal.session, %error, "a session that is due cannot be woken");
                 self.0
@@ -195,7 +197,8 @@ async fn remove(sessions: &Sessions, journal: &JournalId) {
     }
 }
 
-async fn clear(sessions: &Sessions, journal: &JournalId) -> Result<(), SessionError> {
+/// Remove a journal's rows that nobody reads any more.
+pub(super) async fn clear(sessions: &Sessions, journal: &JournalId) -> Result<(), SessionError> {
     loop {
         let (store, name) = (sessions.0.parts.store.clone(), journal.clone());
         if blocking(move || Ok(store.clear(&name, BURY_ROWS)?)).await? {
@@ -246,7 +249,7 @@ async fn tombstone(sessions: &Sessions, journal: &JournalId) -> Result<Option<Ti
 }
 
 /// Run something that touches the disk where it may block.
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, SessionError> + Send + 'static,
 ) -> Result<T, SessionError> {
     match tokio::task::spawn_blocking(work).await {

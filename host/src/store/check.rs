@@ -4,7 +4,7 @@
 //! keep sled busy for ever: whoever calls this does so in a process of its own, with
 //! a deadline.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use bytes::Bytes;
@@ -12,9 +12,9 @@ use bytes::Bytes;
 use super::engine::{Engine, EngineError, Order};
 use super::keys::{self, Row};
 use super::sled::{SledEngine, SledOptions, StoreOpenError};
-use super::{JournalId, row};
-use crate::id::{Digest, Seq};
-use crate::journal::codec::Frame;
+use super::{Damage, JournalId, RecordKey, RecordSpace, row};
+use crate::id::{Digest, Seq, SessionId};
+use crate::journal::codec::{DecodeError, Frame};
 
 /// What stands in a report; more problems than that only count.
 const SHOWN_MAX: usize = 100;
@@ -27,19 +27,12 @@ pub struct Report {
     pub snapshots: u64,
     pub values: u64,
     pub records: u64,
-    /// Journals without their beginning: the host stopped while it removed them, and
-    /// goes on with that when it runs.
+    /// Journals of sessions that are gone: the host stopped while it removed them, and
+    /// goes on with that when it runs. They may lack their beginning.
     pub half_removed: Vec<String>,
     pub problem_count: u64,
     /// The first of the problems.
-    pub problems: Vec<Problem>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Problem {
-    /// The row's key, with what does not print escaped.
-    pub row: String,
-    pub what: String,
+    pub problems: Vec<Damage>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -62,10 +55,19 @@ pub fn check(path: &Path) -> Result<Report, CheckError> {
     Ok(check_engine(&engine)?)
 }
 
-/// All rows of an engine, each with its stem and its values or what is wrong with it.
+/// A row as it is stored, whatever it is worth.
+pub(in crate::store) struct Stored {
+    pub(in crate::store) stem: Vec<u8>,
+    pub(in crate::store) values: Vec<Bytes>,
+    /// A part without those before it, or no key of ours at all: then `stem` is the whole key
+    /// and there are no values.
+    pub(in crate::store) stray: Option<Bytes>,
+}
+
+/// All rows of an engine.
 pub(in crate::store) fn rows(
     engine: &dyn Engine,
-) -> impl Iterator<Item = Result<(Vec<u8>, Vec<Bytes>), EngineError>> {
+) -> impl Iterator<Item = Result<Stored, EngineError>> {
     let all = keys::everything();
     let mut keys = engine
         .range(&all.start, &all.end, Order::Forward)
@@ -76,8 +78,11 @@ pub(in crate::store) fn rows(
             Err(error) => return Some(Err(error)),
         };
         let Some((stem, 0)) = keys::split(&key) else {
-            // A part without those before it, or no key at all: a row without values.
-            return Some(Ok((key.to_vec(), vec![])));
+            return Some(Ok(Stored {
+                stem: key.to_vec(),
+                values: vec![],
+                stray: Some(value),
+            }));
         };
         let mut values = vec![value];
         // The next parts of the same row; anything else is the next row.
@@ -89,16 +94,20 @@ pub(in crate::store) fn rows(
         }) {
             values.push(value);
         }
-        Some(Ok((stem.to_vec(), values)))
+        Some(Ok(Stored {
+            stem: stem.to_vec(),
+            values,
+            stray: None,
+        }))
     })
 }
 
 pub(in crate::store) fn check_engine(engine: &dyn Engine) -> Result<Report, EngineError> {
     let mut check = Check::default();
     for row in rows(engine) {
-        let (stem, values) = row?;
-        if let Err(what) = check.row(&stem, &values) {
-            check.problem(&stem, what);
+        let Stored { stem, values, .. } = row?;
+        if let Err(wrong) = check.row(&stem, &values) {
+            check.problem(&stem, wrong);
         }
     }
     check.end_journal();
@@ -112,22 +121,45 @@ struct Check {
     journal: Option<(JournalId, Seq)>,
     /// Snapshots stand before the frames: what each was taken at, until its journal ends.
     snapshots: BTreeMap<JournalId, Seq>,
+    /// Sessions that are gone. Records stand before the journals of their tenant.
+    gone: BTreeSet<JournalId>,
+}
+
+/// What is wrong with a row, and with which of its entries if not the first.
+struct Wrong {
+    seq: Option<Seq>,
+    what: String,
+}
+
+impl<T: Into<String>> From<T> for Wrong {
+    fn from(what: T) -> Self {
+        let (seq, what) = (None, what.into());
+        Self { seq, what }
+    }
+}
+
+fn undecodable(error: &DecodeError) -> Wrong {
+    let (seq, what) = (error.seq(), error.to_string());
+    Wrong { seq, what }
 }
 
 impl Check {
-    fn problem(&mut self, stem: &[u8], what: String) {
+    fn problem(&mut self, stem: &[u8], wrong: Wrong) {
         self.report.problem_count += 1;
         if self.report.problems.len() < SHOWN_MAX {
-            let row = stem.escape_ascii().to_string();
-            self.report.problems.push(Problem { row, what });
+            let damage = Damage::of_row(stem, wrong.seq, wrong.what);
+            self.report.problems.push(damage);
         }
     }
 
-    fn row(&mut self, stem: &[u8], values: &[Bytes]) -> Result<(), String> {
+    fn row(&mut self, stem: &[u8], values: &[Bytes]) -> Result<(), Wrong> {
         let row = keys::parse(stem).ok_or("not a key of this store")?;
         let payload = row::decode(stem, values).map_err(|damage| damage.to_string())?;
         match row {
-            Row::Record(_) => self.report.records += 1,
+            Row::Record(key) => {
+                self.report.records += 1;
+                self.gone.extend(session_that_is_gone(key));
+            }
             Row::Snapshot(journal) => {
                 let seq = payload.first_chunk().ok_or("a snapshot without its seq")?;
                 self.report.snapshots += 1;
@@ -145,10 +177,10 @@ impl Check {
         Ok(())
     }
 
-    fn frame(&mut self, journal: JournalId, first: Seq, payload: Bytes) -> Result<(), String> {
-        let frame = Frame::parse(payload).map_err(|error| error.to_string())?;
+    fn frame(&mut self, journal: JournalId, first: Seq, payload: Bytes) -> Result<(), Wrong> {
+        let frame = Frame::parse(payload).map_err(|error| undecodable(&error))?;
         if frame.first() != first {
-            return Err(format!("the frame begins with entry {}", frame.first()));
+            return Err(format!("the frame begins with entry {}", frame.first()).into());
         }
         let before = match &self.journal {
             Some((current, last)) if *current == journal => Some(*last),
@@ -157,22 +189,25 @@ impl Check {
         if before.is_none() {
             self.end_journal();
             self.report.journals += 1;
-            if first != Seq(1) && self.report.half_removed.len() < SHOWN_MAX {
+            if self.gone.contains(&journal) && self.report.half_removed.len() < SHOWN_MAX {
                 let name = format!("{}/{}", journal.tenant, journal.session);
                 self.report.half_removed.push(name);
             }
         }
+        let begun = before.unwrap_or(Seq(0));
+        let may_lack = before.is_none() && self.gone.contains(&journal);
         self.journal = Some((journal, frame.last()));
-        for entry in frame.entries().map_err(|error| error.to_string())? {
+        for entry in frame.entries().map_err(|error| undecodable(&error))? {
             self.report.entries += 1;
-            entry.decode().map_err(|error| error.to_string())?;
+            entry.decode().map_err(|error| undecodable(&error))?;
         }
-        match before {
-            Some(last) if last.next() != first => {
-                Err(format!("entries between {last} and {first} are missing"))
-            }
-            _ => Ok(()),
+        if begun.next() != first && !may_lack {
+            return Err(Wrong {
+                seq: Some(begun.next()),
+                what: format!("entries from {} to {first} are missing", begun.next()),
+            });
         }
+        Ok(())
     }
 
     fn end_journal(&mut self) {
@@ -183,7 +218,19 @@ impl Check {
             && seq > last
         {
             let what = format!("a snapshot at {seq}, but the last entry is {last}");
-            self.problem(keys::snapshot(&journal).bytes(), what);
+            let seq = Some(last.next());
+            self.problem(keys::snapshot(&journal).bytes(), Wrong { seq, what });
         }
     }
+}
+
+/// The session that a tombstone stands for.
+fn session_that_is_gone(key: RecordKey) -> Option<JournalId> {
+    if key.space != RecordSpace::Tombstone {
+        return None;
+    }
+    Some(JournalId {
+        tenant: key.tenant?,
+        session: SessionId::new(&key.name).ok()?,
+    })
 }

@@ -16,7 +16,7 @@ use super::{
     RecordKey, RecordSpace, Store, Tail,
 };
 use crate::id::{Digest, Seq, SessionId, TenantId};
-use crate::journal::codec::Frame;
+use crate::journal::codec::{DecodeError, Frame};
 use crate::journal::entry::Kind;
 
 pub(in crate::store) struct LocalStore {
@@ -53,7 +53,7 @@ impl LocalStore {
         };
         match keys::split(&key).and_then(|(stem, _)| keys::parse(stem)) {
             Some(Row::Frame(_, first)) => Ok(Some(first)),
-            _ => Err(damaged(&key, "not a frame's key")),
+            _ => Err(ReadError::bad_row(&key, None, "not a frame's key")),
         }
     }
 
@@ -67,15 +67,16 @@ fn all(_: &Bytes) -> Result<bool, ReadError> {
     Ok(true)
 }
 
-fn damaged(key: &[u8], why: impl std::fmt::Display) -> ReadError {
-    ReadError::Damaged(format!("row {}: {why}", key.escape_ascii()))
-}
-
 fn frame(stem: &Stem, payload: Bytes) -> Result<Frame, ReadError> {
-    let frame = Frame::parse(payload).map_err(|error| damaged(stem.bytes(), error))?;
+    let undecodable = |error: DecodeError| ReadError::bad_row(stem.bytes(), error.seq(), error);
+    let frame = Frame::parse(payload).map_err(undecodable)?;
     match keys::parse(stem.bytes()) {
         Some(Row::Frame(_, first)) if first == frame.first() => Ok(frame),
-        _ => Err(damaged(stem.bytes(), "holds another frame")),
+        _ => Err(ReadError::bad_row(
+            stem.bytes(),
+            None,
+            "holds another frame",
+        )),
     }
 }
 
@@ -154,7 +155,8 @@ impl Store for LocalStore {
         let mut range = keys::frames(journal);
         range.end = keys::frame(journal, before).part(0);
         let has_kind = |beginning: &Bytes| {
-            Frame::contains(beginning, kinds).map_err(|error| ReadError::Damaged(error.to_string()))
+            Frame::contains(beginning, kinds)
+                .map_err(|error| ReadError::undecodable(journal, &error))
         };
         let mut frames = Vec::new();
         let mut bytes = 0;
@@ -176,16 +178,18 @@ impl Store for LocalStore {
         };
         let seq = payload
             .try_get_u64()
-            .map_err(|_| damaged(stem.bytes(), "cut short"))?;
+            .map_err(|_| ReadError::bad_row(stem.bytes(), None, "cut short"))?;
         Ok(Some((Seq(seq), payload)))
     }
 
     fn value(&self, journal: &JournalId, digest: &Digest) -> Result<Option<Bytes>, ReadError> {
         let stem = keys::value(journal, digest);
         match self.view.row(&stem)? {
-            Some(bytes) if Digest::of(&bytes) != *digest => {
-                Err(damaged(stem.bytes(), "holds another value"))
-            }
+            Some(bytes) if Digest::of(&bytes) != *digest => Err(ReadError::bad_row(
+                stem.bytes(),
+                None,
+                "holds another value",
+            )),
             found => Ok(found),
         }
     }
@@ -214,7 +218,9 @@ impl Store for LocalStore {
                 Some(Row::Snapshot(journal) | Row::Value(journal, _) | Row::Frame(journal, _)) => {
                     journal
                 }
-                Some(Row::Record(_)) | None => return Err(damaged(&key, "not a journal's key")),
+                Some(Row::Record(_)) | None => {
+                    return Err(ReadError::bad_row(&key, None, "not a journal's key"));
+                }
             };
             range.start = keys::journal(&journal).end;
             if self.exists(&journal)? {
@@ -260,7 +266,7 @@ impl Store for LocalStore {
                 let (stem, payload) = row?;
                 match keys::parse(stem.bytes()) {
                     Some(Row::Record(key)) => Ok((key.name, payload)),
-                    _ => Err(damaged(stem.bytes(), "not a record's key")),
+                    _ => Err(ReadError::bad_row(stem.bytes(), None, "not a record's key")),
                 }
             })
             .collect()

@@ -13,6 +13,7 @@ mod changes;
 pub mod check;
 mod commit;
 pub mod components;
+mod damage;
 mod engine;
 mod keys;
 mod local;
@@ -33,6 +34,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+pub use self::damage::Damage;
 pub use self::memory::{Fault, Memory};
 pub use self::sled::{Durability, SledOptions, StoreOpenError};
 
@@ -84,16 +86,19 @@ pub enum RecordSpace {
     Wake,
     /// Ids of sessions that are gone; the value says until when to remember.
     Tombstone,
+    /// Sessions that are being copied from another one, and are not there before that is done.
+    Fork,
 }
 
 impl RecordSpace {
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Tenant,
         Self::Key,
         Self::Agent,
         Self::Token,
         Self::Wake,
         Self::Tombstone,
+        Self::Fork,
     ];
 
     pub fn name(self) -> &'static str {
@@ -104,6 +109,7 @@ impl RecordSpace {
             Self::Token => "token",
             Self::Wake => "wake",
             Self::Tombstone => "tombstone",
+            Self::Fork => "fork",
         }
     }
 }
@@ -171,7 +177,7 @@ pub enum ReadError {
     #[error("the disk or the store's files failed: {0}")]
     Io(String),
     #[error("stored bytes are damaged: {0}")]
-    Damaged(String),
+    Damaged(Damage),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -67,6 +67,16 @@ pub(in crate::store) fn beginning(value: &Bytes) -> Result<Bytes, Damage> {
     Ok(value.slice(HEAD..))
 }
 
+/// The payload of a row as far as there is one, unchecked: for whoever shows what is left of a
+/// damaged one.
+pub(in crate::store) fn payload(values: &[Bytes]) -> Result<Bytes, Damage> {
+    let mut payload = BytesMut::new();
+    for value in values {
+        payload.put_slice(&beginning(value)?);
+    }
+    Ok(payload.freeze())
+}
+
 /// The payload of a row from all its values in order.
 pub(in crate::store) fn decode(stem: &[u8], values: &[Bytes]) -> Result<Bytes, Damage> {
     let first = values.first().ok_or(Damage::Parts)?;

@@ -6,25 +6,29 @@
 //! UTF-8 and `hex` where not. Snapshots are left out, as they can be made again.
 //! The last line counts the lines before it, so that a file cut short is seen.
 //!
+//! What cannot be read stands there too: a damaged row as the bytes it is, beside what of it
+//! can be read, and a line where entries are missing. So a store with a session that is damaged
+//! is moved whole, and the session is neither better nor worse on the other side.
+//!
 //! Invariant: an export imported into an empty store reads the same, byte for byte,
 //! and has the same frames.
 
 use std::cell::Cell;
+use std::fmt::Display;
 use std::io::{BufRead, Write};
 use std::path::Path;
 
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::check::rows;
+use super::check::{Stored, rows};
 use super::engine::{Change, Changes, Engine, EngineError, Order};
 use super::keys::{self, Row, Stem};
 use super::sled::{SledEngine, SledOptions, StoreOpenError};
-use super::{JournalId, RecordKey, RecordSpace, row};
+use super::{Damage, JournalId, RecordKey, RecordSpace, row};
 use crate::clock::Time;
 use crate::id::{Digest, Seq, SessionId, TenantId};
-use crate::journal::codec::{Encoded, Frame};
+use crate::journal::codec::{DecodeError, Encoded, Frame};
 use crate::journal::entry::Kind;
 
 const VERSION: u32 = 1;
@@ -38,8 +42,6 @@ pub enum ExportError {
     Open(#[from] StoreOpenError),
     #[error("the store stopped answering: {0}")]
     Engine(String),
-    #[error("row {row} is damaged: {what}")]
-    Damaged { row: String, what: String },
     #[error("could not write the export: {0}")]
     Io(#[from] std::io::Error),
 }
@@ -103,9 +105,42 @@ enum Line {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         private: Option<Box<RawValue>>,
     },
+    /// A row that is not what was written.
+    Damaged {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        tenant: Option<TenantId>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        session: Option<SessionId>,
+        /// The first entry that cannot be read.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        seq: Option<Seq>,
+        what: String,
+        /// Those before it in the same row: for people, the row has them.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        entries: Vec<Readable>,
+        /// Keys and values as they are stored, hex.
+        row: Vec<(String, String)>,
+    },
+    /// The next entry of the session is not the one after the last.
+    Missing {
+        tenant: TenantId,
+        session: SessionId,
+        first: Seq,
+        last: Seq,
+    },
     End {
         lines: u64,
     },
+}
+
+#[derive(Serialize, Deserialize)]
+struct Readable {
+    seq: Seq,
+    time: Time,
+    kind: String,
+    public: Box<RawValue>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    private: Option<Box<RawValue>>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -131,8 +166,8 @@ impl Text {
     }
 }
 
-/// Write everything in a store out. The host must not run.
-pub fn export(path: &Path, out: impl Write) -> Result<(), ExportError> {
+/// Write everything in a store out. The host must not run. Answers how many rows are damaged.
+pub fn export(path: &Path, out: impl Write) -> Result<u64, ExportError> {
     let engine = SledEngine::open_existing(path, SledOptions::default())?;
     export_engine(&engine, out)
 }
@@ -140,7 +175,7 @@ pub fn export(path: &Path, out: impl Write) -> Result<(), ExportError> {
 pub(in crate::store) fn export_engine(
     engine: &dyn Engine,
     mut out: impl Write,
-) -> Result<(), ExportError> {
+) -> Result<u64, ExportError> {
     let lines = Cell::new(0);
     let mut write = |line: &Line| -> Result<(), ExportError> {
         serde_json::to_writer(&mut out, line).map_err(std::io::Error::from)?;
@@ -149,61 +184,141 @@ pub(in crate::store) fn export_engine(
         Ok(())
     };
     write(&Line::Export(VERSION))?;
+    let mut damaged = 0;
+    // The journal whose rows come now, and its last entry; none after a row that does not say.
+    let mut end: Option<(JournalId, Option<Seq>)> = None;
     for row in rows(engine) {
-        let (stem, values) = row?;
-        let damaged = |what: String| ExportError::Damaged {
-            row: stem.escape_ascii().to_string(),
-            what,
-        };
-        let row = keys::parse(&stem).ok_or_else(|| damaged("not a key of this store".into()))?;
-        let payload = row::decode(&stem, &values).map_err(|error| damaged(error.to_string()))?;
-        match row {
-            Row::Snapshot(_) => {}
-            Row::Record(RecordKey {
-                tenant,
-                space,
-                name,
-            }) => write(&Line::Record {
-                tenant,
-                space: space.name().to_owned(),
-                name,
-                bytes: Text::of(&payload),
-            })?,
-            Row::Value(JournalId { tenant, session }, digest) => write(&Line::Value {
-                tenant,
-                session,
-                digest,
-                bytes: Text::of(&payload),
-            })?,
-            Row::Frame(journal, frame) => {
-                for entry in entries(payload).map_err(damaged)? {
-                    write(&line_of(&journal, frame, &entry).map_err(damaged)?)?;
+        let row = row?;
+        match lines_of(&row, &mut end) {
+            Ok(lines) => lines.iter().try_for_each(&mut write)?,
+            Err(damage) => {
+                damaged += 1;
+                if let Some(Row::Frame(journal, _)) = keys::parse(&row.stem) {
+                    end = Some((journal, None));
                 }
+                write(&damaged_line(&row, damage))?;
             }
         }
     }
     write(&Line::End { lines: lines.get() })?;
-    Ok(out.flush()?)
+    out.flush()?;
+    Ok(damaged)
 }
 
-fn entries(payload: Bytes) -> Result<Vec<Encoded>, String> {
-    Frame::parse(payload)
-        .and_then(|frame| frame.entries())
-        .map_err(|error| error.to_string())
+/// A row that can be read, as lines.
+fn lines_of(row: &Stored, end: &mut Option<(JournalId, Option<Seq>)>) -> Result<Vec<Line>, Damage> {
+    let wrong = |what: &dyn Display| Damage::of_row(&row.stem, None, what);
+    let parsed = keys::parse(&row.stem).filter(|_| row.stray.is_none());
+    let parsed = parsed.ok_or_else(|| wrong(&"not a key of this store"))?;
+    let payload = row::decode(&row.stem, &row.values).map_err(|error| wrong(&error))?;
+    Ok(match parsed {
+        Row::Snapshot(_) => vec![],
+        Row::Record(RecordKey {
+            tenant,
+            space,
+            name,
+        }) => vec![Line::Record {
+            tenant,
+            space: space.name().to_owned(),
+            name,
+            bytes: Text::of(&payload),
+        }],
+        Row::Value(JournalId { tenant, session }, digest) => vec![Line::Value {
+            tenant,
+            session,
+            digest,
+            bytes: Text::of(&payload),
+        }],
+        Row::Frame(journal, first) => {
+            let undecodable = |error: DecodeError| Damage::of_row(&row.stem, error.seq(), error);
+            let entries = Frame::parse(payload)
+                .and_then(|frame| frame.entries())
+                .map_err(undecodable)?;
+            if entries.first().map(|entry| entry.seq) != Some(first) {
+                return Err(wrong(&"holds another frame"));
+            }
+            let mut lines = Vec::with_capacity(entries.len());
+            let before = match end.take() {
+                Some((of, last)) if of == journal => last,
+                _ => Some(Seq(0)),
+            };
+            if let Some(before) = before.filter(|before| before.next() != first) {
+                lines.push(Line::Missing {
+                    tenant: journal.tenant.clone(),
+                    session: journal.session.clone(),
+                    first: before.next(),
+                    last: Seq(first.0.saturating_sub(1)),
+                });
+            }
+            for entry in &entries {
+                entry.decode().map_err(undecodable)?;
+                lines.push(line_of(&journal, first, entry).map_err(|error| wrong(&error))?);
+            }
+            *end = Some((journal, entries.last().map(|entry| entry.seq)));
+            lines
+        }
+    })
 }
 
-fn line_of(journal: &JournalId, frame: Seq, entry: &Encoded) -> Result<Line, String> {
-    let raw = |json: &[u8]| serde_json::from_slice(json).map_err(|error| error.to_string());
+fn damaged_line(row: &Stored, damage: Damage) -> Line {
+    let stray = row.stray.iter().map(|value| (row.stem.clone(), value));
+    let parts = row.values.iter().enumerate().map(|(part, value)| {
+        let part = u16::try_from(part).expect("parts are numbered in a u16");
+        (Stem::of(&row.stem).part(part), value)
+    });
+    let raw = stray
+        .chain(parts)
+        .map(|(key, value)| (hex::encode(key), hex::encode(value)))
+        .collect();
+    let (tenant, session) = damage
+        .journal
+        .map_or((None, None), |it| (Some(it.tenant), Some(it.session)));
+    let readable = row::payload(&row.values)
+        .map(Frame::readable)
+        .unwrap_or_default();
+    Line::Damaged {
+        tenant,
+        session,
+        seq: damage.seq,
+        what: damage.what,
+        entries: readable
+            .iter()
+            .filter_map(|it| readable_of(it).ok())
+            .collect(),
+        row: raw,
+    }
+}
+
+fn readable_of(entry: &Encoded) -> serde_json::Result<Readable> {
     let private = entry.private();
+    Ok(Readable {
+        seq: entry.seq,
+        time: entry.time,
+        kind: entry.kind.name().to_owned(),
+        public: serde_json::from_slice(&entry.public())?,
+        private: (!private.is_empty())
+            .then(|| serde_json::from_slice(&private))
+            .transpose()?,
+    })
+}
+
+fn line_of(journal: &JournalId, frame: Seq, entry: &Encoded) -> serde_json::Result<Line> {
+    let Readable {
+        seq,
+        time,
+        kind,
+        public,
+        private,
+    } = readable_of(entry)?;
     Ok(Line::Entry {
         tenant: journal.tenant.clone(),
         session: journal.session.clone(),
         frame,
-        seq: entry.seq,
-        time: entry.time,
-        kind: entry.kind.name().to_owned(),
-        public: raw(&entry.public())?,
-        private: (!private.is_empty()).then(|| raw(&private)).transpose()?,
+        seq,
+        time,
+        kind,
+        public,
+        private,
     })
 }
 
@@ -360,6 +475,15 @@ impl Import<'_> {
                     &bytes,
                 );
             }
+            Line::Damaged { row, .. } => {
+                for (key, value) in row {
+                    let key = hex::decode(key).map_err(|error| error.to_string())?;
+                    let value = hex::decode(value).map_err(|error| error.to_string())?;
+                    self.put(key, value);
+                }
+            }
+            // The frame before it is closed by it, so that the next one may begin further on.
+            Line::Missing { .. } => {}
             Line::Export(_) | Line::Entry { .. } | Line::End { .. } => {}
         }
         Ok(())
@@ -375,10 +499,14 @@ impl Import<'_> {
 
     fn row(&mut self, stem: &Stem, payload: &[u8]) {
         for (key, value) in row::encode(stem, payload) {
-            self.bytes += key.len() + value.len();
-            let (new, old) = (Some(value), None);
-            self.changes.insert(key, Change { new, old });
+            self.put(key, value);
         }
+    }
+
+    fn put(&mut self, key: Vec<u8>, value: Vec<u8>) {
+        self.bytes += key.len() + value.len();
+        let (new, old) = (Some(value), None);
+        self.changes.insert(key, Change { new, old });
     }
 
     fn write(&mut self) -> Result<(), ImportError> {
@@ -392,6 +520,8 @@ impl Import<'_> {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
     use crate::store::contract::{Owner, append, frame, id, spoke, write};
     use crate::store::{Memory, Store, Write, check, memory};
@@ -475,6 +605,64 @@ mod tests {
         }
         let other = text.replace("\"text\":\"text\"", "\"text\":\"next\"");
         assert!(import_engine(&Memory::new(), other.as_bytes()).is_err());
+    }
+
+    /// What cannot be read is moved as it is, and told of.
+    #[test]
+    fn a_damaged_store_is_exported_whole() {
+        let (disk, store) = filled();
+        store.close();
+        for (key, value) in all(&disk) {
+            for missing in [false, true] {
+                let (mut flipped, at) = (value.to_vec(), value.len() - 1);
+                flipped[at] ^= 1;
+                let new = (!missing).then_some(flipped);
+                let old = Some(value.clone());
+                let changes = Changes::from([(key.to_vec(), Change { new, old })]);
+                disk.apply(&changes).unwrap();
+                let mut out = Vec::new();
+                let damaged = export_engine(&disk, &mut out).unwrap();
+                let copy = Memory::new();
+                import_engine(&copy, &out[..]).unwrap();
+                assert_eq!(all(&copy), all(&disk));
+                let text = String::from_utf8(out).unwrap();
+                assert_eq!(text.matches("{\"damaged\":").count() as u64, damaged);
+                assert!(damaged > 0 || missing, "{}", key.escape_ascii());
+                let gap = check::check_engine(&disk).unwrap().problem_count > 0;
+                assert_eq!(damaged > 0 || text.contains("{\"missing\":"), gap);
+                let new = Some(value.to_vec());
+                let back = Changes::from([(key.to_vec(), Change { new, old: None })]);
+                disk.apply(&back).unwrap();
+            }
+        }
+    }
+
+    #[test]
+    fn entries_before_the_damage_can_be_read() {
+        let (disk, store) = filled();
+        store.close();
+        let stem = keys::frame(&id("a", "s"), Seq(1));
+        let value = disk.get(&stem.part(0)).unwrap().unwrap();
+        let (mut flipped, at) = (value.to_vec(), value.len() - 1);
+        flipped[at] ^= 1;
+        let (new, old) = (Some(flipped), Some(value));
+        disk.apply(&Changes::from([(stem.part(0), Change { new, old })]))
+            .unwrap();
+        let text = exported(&disk);
+        let line = text
+            .lines()
+            .find(|line| line.starts_with("{\"damaged\":"))
+            .unwrap();
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert_eq!(line["damaged"]["session"], "s");
+        assert_eq!(line["damaged"]["seq"], 1);
+        let seqs: Vec<&serde_json::Value> = line["damaged"]["entries"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|entry| &entry["seq"])
+            .collect();
+        assert_eq!(seqs, [1, 2], "of three");
     }
 
     #[test]

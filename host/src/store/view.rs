@@ -28,7 +28,7 @@ impl From<EngineError> for ReadError {
 }
 
 fn damaged(stem: &[u8], damage: impl std::fmt::Display) -> ReadError {
-    ReadError::Damaged(format!("row {}: {damage}", stem.escape_ascii()))
+    ReadError::bad_row(stem, None, damage)
 }
 
 /// The changes that are being written.

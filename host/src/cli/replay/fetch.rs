@@ -68,6 +68,8 @@ pub(super) struct Recorded {
 /// What the server says of a turn.
 #[derive(Debug, Deserialize)]
 pub(in crate::cli) struct Turn {
+    /// Where it ran: not in a fork that has its entries.
+    session: SessionId,
     agent: String,
     version: u64,
     component: Digest,
@@ -87,10 +89,9 @@ pub(super) async fn fetch(
         .turn(session, &turn)
         .await
         .map_err(CallError::explain)?;
-    let seeds = said.random.ok_or_else(|| {
-        let message = format!("turn {number} has not ended yet");
-        hinted(message, "a turn can be replayed when it has ended")
-    })?;
+    let seeds = said
+        .random
+        .ok_or_else(|| not_ended(&entries, number, &turn))?;
     let config = said.config.ok_or_else(|| {
         anyhow!(
             "version {} of {}, which the turn ran with, is no longer kept",
@@ -105,7 +106,7 @@ pub(super) async fn fetch(
     }
     Ok(Recorded {
         case: Case {
-            session: session.clone(),
+            session: said.session,
             turn,
             entries: encoded,
             values,
@@ -117,6 +118,18 @@ pub(super) async fn fetch(
         version: said.version,
         component: said.component,
     })
+}
+
+fn not_ended(entries: &[Entry], number: u64, turn: &TurnId) -> anyhow::Error {
+    let is_over = entries
+        .iter()
+        .any(|entry| matches!(&entry.payload, Payload::TurnEnded(it) if it.turn == *turn));
+    if is_over {
+        let message = format!("turn {number} was cut off by the fork that made this session");
+        return hinted(message, "replay it in the session that this one comes from");
+    }
+    let message = format!("turn {number} has not ended yet");
+    hinted(message, "a turn can be replayed when it has ended")
 }
 
 /// The component that the turn ran with.
@@ -234,7 +247,7 @@ fn entry(event: &Event) -> anyhow::Result<Encoded> {
     let private = fields.remove("private");
     let private = match kind {
         // It has no secret, so it is no whole private part; a replay needs none of it.
-        Kind::SessionOpened => "",
+        Kind::SessionOpened | Kind::SessionForked => "",
         _ => private.as_ref().map_or("", |private| private.get()),
     };
     let public = serde_json::to_vec(&fields)?;

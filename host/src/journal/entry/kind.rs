@@ -23,10 +23,11 @@ pub enum Kind {
     Retried = 17,
     AgentSuspended = 18,
     AgentResumed = 19,
+    SessionForked = 20,
 }
 
 impl Kind {
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::SessionOpened,
         Self::SessionChanged,
         Self::MessageReceived,
@@ -46,6 +47,7 @@ impl Kind {
         Self::Retried,
         Self::AgentSuspended,
         Self::AgentResumed,
+        Self::SessionForked,
     ];
 
     pub fn of_number(number: u16) -> Option<Self> {
@@ -82,6 +84,7 @@ impl Kind {
             Self::Retried => "retried",
             Self::AgentSuspended => "agent-suspended",
             Self::AgentResumed => "agent-resumed",
+            Self::SessionForked => "session-forked",
         }
     }
 
@@ -100,7 +103,8 @@ impl Kind {
             | Self::MessageSetAside
             | Self::Retried
             | Self::AgentSuspended
-            | Self::AgentResumed => true,
+            | Self::AgentResumed
+            | Self::SessionForked => true,
             Self::Called
             | Self::Returned
             | Self::Streamed
@@ -122,6 +126,6 @@ mod tests {
             assert_eq!(Kind::of_name(kind.name()), Some(kind));
         }
         assert_eq!(Kind::of_number(0), None);
-        assert_eq!(Kind::of_number(20), None);
+        assert_eq!(Kind::of_number(21), None);
     }
 }

@@ -27,8 +27,8 @@ pub use message::{
     MessageSetAside,
 };
 pub use session::{
-    AgentResumed, AgentSuspended, Idempotency, SessionChange, SessionChanged, SessionOpened,
-    SessionOpenedPrivate,
+    AgentResumed, AgentSuspended, Idempotency, SessionChange, SessionChanged, SessionForked,
+    SessionOpened, SessionOpenedPrivate,
 };
 pub use slot::{Content, SlotCommitted, SlotCommittedPrivate, SlotLocked, SlotReleased, Writer};
 pub use turn::{
@@ -67,6 +67,7 @@ pub enum Payload {
     Retried(Retried),
     AgentSuspended(AgentSuspended),
     AgentResumed(AgentResumed),
+    SessionForked(SessionForked),
 }
 
 impl Payload {
@@ -91,6 +92,7 @@ impl Payload {
             Self::Retried(_) => Kind::Retried,
             Self::AgentSuspended(_) => Kind::AgentSuspended,
             Self::AgentResumed(_) => Kind::AgentResumed,
+            Self::SessionForked(_) => Kind::SessionForked,
         }
     }
 
@@ -115,7 +117,8 @@ impl Payload {
             | Self::MessageSetAside(_)
             | Self::Retried(_)
             | Self::AgentSuspended(_)
-            | Self::AgentResumed(_) => None,
+            | Self::AgentResumed(_)
+            | Self::SessionForked(_) => None,
         }
     }
 }

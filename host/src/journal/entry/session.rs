@@ -1,8 +1,8 @@
-//! Entries of the session itself: opened, changed.
+//! Entries of the session itself: opened, changed, forked.
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::{AgentName, Author, Digest};
+use crate::id::{AgentName, Author, Digest, Seq, SessionId};
 
 /// What an idempotency key stands for: the key's digest and that of what it was used with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +29,18 @@ pub struct SessionOpenedPrivate {
     pub secret: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idempotency: Option<Idempotency>,
+}
+
+/// From here on this is another session than the one that wrote the entries before it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SessionForked {
+    /// The session that the entries up to `at` were copied from.
+    pub from: SessionId,
+    /// Always the entry before this one.
+    pub at: Seq,
+    /// Of this session, in place of that of the session it comes from.
+    #[serde(skip)]
+    pub private: SessionOpenedPrivate,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

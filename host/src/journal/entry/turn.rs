@@ -110,6 +110,8 @@ pub enum Failure {
     Poison,
     /// Run again after a crash, it did not do what it had done.
     Nondeterminism,
+    /// No failure: why a turn that was open where its session was forked ended as interrupted.
+    Forked,
 }
 
 impl Failure {
@@ -124,6 +126,7 @@ impl Failure {
             Self::Component => "component",
             Self::Poison => "poison",
             Self::Nondeterminism => "nondeterminism",
+            Self::Forked => "forked",
         }
     }
 }

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::id::MessageId;
 use crate::journal::codec::{Frame, encode};
-use crate::journal::entry::{Cause, Kind};
+use crate::journal::entry::{Cause, Kind, SessionOpenedPrivate};
 use crate::journal::script::{Script, name};
 
 const AGENTS: [&str; 3] = ["a", "b", "c"];
@@ -51,7 +51,7 @@ fn line(state: &State, (what, x, y): Step) -> Option<String> {
     let call = |verb: &str, rest: &str| {
         open.map(|(turn, open)| format!("{verb} {turn} {} {rest}", open.calls))
     };
-    match what % 24 {
+    match what % 25 {
         0 | 1 => Some(format!("got {agent} key={y}")),
         2 => Some(format!("got {agent} invoked")),
         3..=6 => {
@@ -121,6 +121,8 @@ fn line(state: &State, (what, x, y): Step) -> Option<String> {
             ["suspend", "resume"][usize::from(y) % 2],
             ["", "until-ready"][usize::from(y / 2) % 2]
         )),
+        // Seldom: it makes forget what other steps need.
+        24 => (x % 4 == 0).then(|| "fork parent".to_owned()),
         18 => open.map(|(turn, _)| {
             let outcome = ["completed", "failed", "interrupted", "cancelled"][usize::from(y) % 4];
             let wake = if y % 3 == 0 { "wake=9000" } else { "" };
@@ -318,6 +320,43 @@ proptest! {
             prop_assert!(next.iter().all(|it| it.run.is_none() && !it.invoked));
             prop_assert!(joining.is_empty() || batching.policy == Policy::Steer);
             prop_assert!(turn.inputs.len() + joining.len() <= batching.messages_max.max(turn.inputs.len()));
+        }
+    }
+
+    #[test]
+    fn a_fork_anywhere_is_at_rest_with_the_same_documents_and_messages(steps in steps()) {
+        let script = history(&steps);
+        let mut parent = State::default();
+        for entry in &script.entries {
+            parent.next(entry).unwrap();
+            if parent.phase != Phase::Open {
+                break;
+            }
+            let mut fork = Script::after(&parent);
+            let private = SessionOpenedPrivate { secret: "new".into(), idempotency: None };
+            for payload in parent.fork(name("parent"), private) {
+                prop_assert_eq!(fork.push(payload), Ok(()));
+                holds_together(&fork.state);
+            }
+            let state = fork.state;
+            prop_assert!(state.turns.is_empty() && state.remembered.is_empty());
+            let documents = |state: &State| -> Vec<(SlotName, Document)> {
+                let slots = state.slots.iter();
+                slots.filter_map(|(name, slot)| Some((name.clone(), slot.document.clone()?))).collect()
+            };
+            prop_assert_eq!(documents(&state), documents(&parent));
+            for (agent, participant) in &parent.participants {
+                let open = participant.turn.as_ref().map(|turn| &parent.turns[turn]);
+                let taken = |pending: &&Pending| !open.is_some_and(|open| {
+                    open.inputs.contains(&pending.message) || open.pulled.contains(&pending.message)
+                });
+                let waits: Vec<&Pending> = participant.pending.iter().filter(taken).collect();
+                let here = &state.participants[agent];
+                prop_assert_eq!(here.pending.iter().collect::<Vec<_>>(), waits);
+                prop_assert!(here.watched.is_empty() && here.wake.is_none() && here.turn.is_none());
+                prop_assert_eq!(&here.context, &participant.context);
+                prop_assert_eq!(&here.suspended, &participant.suspended);
+            }
         }
     }
 

@@ -7,12 +7,13 @@
 //! Invariant: an entry that `next` accepted once is accepted again after the
 //! same entries. A refused entry leaves the state as it was.
 //!
-//! One file per family of entries: `session`, `mailbox`, `turns`, `slots`, `supervision`,
-//! with `runs` behind them; `due` says what follows from all of it, and `batching` what of the
-//! messages.
+//! One file per family of entries: `session`, `fork`, `mailbox`, `turns`, `slots`,
+//! `supervision`, with `runs` behind them; `due` says what follows from all of it, and `batching`
+//! what of the messages.
 
 mod batching;
 mod due;
+mod fork;
 mod mailbox;
 mod runs;
 mod session;
@@ -42,7 +43,7 @@ use runs::Run;
 
 /// Changes whenever a fold of the same entries would serialise differently:
 /// snapshots of another version are ignored.
-pub const FOLD_VERSION: u32 = 4;
+pub const FOLD_VERSION: u32 = 6;
 
 /// An entry that cannot follow the ones before it: a defect of the writer or a damaged journal.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -155,6 +156,7 @@ impl State {
             Payload::Retried(retried) => self.retried(entry, retried),
             Payload::AgentSuspended(suspended) => self.agent_suspended(entry, suspended),
             Payload::AgentResumed(resumed) => self.agent_resumed(resumed),
+            Payload::SessionForked(forked) => self.session_forked(forked),
         }
     }
 

@@ -83,7 +83,7 @@ impl Failures {
 
 /// Whether a failure says that the agent is broken. What the agent itself answers is its decision.
 pub(super) fn counts(failure: Failure) -> bool {
-    failure != Failure::Agent
+    !matches!(failure, Failure::Agent | Failure::Forked)
 }
 
 /// Whether a turn that failed without a word is to be tried again. One that cannot be run is
@@ -96,7 +96,7 @@ fn is_tried_again(failure: Failure) -> bool {
         | Failure::Deadline
         | Failure::Component
         | Failure::HostLost => true,
-        Failure::Agent | Failure::Poison | Failure::Nondeterminism => false,
+        Failure::Agent | Failure::Poison | Failure::Nondeterminism | Failure::Forked => false,
     }
 }
 

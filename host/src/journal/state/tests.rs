@@ -538,3 +538,97 @@ fn the_state_is_as_small_after_a_thousand_turns_as_after_one() {
         sizes[999]
     );
 }
+
+/// Two agents at work, a slot held, another written, a wake-up asked for, keys remembered, messages that wait.
+const BUSY: &str = "open a b\ngot b\nstart q.t0.b takes=2 messages\nend q.t0.b completed * wake=9000\n\
+    got a key=k\nstart r.t0.a takes=5 messages\nsend r.t0.a 0 b\nspoke r.t0.a 0 words\n\
+    lock r.t0.a 1 x\nput y wakes=b\ngot a\n";
+
+#[test]
+fn a_fork_takes_over_what_waits_and_drops_what_was_promised() {
+    check(
+        BUSY,
+        "a has 5 fresh\na has 11 fresh\na runs r.t0.a said 5 calls 2\n\
+         b has 2 left\nb has 7 fresh\nb watches y -\nb wakes 9000 q\n\
+         slot x v0 r.t0.a\nslot y v10 idle\nrun q next 1\nrun r next 1",
+    );
+    // The end of the open turn is all that can follow, and frees what it held.
+    check(
+        &format!("{BUSY}fork parent\nend r.t0.a interrupted * code=forked"),
+        "a has 11 fresh\nb has 2 left\nb has 7 fresh\nslot y v10 idle\nrun r next 1",
+    );
+    for (line, why) in [
+        ("spoke r.t0.a 5 more", "13: the turn is interrupted"),
+        ("end r.t0.a completed *", "13: the turn is interrupted"),
+        ("again r.t0.a 2", "13: the turn is interrupted"),
+    ] {
+        check(&format!("{BUSY}fork parent\n{line}"), why);
+    }
+    check("fork parent", "1: the session is not open yet");
+    check("open a\ndelete\nfork parent", "3: the session has ended");
+    check(
+        "open a\nfork parent at=2",
+        "2: it is not where it says it is",
+    );
+    check(
+        "open a\nfork parent at=0",
+        "2: it is not where it says it is",
+    );
+}
+
+#[test]
+fn a_fork_forgets_keys_and_has_a_secret_of_its_own() {
+    let mut script = Script::run("open a\ngot a key=k\nfork parent").unwrap();
+    let key = Digest::of(b"k");
+    assert_eq!(script.state.remembered(&key, Time(0)), None);
+    assert_eq!(script.state.secret, "another secret");
+    // The key counts anew, and a fork can be forked.
+    script.line("got a key=k").unwrap();
+    script.line("fork other").unwrap();
+    assert_eq!(script.state.remembered(&key, Time(0)), None);
+    assert_eq!(script.state.participants[&name("a")].pending.len(), 2);
+}
+
+#[test]
+fn a_turn_that_a_fork_ended_is_no_failure_of_its_agent() {
+    let fork = "fork parent\nend r.t0.a interrupted * code=forked\n";
+    let script = Script::run(&format!("{OPEN}{fork}")).unwrap();
+    let agent = &script.state.participants[&name("a")];
+    assert_eq!(agent.failures, Failures::default());
+    // Neither is it a success: one that failed before waits as long as before.
+    let failing = "open a\ngot a invoked\nstart r.t0.a takes=2 messages\nend r.t0.a failed * code=trap\n\
+        got a invoked\nstart s.t0.a takes=5 messages\nend s.t0.a failed * code=trap\n\
+        @5000\ngot a\nstart t.t0.a takes=8 messages\n";
+    let before = Script::run(failing).unwrap().state;
+    let end = "fork parent\nend t.t0.a interrupted * code=forked\n";
+    let after = Script::run(&format!("{failing}{end}")).unwrap().state;
+    let failures = |state: &State| state.participants[&name("a")].failures.clone();
+    assert!(failures(&before).not_before > Time(0));
+    assert_eq!(failures(&after), failures(&before));
+}
+
+#[test]
+fn a_turn_that_never_gets_on_is_poison_and_one_that_waits_is_not() {
+    let check = |lines: &str, poison: bool| {
+        let start = "open a\ngot a\nstart r.t0.a takes=2 messages\n";
+        let script = Script::run(&format!("{start}{lines}")).expect("it is legal");
+        let turn = &script.state.turns[&name::<TurnId>("r.t0.a")];
+        assert_eq!(turn.is_poison(), poison, "{lines}");
+    };
+    check("", false);
+    check("again r.t0.a 2", false);
+    check("again r.t0.a 2\nagain r.t0.a 3", true);
+    // Anything that it does begins the count anew.
+    check("again r.t0.a 2\nagain r.t0.a 3\nsee r.t0.a 0", false);
+    check("see r.t0.a 0\nagain r.t0.a 2\nagain r.t0.a 3", false);
+    // Being stopped on purpose is no attempt.
+    check("again r.t0.a 2\nagain r.t0.a 3 host-stopped", false);
+    // A call that is made again has not got on, but the turn is not to blame so soon.
+    let calls = |attempts: std::ops::RangeInclusive<u32>| {
+        let again =
+            attempts.map(|attempt| format!("\nagain r.t0.a {attempt}\nagain r.t0.a {attempt} n=0"));
+        format!("call r.t0.a 0{}", again.collect::<String>())
+    };
+    check(&calls(2..=10), false);
+    check(&calls(2..=11), true);
+}

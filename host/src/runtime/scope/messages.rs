@@ -7,7 +7,6 @@ use crate::id::{AgentName, Digest, MessageId, Seq};
 use crate::journal::entry::{Entry, Kind, MessageSent, Observation, Payload};
 use crate::journal::state::{Pending, Sender};
 use crate::ledger::Batch;
-use crate::store::ReadError;
 
 use super::{Scope, Stop};
 
@@ -110,12 +109,6 @@ fn message(entry: Entry, to: &AgentName) -> Option<Message> {
     Some(message)
 }
 
-fn decoded(encoded: &crate::journal::codec::Encoded) -> Result<Entry, ReadError> {
-    encoded
-        .decode()
-        .map_err(|error| ReadError::Damaged(error.to_string()))
-}
-
 /// A body as it is read from its entry: a number with many digits may lose the last one on the
 /// way. An error if it cannot be read from there, because it is nested as deep as may be: such an entry
 /// would shut the whole journal.
@@ -156,7 +149,7 @@ impl Scope {
     /// A message of this agent, wherever in the journal it is.
     async fn find(&self, id: &MessageId) -> Result<Option<Message>, Stop> {
         let entry = self.cpu.waiting(self.ledger.entry(id.seq())).await?;
-        let entry = entry.map(|entry| decoded(&entry)).transpose()?;
+        let entry = entry.map(|entry| self.ledger.decode(&entry)).transpose()?;
         let found = entry.and_then(|entry| message(entry, &self.agent));
         Ok(found.filter(|message| message.header.message == *id))
     }
@@ -327,7 +320,7 @@ impl Scope {
                 break;
             }
             scanned += 1;
-            let Some(message) = message(decoded(&encoded)?, &self.agent) else {
+            let Some(message) = message(self.ledger.decode(&encoded)?, &self.agent) else {
                 continue;
             };
             if message.text().to_lowercase().contains(&needle) {

@@ -6,7 +6,6 @@ use crate::journal::entry::{
     Observation, Payload, SlotCommitted, SlotCommittedPrivate, SlotLocked, SlotReleased, Writer,
 };
 use crate::ledger::Batch;
-use crate::store::ReadError;
 
 use super::{Scope, Stop};
 
@@ -115,7 +114,10 @@ impl Scope {
 
     /// A version of a slot that was read once, whatever it holds now.
     async fn document(&self, version: Seq, holder: Option<String>) -> Result<Snapshot, Stop> {
-        let missing = || ReadError::Damaged(format!("the slot's version {version} is missing"));
+        let missing = || {
+            self.ledger
+                .damaged(Some(version), "it is no slot's version")
+        };
         let snapshot = |text: &str, written_at| Snapshot {
             text: text.to_owned(),
             version,
@@ -127,9 +129,7 @@ impl Scope {
         }
         let read = async {
             let entry = self.ledger.entry(version).await?.ok_or_else(missing)?;
-            let entry = entry
-                .decode()
-                .map_err(|error| ReadError::Damaged(error.to_string()))?;
+            let entry = self.ledger.decode(&entry)?;
             let Payload::SlotCommitted(committed) = entry.payload else {
                 return Err(missing());
             };

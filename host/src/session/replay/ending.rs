@@ -43,8 +43,8 @@ pub(super) struct Compared {
 /// A recorded end in words.
 pub(super) fn recorded(ended: &TurnEnded) -> String {
     match &ended.error {
-        Some(error) => failed(error),
-        None => ended.outcome.name().to_owned(),
+        Some(error) if ended.outcome == Outcome::Failed => failed(error),
+        _ => ended.outcome.name().to_owned(),
     }
 }
 
@@ -65,7 +65,8 @@ fn is_cut(ended: &TurnEnded) -> bool {
                 | Failure::HostLost
                 | Failure::Component
                 | Failure::Poison
-                | Failure::Nondeterminism,
+                | Failure::Nondeterminism
+                | Failure::Forked,
             )
             | None => true,
         },

@@ -10,7 +10,9 @@
 
 mod bursts;
 mod crash;
+mod damage;
 mod differs;
+mod forks;
 mod laws;
 mod lives;
 mod prefix;
@@ -147,9 +149,11 @@ fn redeploy(disk: &Memory, delete: bool) {
 
 /// Everything durable, read past all layers.
 fn entries(store: &dyn Store) -> Vec<Entry> {
-    let frames = store
-        .frames(&journal(), Seq(0), usize::MAX)
-        .expect("it reads");
+    entries_of(store, &journal())
+}
+
+fn entries_of(store: &dyn Store, journal: &JournalId) -> Vec<Entry> {
+    let frames = store.frames(journal, Seq(0), usize::MAX).expect("it reads");
     let encoded = frames
         .iter()
         .flat_map(|frame| frame.entries().expect("they are whole"));
@@ -227,6 +231,7 @@ impl World {
             turns_max: 4,
             turns_waiting_max: 4,
             sessions_open_max: 100,
+            forks_max: 2,
             unclean: start.0 > 0,
         });
         sessions.read_agenda(&[tenant()]).expect("it reads");
@@ -370,6 +375,10 @@ impl Outside {
 /// Hold a conversation, as far as the disk lets it.
 async fn converse(world: &World, lines: &[&str], outside: &mut Outside) {
     let session = world.session().await;
+    converse_in(world, session, lines, outside).await;
+}
+
+async fn converse_in(world: &World, session: Arc<Session>, lines: &[&str], outside: &mut Outside) {
     let mut follower = session.ledger.follow(Seq(0));
     let shown = outside.shown.clone();
     tokio::spawn(async move {
