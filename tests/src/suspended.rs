@@ -183,3 +183,28 @@ async fn an_agent_waits_for_its_slot_and_goes_on_by_itself() {
     assert!(heard.contains("brief,notes"), "{heard}");
     server.stop().await;
 }
+
+/// What the configuration injects, the model is shown: the documents as they stand when the turn
+/// begins, with their state.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn injected_slots_are_shown_to_the_model() {
+    let provider = Provider::start([Reply::text("I know.")]).await;
+    let server = Server::asking(&provider).await;
+    server
+        .configure("talker", json!({"inject": ["brief", "notes"]}))
+        .await
+        .is(201);
+    server.deploy("talker").await;
+    server.session("s", &["talker"]).await;
+    let put = server.call("PUT /v1/sessions/s/slots/brief");
+    put.text("The customer is <angry>.").await.is(200);
+    let answer = server.invoke("talker", "s", json!("Do you know?")).await;
+    assert_eq!(answer.is(200)["reply"], "I know.");
+    let request = provider.requests()[0].body.to_string();
+    assert!(
+        request.contains("The customer is &lt;angry&gt;."),
+        "{request}"
+    );
+    assert!(request.contains("name=\\\"notes\\\""), "{request}");
+    server.stop().await;
+}

@@ -46,6 +46,7 @@ impl Agent for Talker {
             .system(SYSTEM)
             .instructions()
             .slot(SLOT)
+            .injected()
             .transcript(60)
             .messages(&messages);
         // With messages, the analysis is only one of the things to answer from.

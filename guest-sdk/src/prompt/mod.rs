@@ -22,6 +22,9 @@ use crate::model::{Message, Parameters, Request, UserMessage};
 use crate::transcript::{self, Author};
 use crate::{context, handoff, kernel, turn};
 
+/// Where the host writes what the configuration's `inject` names.
+const INJECT: &str = "ANTIPHON_INJECT";
+
 /// A model request in the making.
 ///
 /// ```
@@ -112,6 +115,14 @@ impl Prompt {
             None => envelope::empty_slot(name, &kernel::state(name)),
         });
         self
+    }
+
+    /// The slots that the agent's configuration injects into every turn, in its order: as
+    /// [`Prompt::slot`] shows each.
+    pub fn injected(self) -> Self {
+        let names = std::env::var(INJECT).unwrap_or_default();
+        let names = names.split(',').filter(|name| !name.is_empty());
+        names.fold(self, Self::slot)
     }
 
     /// The newest words of the session, at most `items_max` items.
