@@ -112,7 +112,7 @@ pub(super) fn entry(encoded: &Encoded) -> Result<Box<RawValue>, serde_json::Erro
     let private = encoded.private();
     let private = match encoded.kind {
         // The source of randomness stays in the host, whoever looks.
-        Kind::SessionOpened if !private.is_empty() => {
+        Kind::SessionOpened | Kind::SessionForked if !private.is_empty() => {
             let mut fields: serde_json::Map<String, Value> = serde_json::from_slice(&private)?;
             fields.remove("secret");
             Value::Object(fields).to_string()
