@@ -40,6 +40,18 @@ pub struct BrokenOff {
     pub continuations: u32,
 }
 
+/// Ask for an answer that nobody is shown before it is whole: if it breaks off, ask again, at
+/// most so often.
+pub fn complete(request: &Request, repetitions_max: u32) -> Result<Completion, ModelError> {
+    let mut repetitions = 0;
+    loop {
+        match model::complete(request) {
+            Err(ModelError::Interrupted(_)) if repetitions < repetitions_max => repetitions += 1,
+            answered => return answered,
+        }
+    }
+}
+
 /// Ask and say the answer's text while it arrives; if it breaks off, have the model go on,
 /// at most so often. Every other error ends it: the host's policy has said what it can do.
 pub fn relay(request: &Request, continuations_max: u32) -> Result<Continued, BrokenOff> {

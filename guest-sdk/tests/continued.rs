@@ -171,3 +171,26 @@ proptest! {
         prop_assert_eq!(shown(&first, &pieces), format!("{first} {new}"));
     }
 }
+
+#[test]
+fn an_answer_that_nobody_saw_is_asked_for_again() {
+    for (repetitions_max, whole) in [(1, true), (0, false)] {
+        let host = Host::new("guide");
+        host.answer(Answer::text("The sky").interrupted())
+            .answer(Answer::text("The sky is blue."));
+        let mut answer = None;
+        let turn = host.turn_with(|_| {
+            let request = Request::new(vec![Message::user("Why?")]);
+            answer = Some(continued::complete(&request, repetitions_max));
+            Ok(TurnOutput::default())
+        });
+        let answer = answer.expect("the turn asked").map(|it| it.text);
+        let expected = if whole {
+            Ok("The sky is blue.".to_owned())
+        } else {
+            Err(ModelError::Interrupted("The sky".to_owned()))
+        };
+        assert_eq!(answer, expected);
+        assert_eq!(turn.said, "");
+    }
+}

@@ -13,7 +13,7 @@ use std::sync::{Arc, RwLock};
 
 use tokio::sync::watch;
 
-pub use config::{AgentConfig, Batching, ConfigError};
+pub use config::{AgentConfig, ConfigError};
 pub use deployment::{Deployment, Version};
 
 use crate::clock::Clock;

@@ -150,6 +150,11 @@ impl TurnId {
     pub fn of(run: &RunId, index: u32, agent: &AgentName) -> Self {
         Self(format!("{run}.t{index}.{agent}").into())
     }
+
+    /// The run that it belongs to: its index and its agent contain no dot.
+    pub fn run(&self) -> RunId {
+        RunId(self.0.rsplitn(3, '.').last().unwrap_or(&self.0).into())
+    }
 }
 
 impl MessageId {
@@ -298,6 +303,15 @@ mod tests {
         assert!(AgentName::new(&"a".repeat(64)).is_err());
         assert!(SessionId::new("User@example.com_1").is_ok());
         assert!(serde_json::from_str::<SlotName>("\"a/b\"").is_err());
+    }
+
+    #[test]
+    fn a_turn_names_its_run() {
+        for run in ["r", "run_0193", "a.t7.b"] {
+            let run = RunId::new(run).unwrap();
+            let turn = TurnId::of(&run, 12, &AgentName::new("a-b").unwrap());
+            assert_eq!(turn.run(), run);
+        }
     }
 
     #[test]

@@ -30,6 +30,8 @@ mod stream;
 #[cfg(test)]
 mod agents;
 #[cfg(test)]
+mod bursts;
+#[cfg(test)]
 mod contract;
 #[cfg(test)]
 mod conversations;
@@ -63,6 +65,8 @@ mod scaffold;
 mod sessions;
 #[cfg(test)]
 mod slots;
+#[cfg(test)]
+mod suspended;
 #[cfg(test)]
 mod tidy;
 #[cfg(test)]

@@ -59,7 +59,11 @@ impl Said {
 }
 
 async fn replay_with(server: &Server, key: &str, arguments: &[&str]) -> Said {
-    let mut command = command(&["replay", "s"]);
+    replay_in(server, "s", key, arguments).await
+}
+
+async fn replay_in(server: &Server, session: &str, key: &str, arguments: &[&str]) -> Said {
+    let mut command = command(&["replay", session]);
     command
         .args(arguments)
         .args(["--url", &server.url, "--key", key]);
@@ -242,7 +246,8 @@ async fn what_is_asked_of_a_model_is_compared_with_what_was() {
     said.has(
         1,
         &[
-            "called at ",
+            "it differs at entry ",
+            "(called) after ",
             "asking the model \"default\"",
             "the request differs from its first message on",
             "then system: You talk with people. Answer",
@@ -387,6 +392,42 @@ async fn a_turn_of_a_deleted_agent() {
     let turn = newest(&server).await;
     server.deploy_as("puppet", component("echo")).await;
     server.call("DELETE /v1/agents/puppet").await.is(204);
-    replay(&server, &[&turn]).await.has(0, &["(version 1)"]);
+    replay(&server, &[&turn])
+        .await
+        .has(0, &["puppet, version 1"]);
+    server.stop().await;
+}
+
+/// A fork has its own secret and its own name, and older turns had those of the other session.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn turns_from_before_a_fork() {
+    let server = Server::start().await;
+    server.deploy("puppet").await;
+    server.session("s", &["puppet"]).await;
+    let script = json!(["dice", "turn"]);
+    server.reply("puppet", "s", script.clone()).await;
+    let old = newest(&server).await;
+    for (from, to) in [("s", "f"), ("f", "g")] {
+        server
+            .call(&format!("POST /v1/sessions/{from}/fork"))
+            .json(json!({"session": to}))
+            .await
+            .is(201);
+        server.reply("puppet", to, script.clone()).await;
+        let page = server
+            .get(&format!("/v1/sessions/{to}/journal?kind=turn-started"))
+            .await;
+        let new = page["entries"].as_array().and_then(|turns| turns.last());
+        let new = new.expect("a turn")["turn"]
+            .as_str()
+            .expect("an id")
+            .to_owned();
+        for turn in [&old, &new] {
+            let said = replay_in(&server, to, &server.key, &[turn]).await;
+            said.has(0, &["the same: 1 call"]);
+        }
+        let journal = server.call(&format!("GET /v1/sessions/{to}/journal")).await;
+        assert!(!journal.text().contains("secret"), "{}", journal.text());
+    }
     server.stop().await;
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use antiphon_sdk::kernel::{self, CommitError, LockError};
 use antiphon_sdk::mailbox::{self, Message};
 use antiphon_sdk::prompt::Prompt;
-use antiphon_sdk::{Agent, AgentError, TurnInput, TurnOutput, log, model};
+use antiphon_sdk::{Agent, AgentError, TurnInput, TurnOutput, continued, log, model};
 
 const SLOT: &str = "analysis";
 
@@ -28,6 +28,9 @@ const STEPS: [&str; 3] = [
     "Write the analysis for somebody who will tell the people about it: the result first, \
      then the reasons, then what stays open. Plain text, no preamble.",
 ];
+
+/// A step whose answer breaks off is asked again so often: nobody has read it.
+const REPETITIONS_MAX: u32 = 3;
 
 /// Half a page for each step: the steps after it read it too, and small models hold little.
 const STEP_TOKENS_MAX: u32 = 200;
@@ -72,7 +75,7 @@ fn think(messages: &[Message]) -> Result<String, AgentError> {
     let mut found = String::new();
     for step in STEPS {
         request.messages.push(model::Message::user(step));
-        found = model::complete(&request)?.text;
+        found = continued::complete(&request, REPETITIONS_MAX)?.text;
         request.messages.push(model::Message::assistant(&found));
     }
     Ok(found)

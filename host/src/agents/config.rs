@@ -5,15 +5,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::id::SlotName;
-use crate::journal::state::{FAILURES_KEPT, Supervision};
+use crate::journal::state::{Batching, FAILURES_KEPT, Supervision};
 use crate::runtime::engine::{Grants, INTERFACES};
 use crate::runtime::limits::TurnLimits;
 
-/// Messages that one turn takes at most.
-const MESSAGES_MAX: usize = 100;
 /// Variables, and bytes of all of them: they are pinned with every turn.
 const ENVIRONMENT_MAX: usize = 64;
 const ENVIRONMENT_BYTES_MAX: usize = 16 * 1024;
+
+/// Slots that a turn may wait for, and slots that it may be given: as many as a prompt can make sense of.
+const SLOTS_NAMED_MAX: usize = 16;
+/// The variable that tells an agent what `inject` names, with commas between.
+const INJECT_VARIABLE: &str = "ANTIPHON_INJECT";
 
 /// The stored and the public form. Every field has a default; unknown ones are refused.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -28,6 +31,10 @@ pub struct AgentConfig {
     /// Slots whose commits by others wake it.
     pub watches: BTreeSet<SlotName>,
     pub batching: Batching,
+    pub before_turn: BeforeTurn,
+    /// Slots whose documents every turn is to begin with. The agent is told their names and reads them itself,
+    /// so that what it saw is in the journal as with any other read.
+    pub inject: Vec<SlotName>,
     pub supervision: SupervisionConfig,
     pub limits: AgentLimits,
     /// Environment variables, the only ones it sees.
@@ -43,6 +50,8 @@ impl Default for AgentConfig {
             grants: INTERFACES.iter().map(|name| (*name).to_owned()).collect(),
             watches: BTreeSet::new(),
             batching: Batching::default(),
+            before_turn: BeforeTurn::default(),
+            inject: Vec::new(),
             supervision: SupervisionConfig::default(),
             limits: AgentLimits::default(),
             environment: BTreeMap::new(),
@@ -51,29 +60,14 @@ impl Default for AgentConfig {
     }
 }
 
-/// How messages that arrive while the agent works become inputs.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Policy {
-    /// An idle agent starts at once; what arrives while it works is its next turn's one input.
-    #[default]
-    Collect,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// What must be so before a turn begins. Until it is, the agent's messages wait.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Batching {
-    pub policy: Policy,
-    pub messages_max: usize,
-}
-
-impl Default for Batching {
-    fn default() -> Self {
-        Self {
-            policy: Policy::Collect,
-            messages_max: MESSAGES_MAX,
-        }
-    }
+pub struct BeforeTurn {
+    /// Its default model is one of the host's, and could be reached lately.
+    pub model_ready: bool,
+    /// None of these slots is locked.
+    pub slots_idle: BTreeSet<SlotName>,
 }
 
 /// When an agent that keeps failing in a session is suspended there.
@@ -151,9 +145,22 @@ impl AgentConfig {
                 INTERFACES.join(", ")
             ));
         }
-        if self.batching.messages_max == 0 || self.batching.messages_max > MESSAGES_MAX {
+        self.batching.check().map_err(ConfigError::Invalid)?;
+        if self.before_turn.slots_idle.len() > SLOTS_NAMED_MAX {
             return invalid(format!(
-                "`batching.messages_max` must be 1 to {MESSAGES_MAX}"
+                "`before_turn.slots_idle` may name {SLOTS_NAMED_MAX} slots"
+            ));
+        }
+        if self.inject.len() > SLOTS_NAMED_MAX {
+            return invalid(format!("`inject` may name {SLOTS_NAMED_MAX} slots"));
+        }
+        let distinct: BTreeSet<&SlotName> = self.inject.iter().collect();
+        if distinct.len() < self.inject.len() {
+            return invalid("`inject` names a slot twice".into());
+        }
+        if self.environment.contains_key(INJECT_VARIABLE) {
+            return invalid(format!(
+                "`environment` must not set `{INJECT_VARIABLE}`: `inject` does"
             ));
         }
         let failures_max = self.supervision.failures_max;
@@ -184,6 +191,16 @@ impl AgentConfig {
             return invalid("a model's name must not be empty".into());
         }
         Ok(())
+    }
+
+    /// The variables that the agent sees.
+    pub fn variables(&self) -> BTreeMap<String, String> {
+        let mut variables = self.environment.clone();
+        if !self.inject.is_empty() {
+            let names: Vec<&str> = self.inject.iter().map(SlotName::as_str).collect();
+            variables.insert(INJECT_VARIABLE.to_owned(), names.join(","));
+        }
+        variables
     }
 
     pub fn supervision(&self) -> Supervision {
@@ -237,10 +254,77 @@ mod tests {
         assert!(error(r#"{"batching":{"quiet":1}}"#).contains("`quiet`"));
         assert!(error(r#"{"grants":["kernel","files"]}"#).contains("`files`"));
         assert!(error(r#"{"watches":["a/b"]}"#).contains("a slot"));
-        assert!(error(r#"{"batching":{"messages_max":0}}"#).contains("messages_max"));
+        for (batching, named) in [
+            (r#"{"policy":"debounce"}"#, "`debounce`"),
+            (r#"{"messages_max":0}"#, "`batching.messages_max`"),
+            (r#"{"messages_max":101}"#, "`batching.messages_max`"),
+            (r#"{"wait_ms_max":60001}"#, "`batching.wait_ms_max`"),
+            (r#"{"quiet_ms":10001}"#, "`batching.quiet_ms`"),
+            (
+                r#"{"policy":"followup","quiet_ms":1}"#,
+                "`batching.quiet_ms`",
+            ),
+            (r#"{"quiet_ms":-1}"#, "-1"),
+        ] {
+            let error = error(&format!(r#"{{"batching":{batching}}}"#));
+            assert!(error.contains(named), "{batching}: {error}");
+        }
         assert!(error(r#"{"environment":{"A=B":"x"}}"#).contains("environment"));
         assert!(error("{").contains("EOF"));
         assert!(error(r#"["fast"]"#).contains("an object"));
+    }
+
+    #[test]
+    fn slots_are_named_within_bounds() {
+        let names = |count: usize| {
+            let names: Vec<String> = (0..count).map(|n| format!("s{n}")).collect();
+            serde_json::to_string(&names).unwrap()
+        };
+        let parse = |json: &str| AgentConfig::parse(json.as_bytes());
+        for (field, most) in [
+            (r#"{"inject":NAMES}"#, "`inject`"),
+            (
+                r#"{"before_turn":{"slots_idle":NAMES}}"#,
+                "`before_turn.slots_idle`",
+            ),
+        ] {
+            assert!(parse(&field.replace("NAMES", &names(16))).is_ok());
+            let error = parse(&field.replace("NAMES", &names(17))).unwrap_err();
+            assert!(error.to_string().contains(most), "{error}");
+        }
+        for (json, named) in [
+            (r#"{"inject":["a","a"]}"#, "twice"),
+            (r#"{"inject":["a,b"]}"#, "a slot"),
+            (r#"{"before_turn":{"model":true}}"#, "`model`"),
+            (
+                r#"{"environment":{"ANTIPHON_INJECT":"x"}}"#,
+                "ANTIPHON_INJECT",
+            ),
+        ] {
+            let error = parse(json).unwrap_err().to_string();
+            assert!(error.contains(named), "{json}: {error}");
+        }
+    }
+
+    #[test]
+    fn an_agent_is_told_what_is_injected() {
+        let config = |json: &str| AgentConfig::parse(json.as_bytes()).unwrap().variables();
+        let told = config(r#"{"inject":["brief","a-2"],"environment":{"TONE":"dry"}}"#);
+        let told: Vec<(&str, &str)> = told.iter().map(|(a, b)| (a.as_str(), b.as_str())).collect();
+        assert_eq!(told, [("ANTIPHON_INJECT", "brief,a-2"), ("TONE", "dry")]);
+        assert!(config("{}").is_empty());
+    }
+
+    #[test]
+    fn the_bounds_themselves_are_allowed() {
+        for batching in [
+            r#"{"policy":"steer","quiet_ms":60000,"wait_ms_max":60000,"messages_max":100}"#,
+            r#"{"policy":"interrupt","quiet_ms":0,"wait_ms_max":0,"messages_max":1}"#,
+            r#"{"policy":"followup"}"#,
+        ] {
+            let config = format!(r#"{{"batching":{batching}}}"#);
+            assert!(AgentConfig::parse(config.as_bytes()).is_ok(), "{batching}");
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use antiphon::config::Secret;
-use antiphon::id::{AgentName, Digest, SessionId, TurnId};
+use antiphon::id::{AgentName, Author, Digest, SessionId, TurnId};
 use bytes::Bytes;
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
@@ -372,6 +372,19 @@ impl Client {
     ) -> Result<(), CallError> {
         let body = agent.map_or_else(|| json!({}), |agent| json!({"agent": agent}));
         let path = format!("/v1/sessions/{session}/interrupt");
+        self.send(self.request(Method::POST, &path).json(&body))
+            .await
+            .map(drop)
+    }
+
+    pub(super) async fn resume(
+        &self,
+        session: &SessionId,
+        agent: &AgentName,
+        author: Option<&Author>,
+    ) -> Result<(), CallError> {
+        let body = author.map_or_else(|| json!({}), |author| json!({"author": author}));
+        let path = format!("/v1/sessions/{session}/agents/{agent}/resume");
         self.send(self.request(Method::POST, &path).json(&body))
             .await
             .map(drop)

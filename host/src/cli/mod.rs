@@ -23,6 +23,7 @@ mod new;
 mod place;
 mod quickstart;
 mod replay;
+mod resume;
 mod serve;
 mod server;
 mod sse;
@@ -66,6 +67,7 @@ enum Command {
     Journal(journal::Args),
     Replay(replay::Args),
     Logs(logs::Args),
+    Resume(resume::Args),
     Store(store::Args),
 }
 
@@ -86,6 +88,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Journal(args) => block_on(journal::run(args)),
         Command::Replay(args) => block_on(replay::run(args)),
         Command::Logs(args) => block_on(logs::run(args)),
+        Command::Resume(args) => block_on(resume::run(args)),
         Command::Store(args) => store::run(args),
     };
     fault::exit_code(result)
@@ -164,6 +167,7 @@ mod tests {
             "antiphon replay s-1 3 --json",
             "antiphon replay s-1 run_1.t0.echo --component new.wasm",
             "antiphon logs echo --session s-1 --follow",
+            "antiphon resume s-1 echo --as ana",
             "antiphon store check",
             "antiphon store export --data d",
             "antiphon store import --data d",
@@ -183,6 +187,7 @@ mod tests {
             "antiphon new",
             "antiphon replay s-1",
             "antiphon replay s-1 a/b",
+            "antiphon resume s-1",
         ] {
             assert!(!parses(wrong), "{wrong}");
         }

@@ -140,10 +140,14 @@ impl Voices {
                 bytes(commit.bytes)
             )),
             Payload::MessageSetAside(_) => self.note("a message could not be handled: set aside"),
-            Payload::AgentSuspended(suspended) => self.note(&format!(
-                "{} is suspended: {}",
-                suspended.agent, suspended.reason
-            )),
+            Payload::AgentSuspended(suspended) => {
+                let what = if suspended.until_ready {
+                    "waits"
+                } else {
+                    "is suspended"
+                };
+                self.note(&format!("{} {what}: {}", suspended.agent, suspended.reason))
+            }
             Payload::AgentResumed(resumed) => self.note(&format!("{} goes on", resumed.agent)),
             Payload::SessionForked(forked) => self.note(&format!("a copy of {}", forked.from)),
             Payload::SessionChanged(changed) => match &changed.change {

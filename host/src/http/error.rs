@@ -303,6 +303,10 @@ impl From<CommandError> for ApiError {
             CommandError::AgentNotInSession => Self::conflict("agent_not_in_session", text),
             CommandError::EntryAgent => Self::conflict("entry_agent", text),
             CommandError::Idle => Self::conflict("idle", text),
+            CommandError::Suspended(_) => Self::conflict("agent_suspended", text),
+            CommandError::NotSuspended | CommandError::Waits(_) => {
+                Self::conflict("not_suspended", text)
+            }
             CommandError::KeyReused => key_reused(text),
             CommandError::Full { .. } => Self::overloaded(text),
             CommandError::TooLarge(limit) => Self::too_large(limit),

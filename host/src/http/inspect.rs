@@ -3,6 +3,8 @@
 //! Invariant: a component is given only to the tenant that deployed it, and of a session's secret
 //! only what one ended turn drew from it.
 
+use std::sync::Arc;
+
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
@@ -66,16 +68,15 @@ pub(super) async fn turn(
     let is_drawn = ended
         .as_ref()
         .is_some_and(|(_, code)| *code != Some(Failure::Forked));
-    let random = match is_drawn {
-        true => Some(Seeds::of(&secret_at(ledger, started).await?, &turn)),
-        false => None,
-    };
+    let origin = origin(ledger, &id, started).await?;
+    let random = is_drawn.then(|| Seeds::of(&origin.secret, &turn));
     let version = api
         .sessions
         .agents()
         .pinned(caller.tenant(), &it.agent, it.private.version);
     Ok(Json(json!({
         "turn": turn,
+        "session": origin.session,
         "agent": it.agent,
         "started": Offset(started).to_string(),
         "ended": ended.map(|(ended, _)| Offset(ended).to_string()),
@@ -86,21 +87,38 @@ pub(super) async fn turn(
     })))
 }
 
-/// The secret that a turn drew from. In a fork, turns from before it drew from another one.
-async fn secret_at(ledger: &std::sync::Arc<Ledger>, started: Seq) -> Result<String, ReadError> {
-    let kinds = &[Kind::SessionOpened, Kind::SessionForked];
-    let found = find(ledger, started, kinds, |entry| match entry.payload {
-        Payload::SessionOpened(it) => Some(it.private.secret),
-        Payload::SessionForked(it) => Some(it.private.secret),
-        _ => None,
-    });
-    let missing = || ledger.damaged(Some(Seq(1)), "it is missing");
-    found.await?.ok_or_else(missing)
+/// The session that an entry was written in, which is another one if this is a fork of it, and
+/// its secret.
+struct Origin {
+    session: SessionId,
+    secret: String,
+}
+
+async fn origin(ledger: &Arc<Ledger>, session: &SessionId, at: Seq) -> Result<Origin, ReadError> {
+    const KINDS: &[Kind] = &[Kind::SessionOpened, Kind::SessionForked];
+    let mut origin = Origin {
+        session: session.clone(),
+        secret: String::new(),
+    };
+    let mut back = ledger.back(ledger.mark().durable.next(), KINDS);
+    while let Some(encoded) = back.next().await? {
+        let entry = ledger.decode(&encoded)?;
+        match entry.payload {
+            Payload::SessionForked(forked) if entry.seq > at => origin.session = forked.from,
+            Payload::SessionForked(forked) => {
+                origin.secret = forked.private.secret;
+                break;
+            }
+            Payload::SessionOpened(opened) => origin.secret = opened.private.secret,
+            _ => {}
+        }
+    }
+    Ok(origin)
 }
 
 /// The durable beginning of a turn.
 async fn started(
-    ledger: &std::sync::Arc<Ledger>,
+    ledger: &Arc<Ledger>,
     turn: &TurnId,
 ) -> Result<Option<(Seq, TurnStarted)>, ReadError> {
     let end = ledger.mark().durable.next();
@@ -115,7 +133,7 @@ async fn started(
 
 /// Where it ended, and why if it did not end well.
 async fn ended(
-    ledger: &std::sync::Arc<Ledger>,
+    ledger: &Arc<Ledger>,
     turn: &TurnId,
 ) -> Result<Option<(Seq, Option<Failure>)>, ReadError> {
     let end = ledger.mark().durable.next();
@@ -133,7 +151,7 @@ async fn ended(
 /// The newest entry before a durable place that is wanted. A journal has no index of turns: this reads it, frames
 /// without such entries left out.
 async fn find<T>(
-    ledger: &std::sync::Arc<Ledger>,
+    ledger: &Arc<Ledger>,
     before: Seq,
     kinds: &'static [Kind],
     wanted: impl Fn(Entry) -> Option<T>,

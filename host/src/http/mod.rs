@@ -127,6 +127,10 @@ pub fn router(parts: Parts) -> Router {
             "/v1/sessions/{id}/agents/{agent}",
             post(sessions::add_agent).delete(sessions::remove_agent),
         )
+        .route(
+            "/v1/sessions/{id}/agents/{agent}/resume",
+            post(sessions::resume),
+        )
         .route("/v1/sessions/{id}/tokens", post(tokens::mint))
         .route("/v1/sessions/{id}/tokens/{token}", delete(tokens::revoke))
         .route("/v1/sessions/{id}/messages", post(sessions::send))

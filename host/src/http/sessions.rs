@@ -1,4 +1,4 @@
-//! `/v1/sessions`: opening, listing, ending; who takes part; messages and interruptions.
+//! `/v1/sessions`: opening, listing, ending; who takes part; messages, interruptions, resuming.
 
 use std::sync::Arc;
 
@@ -316,6 +316,36 @@ pub(super) async fn interrupt(
     Ok((
         StatusCode::ACCEPTED,
         Json(json!({"offset": Offset(last).to_string()})),
+    )
+        .into_response())
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Resumption {
+    author: Option<Author>,
+}
+
+pub(super) async fn resume(
+    State(api): State<Api>,
+    caller: Caller,
+    Names((id, agent)): Names<(SessionId, AgentName)>,
+    Body(bytes): Body,
+) -> ApiResult<Response> {
+    caller.need(Right::Invoke)?;
+    let resumption = if bytes.is_empty() {
+        Resumption::default()
+    } else {
+        body::json::<Resumption>(&bytes)?
+    };
+    let session = api.sessions.get(caller.tenant(), &id).await?;
+    let by = caller.author(resumption.author)?;
+    let seq = commands::resume(&session.ledger, &agent, by);
+    let seq = settled(&session, seq).await?;
+    session.ledger.durable(seq).await?;
+    Ok((
+        StatusCode::ACCEPTED,
+        Json(json!({"offset": Offset(seq).to_string()})),
     )
         .into_response())
 }

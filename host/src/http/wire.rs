@@ -1,5 +1,7 @@
 //! The JSON of answers: twins of inner types, so that those can change without the API.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -7,8 +9,8 @@ use serde_json::{Value, json};
 use crate::agents::{Deployment, Version};
 use crate::id::{AgentName, MessageId, Offset, Seq, SessionId, SlotName};
 use crate::journal::codec::Encoded;
-use crate::journal::entry::{Kind, Usage, Writer};
-use crate::journal::state::{Slot, State};
+use crate::journal::entry::{Usage, Writer};
+use crate::journal::state::{Slot, State, Suspension};
 use crate::ledger::transcript::{Ending, Item, Speaker};
 use crate::session::outcome::{Standing, Taken};
 
@@ -38,7 +40,12 @@ pub(super) fn session(id: &SessionId, state: &State) -> Value {
         .participants
         .iter()
         .map(|(agent, participant)| {
-            json!({"agent": agent, "turn": participant.turn, "pending": participant.pending.len()})
+            json!({
+                "agent": agent,
+                "turn": participant.turn,
+                "pending": participant.pending.len(),
+                "suspended": participant.suspended.as_ref().map(suspension),
+            })
         })
         .collect();
     json!({
@@ -49,6 +56,14 @@ pub(super) fn session(id: &SessionId, state: &State) -> Value {
         "offset": Offset(state.last).to_string(),
         "last_event_at": state.time.to_rfc3339(),
         "expires_at": state.expires_at().map(|at| at.to_rfc3339()),
+    })
+}
+
+fn suspension(suspension: &Suspension) -> Value {
+    json!({
+        "reason": suspension.reason,
+        "since": suspension.since.to_rfc3339(),
+        "until_ready": suspension.until_ready,
     })
 }
 
@@ -109,16 +124,7 @@ pub(super) struct Page<'a> {
 /// what its agent got.
 pub(super) fn entry(encoded: &Encoded) -> Result<Box<RawValue>, serde_json::Error> {
     let public = String::from_utf8_lossy(&encoded.public()).into_owned();
-    let private = encoded.private();
-    let private = match encoded.kind {
-        // The source of randomness stays in the host, whoever looks.
-        Kind::SessionOpened | Kind::SessionForked if !private.is_empty() => {
-            let mut fields: serde_json::Map<String, Value> = serde_json::from_slice(&private)?;
-            fields.remove("secret");
-            Value::Object(fields).to_string()
-        }
-        _ => String::from_utf8_lossy(&private).into_owned(),
-    };
+    let private = without_secret(&encoded.private())?;
     let open = public
         .strip_suffix('}')
         .filter(|_| !matches!(private.as_str(), "" | "{}"));
@@ -126,6 +132,17 @@ pub(super) fn entry(encoded: &Encoded) -> Result<Box<RawValue>, serde_json::Erro
         Some(open) => format!("{open},\"private\":{private}}}"),
         None => public,
     })
+}
+
+/// The source of randomness stays in the host, whoever looks, and whatever kind of entry it is in.
+fn without_secret(private: &[u8]) -> Result<String, serde_json::Error> {
+    let text = String::from_utf8_lossy(private);
+    if !text.contains("\"secret\"") {
+        return Ok(text.into_owned());
+    }
+    let mut fields: BTreeMap<String, &RawValue> = serde_json::from_str(&text)?;
+    fields.remove("secret");
+    serde_json::to_string(&fields)
 }
 
 fn usage(usage: Usage) -> Value {
@@ -188,4 +205,21 @@ pub(super) fn operation(session: &SessionId, message: &MessageId, standing: &Sta
         }
     }
     value
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_is_never_served_and_all_else_is_as_it_was() {
+        let check = |private: &str, expect: &str| {
+            assert_eq!(without_secret(private.as_bytes()).unwrap(), expect);
+        };
+        check("", "");
+        check(r#"{"secret":"x"}"#, "{}");
+        check(r#"{"secret":"x","a":1.10}"#, r#"{"a":1.10}"#);
+        check(r#"{"b": 1e2,"a":2}"#, r#"{"b": 1e2,"a":2}"#);
+        check(r#"{"text":"a \"secret\""}"#, r#"{"text":"a \"secret\""}"#);
+    }
 }

@@ -143,6 +143,7 @@ impl Script {
             "suspend" => Payload::AgentSuspended(AgentSuspended {
                 agent: words.at(0),
                 reason: "a test".into(),
+                until_ready: words.plain.contains(&"until-ready"),
             }),
             "resume" => Payload::AgentResumed(AgentResumed {
                 agent: words.at(0),
@@ -188,7 +189,7 @@ impl Script {
             }),
             "again" => Payload::Retried(Retried {
                 turn,
-                n: None,
+                n: words.option("n"),
                 attempt: words.at(1),
                 reason: words
                     .plain
@@ -200,6 +201,7 @@ impl Script {
                 turn,
                 agent,
                 by: name("ada"),
+                message: None,
             }),
             "end" => {
                 let outcome: Outcome = word(words.plain[1]);

@@ -6,7 +6,8 @@
 //!
 //! - `wire.rs`: the provider's JSON, and a request's canonical bytes.
 //! - `sse.rs`, `tool_calls.rs`, `decoder.rs`: from bytes to deltas.
-//! - `client.rs`: one HTTP call.
+//! - `config.rs`: one configured model. `client.rs`: one HTTP call.
+//! - `health.rs`: whether models answer, as far as calls tell.
 //! - `offline.rs`: the built-in provider.
 //! - [`scripted`]: a test double, a provider that answers by script.
 //!
@@ -16,8 +17,10 @@
 //! Invariant: keys, prompts and answers are never logged, and no error text holds a key.
 
 mod client;
+mod config;
 mod decoder;
 mod error;
+mod health;
 mod offline;
 pub mod scripted;
 #[cfg(test)]
@@ -27,14 +30,18 @@ mod tool_calls;
 mod wire;
 
 use std::collections::BTreeMap;
-use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use http::HeaderMap;
+use tokio::time::Instant;
 
 use crate::id::Digest;
 
+pub use config::{MaxTokens, ModelConfig, Secret};
 pub use error::{Fault, ModelError, SetupError};
+
+use health::{Health, Heard};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ToolCall {
@@ -161,67 +168,6 @@ pub enum Delta {
     },
 }
 
-/// A text that is never printed.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    pub fn new(text: impl Into<String>) -> Self {
-        Self(text.into())
-    }
-
-    /// For the one who sends it.
-    fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Secret(…)")
-    }
-}
-
-/// What a provider calls the bound of an answer's length.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum MaxTokens {
-    /// `max_tokens`: nearly all servers.
-    #[default]
-    Classic,
-    /// `max_completion_tokens`: OpenAI's reasoning models refuse the other.
-    Completion,
-}
-
-/// One configured model of one provider.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ModelConfig {
-    /// Before `/chat/completions`; http or https.
-    pub base_url: String,
-    pub api_key: Option<Secret>,
-    /// The provider's name for it.
-    pub model: String,
-    /// From the call to the last delta, waiting for the reader included.
-    pub call_ms_max: u64,
-    /// Text and tool calls of one answer.
-    pub answer_bytes_max: usize,
-    pub max_tokens: MaxTokens,
-}
-
-impl ModelConfig {
-    /// With the default limits: two minutes, since a long answer takes one, and 4 MiB,
-    /// the most that may pass between host and guest at once.
-    pub fn new(base_url: impl Into<String>, model: impl Into<String>) -> Self {
-        Self {
-            base_url: base_url.into(),
-            api_key: None,
-            model: model.into(),
-            call_ms_max: 120_000,
-            answer_bytes_max: 4 * 1024 * 1024,
-            max_tokens: MaxTokens::default(),
-        }
-    }
-}
-
 /// What answers under a name.
 #[derive(Debug)]
 enum Provider {
@@ -231,11 +177,24 @@ enum Provider {
     Simulated(simulated::Log),
 }
 
+/// Whether a model is worth asking now, as far as this process has heard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Readiness {
+    Ready,
+    /// The host has none by this name.
+    Unknown,
+    /// It could not be connected to, several times in a row.
+    Gone {
+        again_in: Duration,
+    },
+}
+
 #[derive(Debug)]
 struct Shared {
     providers: BTreeMap<String, Provider>,
     http: reqwest::Client,
     offline_token_ms: u64,
+    health: Mutex<Health>,
 }
 
 /// The host's models by name. Clones share connections.
@@ -267,6 +226,7 @@ impl Models {
             providers,
             http: client::connections()?,
             offline_token_ms,
+            health: Mutex::default(),
         })))
     }
 
@@ -276,6 +236,7 @@ impl Models {
             providers: BTreeMap::new(),
             http: client::connections()?,
             offline_token_ms: 0,
+            health: Mutex::default(),
         })))
     }
 
@@ -290,6 +251,7 @@ impl Models {
             providers: BTreeMap::from([(Self::DEFAULT.to_owned(), provider)]),
             http: http.clone(),
             offline_token_ms: 0,
+            health: Mutex::default(),
         }))
     }
 
@@ -319,7 +281,41 @@ impl Models {
         idempotency_key: &str,
         headers: HeaderMap,
     ) -> Result<Answer, ModelError> {
-        let source = match self.0.providers.get(name) {
+        let opened = self.source(name, request, idempotency_key, headers).await;
+        if let Some(heard) = Heard::of(&opened) {
+            self.health().heard(name, heard, Instant::now());
+        }
+        Ok(Answer {
+            source: opened?,
+            begun: false,
+            over: false,
+        })
+    }
+
+    /// Whether the model is worth asking now.
+    pub fn readiness(&self, name: &str) -> Readiness {
+        if !self.0.providers.contains_key(name) {
+            return Readiness::Unknown;
+        }
+        let gone_for = self.health().gone_for(name, Instant::now());
+        gone_for.map_or(Readiness::Ready, |again_in| Readiness::Gone { again_in })
+    }
+
+    fn health(&self) -> std::sync::MutexGuard<'_, Health> {
+        self.0
+            .health
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    async fn source(
+        &self,
+        name: &str,
+        request: &Request,
+        idempotency_key: &str,
+        headers: HeaderMap,
+    ) -> Result<Source, ModelError> {
+        Ok(match self.0.providers.get(name) {
             None => {
                 return Err(ModelError::Refused(format!(
                     "this host has no model called {name:?}"
@@ -335,11 +331,6 @@ impl Models {
             Some(Provider::Remote(endpoint)) => Source::Remote(Box::new(
                 client::open(&self.0.http, endpoint, request, idempotency_key, headers).await?,
             )),
-        };
-        Ok(Answer {
-            source,
-            begun: false,
-            over: false,
         })
     }
 }

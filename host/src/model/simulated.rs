@@ -1,9 +1,11 @@
 //! A provider inside the process, for tests on virtual time: what it is asked says what it does.
 //!
 //! It answers with the words of the last user message, one a millisecond. `BUSY` refuses the
-//! first attempt of a call, `CUT` ends the answer there, `SLOW` waits a second.
+//! first attempt of a call, `CUT` ends the answer there, `SLOW` waits a second. While it is gone, nobody
+//! can connect to it.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -11,16 +13,24 @@ use super::{Delta, Fault, Finish, Message, Request, Usage};
 
 /// What the provider saw, of every process that asked it.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Log(Arc<Mutex<BTreeMap<String, u32>>>);
+pub(crate) struct Log {
+    made: Arc<Mutex<BTreeMap<String, u32>>>,
+    is_gone: Arc<AtomicBool>,
+}
 
 impl Log {
     /// How often each call was made, by its key.
     pub(crate) fn made(&self) -> BTreeMap<String, u32> {
-        self.0.lock().expect("nobody panics with it").clone()
+        self.made.lock().expect("nobody panics with it").clone()
+    }
+
+    /// From now on, or not any more.
+    pub(crate) fn be_gone(&self, is_gone: bool) {
+        self.is_gone.store(is_gone, Ordering::Relaxed);
     }
 
     fn make(&self, key: &str) -> u32 {
-        let mut made = self.0.lock().expect("nobody panics with it");
+        let mut made = self.made.lock().expect("nobody panics with it");
         let times = made.entry(key.to_owned()).or_default();
         *times += 1;
         *times
@@ -32,6 +42,9 @@ pub(super) struct Incoming(VecDeque<String>);
 
 impl Incoming {
     pub(super) fn open(log: &Log, request: &Request, key: &str) -> Result<Self, Fault> {
+        if log.is_gone.load(Ordering::Relaxed) {
+            return Err(Fault::Unreachable("it is gone".into()));
+        }
         let times = log.make(key);
         let asked = request.messages.iter().rev().find_map(|it| match it {
             Message::User { text, .. } => Some(text.as_str()),

@@ -142,7 +142,24 @@ impl Runtime {
             return Ok(loaded);
         }
         check_form(bytes)?;
-        let component = self.component(digest, bytes)?;
+        let _one;
+        let component = match self.cached(digest) {
+            Some(component) => component,
+            None => {
+                _one = self
+                    .compiling
+                    .lock()
+                    .unwrap_or_else(|poisoned| poisoned.into_inner());
+                // Whoever compiled meanwhile may have compiled the same.
+                if let Some(loaded) = self.loaded.get(&key) {
+                    return Ok(loaded);
+                }
+                match self.cached(digest) {
+                    Some(component) => component,
+                    None => self.compile(digest, bytes)?,
+                }
+            }
+        };
         check_imports(&self.engine, &component, grants)?;
         let mismatch = |error: wasmtime::Error| ComponentError::WorldMismatch(format!("{error:#}"));
         let pre = self
@@ -165,18 +182,11 @@ impl Runtime {
         self.loaded.get(&(digest, grants.clone()))
     }
 
-    fn component(&self, digest: Digest, bytes: &[u8]) -> Result<Component, ComponentError> {
-        if let Some(component) = self
-            .cache
-            .as_ref()
-            .and_then(|cache| cache.get(&self.engine, digest))
-        {
-            return Ok(component);
-        }
-        let _one = self
-            .compiling
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner());
+    fn cached(&self, digest: Digest) -> Option<Component> {
+        self.cache.as_ref()?.get(&self.engine, digest)
+    }
+
+    fn compile(&self, digest: Digest, bytes: &[u8]) -> Result<Component, ComponentError> {
         let component = Component::from_binary(&self.engine, bytes).map_err(|error| {
             ComponentError::NotAComponent(format!("it does not compile: {error:#}"))
         })?;

@@ -73,6 +73,8 @@ pub struct Replay {
     said: usize,
     /// Calls made again; one that leaves the host is one, whatever it brought.
     made: usize,
+    /// The entry of the newest of them.
+    newest: Option<Seq>,
     /// There is no live edge after it.
     is_closed: bool,
     /// Locks the guest believes it holds, with the entry in which it took them.
@@ -160,7 +162,10 @@ impl Replay {
             return Err(Differs::new(words(rest), asked()));
         }
         let recorded = self.calls.pop_front().expect("it was there a line above");
-        self.made += usize::from(is_call(&recorded.payload));
+        if is_call(&recorded.payload) {
+            self.made += 1;
+            self.newest = Some(recorded.seq);
+        }
         match &recorded.payload {
             Payload::SlotLocked(locked) => {
                 self.held.insert(locked.slot.clone(), recorded.seq);
@@ -228,9 +233,10 @@ impl Replay {
         &self.spoken
     }
 
-    /// Calls made again so far.
-    pub fn made(&self) -> usize {
-        self.made
+    /// Calls made again so far, up to where one differs.
+    pub fn made(&self, differs_at: Option<Seq>) -> usize {
+        let differs = differs_at.is_some() && differs_at == self.newest;
+        self.made - usize::from(differs)
     }
 
     /// What was said again so far.
@@ -368,7 +374,8 @@ mod tests {
         let mut closed = replay(text).closed();
         assert_eq!(closed.say("ab"), Ok(2));
         assert!(closed.take(asked).unwrap().is_some());
-        assert_eq!((closed.made(), closed.calls()), (1, 1));
+        assert_eq!((closed.made(None), closed.calls()), (1, 1));
+        assert_eq!(closed.made(Some(Seq(5))), 0, "it was another call");
         assert_eq!(closed.say("c"), Ok(1));
         let differs = closed.clone().take(asked).unwrap_err();
         assert_eq!(
@@ -394,12 +401,12 @@ mod tests {
             let differs = does(&mut replay(text)).expect("it differs");
             assert_eq!(differs.to_string(), format!("the journal has {expect}"));
         };
-        let text = "see r.t0.a 0\nspoke r.t0.a 0 one two";
-        let say = |it: &mut Replay| it.say("one three").err();
+        let text = "see r.t0.a 0\nspoke r.t0.a 0 one-two";
+        let say = |it: &mut Replay| it.say("one-three").err();
         check(
             text,
             &say,
-            r#"call 0, slot-names (entry 4), the agent says "one three""#,
+            r#"call 0, slot-names (entry 4), the agent says "one-three""#,
         );
         let leave = |it: &mut Replay| it.finish().err();
         check(
@@ -407,16 +414,16 @@ mod tests {
             &leave,
             "call 0, slot-names (entry 4), the agent is done",
         );
-        let text = "spoke r.t0.a 0 one two\nlock r.t0.a 0 x";
+        let text = "spoke r.t0.a 0 one-two\nlock r.t0.a 0 x";
         check(text, &say, r#"the words "wo", the agent says "hree""#);
         let silent = |it: &mut Replay| it.take(asked).err();
-        check(text, &silent, r#"the words "one two", the agent asks"#);
-        check(text, &leave, r#"the words "one two", the agent is done"#);
-        let more = |it: &mut Replay| it.say("one two three").err();
+        check(text, &silent, r#"the words "one-two", the agent asks"#);
+        check(text, &leave, r#"the words "one-two", the agent is done"#);
+        let more = |it: &mut Replay| it.say("one-two-three").err();
         check(
             text,
             &more,
-            r#"the lock of slot x (entry 5), the agent says " three""#,
+            r#"the lock of slot x (entry 5), the agent says "-three""#,
         );
     }
 

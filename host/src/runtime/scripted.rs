@@ -4,11 +4,12 @@
 //! A message is steps with `;` between: `say WORDS`, `model WORDS` (a model call whose answer is
 //! relayed), `ask WORDS` (one whose answer is said when it is whole), `lock SLOT`, `commit SLOT TEXT`,
 //! `free SLOT`, `send AGENT STEPS` (with `,` for `;`), `read SLOT` (and say what it holds),
-//! `wake MS`, `sleep MS`, `leave` (what it pulled), `fail` (as an agent answers an error), `trap`,
-//! `panic`, `hang`, `now` (say the time), `differ` (say something else in every attempt), `differ lock` (lock another
-//! slot). A turn that takes no message says which slots and wake-ups it was started for.
+//! `wake MS`, `sleep MS`, `leave` (what it pulled), `more` (pull again, and do what that says when all else
+//! is done), `once STEP` (one of the turn's messages does it for all), `fail` (as an agent answers an error),
+//! `trap`, `panic`, `hang`, `now` (say the time), `differ` (say something else in every attempt), `differ lock`
+//! (lock another slot). A turn that takes no message says which slots and wake-ups it was started for.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -42,6 +43,8 @@ pub(crate) async fn start(scope: Arc<Scope>, input: Input) -> Exit {
         scope: scope.clone(),
         locks: BTreeSet::new(),
         wake_at: None,
+        was_once: false,
+        work: VecDeque::new(),
     };
     let failed = |code, message: String| Exit::Failed {
         error: TurnError { code, message },
@@ -78,6 +81,10 @@ struct Agent {
     scope: Arc<Scope>,
     locks: BTreeSet<SlotName>,
     wake_at: Option<Time>,
+    /// A `once` of this turn is done.
+    was_once: bool,
+    /// Steps to do, each with its message.
+    work: VecDeque<(MessageId, String)>,
 }
 
 impl Agent {
@@ -89,21 +96,13 @@ impl Agent {
                 Cause::Wake => self.say("awake.")?,
             }
         }
-        let pulled = self.scope.pull(100).await?;
-        for message in pulled {
-            let Value::String(script) = message.body else {
-                panic!("a script is text");
-            };
-            let id = &message.header.message;
-            if !input.messages.iter().any(|it| it.message == *id) {
-                // Left by an earlier turn: it has said what it does.
-                self.scope.leave(id.as_str())?;
-                continue;
+        self.pull(input).await?;
+        while let Some((message, line)) = self.work.pop_front() {
+            match line.as_str() {
+                "more" => self.pull(input).await?,
+                line => self.step(&message, line).await?,
             }
-            for line in script.split(';') {
-                self.step(id, line.trim()).await?;
-                tokio::task::yield_now().await;
-            }
+            tokio::task::yield_now().await;
         }
         // As handles are dropped with the instance.
         for slot in std::mem::take(&mut self.locks) {
@@ -112,7 +111,30 @@ impl Agent {
         Ok(())
     }
 
+    async fn pull(&mut self, input: &Input) -> Result<(), Stop> {
+        for message in self.scope.pull(100).await? {
+            let Value::String(script) = message.body else {
+                panic!("a script is text");
+            };
+            let id = message.header.message;
+            let is_input = input.messages.iter().any(|it| it.message == id);
+            if !is_input && id.seq() < self.scope.started {
+                // Left by an earlier turn: it has said what it does.
+                self.scope.leave(id.as_str())?;
+                continue;
+            }
+            let lines = script.split(';').map(|line| line.trim().to_owned());
+            self.work.extend(lines.map(|line| (id.clone(), line)));
+        }
+        Ok(())
+    }
+
     async fn step(&mut self, message: &MessageId, line: &str) -> Result<(), End> {
+        let line = match line.strip_prefix("once ") {
+            Some(_) if std::mem::replace(&mut self.was_once, true) => return Ok(()),
+            Some(line) => line,
+            None => line,
+        };
         let (verb, rest) = line.split_once(' ').unwrap_or((line, ""));
         let scope = self.scope.clone();
         match verb {

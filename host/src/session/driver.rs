@@ -11,12 +11,15 @@ use tokio::time::Instant;
 
 use crate::clock::Time;
 use crate::id::{AgentName, TurnId};
-use crate::journal::entry::{Failure, MessageSetAside, Payload, SessionChange, SessionChanged};
-use crate::journal::state::State;
+use crate::journal::entry::{
+    AgentResumed, AgentSuspended, Failure, MessageSetAside, Payload, SessionChange, SessionChanged,
+};
+use crate::journal::state::{Participant, State};
 use crate::ledger::{Dead, WINDOW_MS};
 
 use super::machine::{Action, Situation, decide};
 use super::recovery::{End, end_turn};
+use super::rules::Rules;
 use super::turn::{self, Started};
 use super::{IDLE_MS, Session, Sessions, wake};
 
@@ -122,7 +125,8 @@ impl Driver {
     /// Decide and act until nothing follows any more; false when the session is over for this driver.
     async fn act(&mut self) -> bool {
         self.look_at = None;
-        let situation = Situation {
+        let mut situation = Situation {
+            rules: BTreeMap::new(),
             running: self.running.keys().cloned().collect(),
             busy: self.unready.clone(),
             unflushed: self.session.ledger.has_unflushed(),
@@ -132,13 +136,23 @@ impl Driver {
             draining: self.draining(),
         };
         let now = self.sessions.now();
-        let (actions, seen) = self
-            .session
-            .ledger
-            .look(|state| (decide(now, state, &situation, IDLE_MS), state.last));
+        let (actions, seen) = self.session.ledger.look(|state| {
+            situation.rules = self.rules(state);
+            (decide(now, state, &situation, IDLE_MS), state.last)
+        });
         for action in actions {
             match action {
                 Action::Start(agent) => self.start(&agent),
+                Action::Hold { agent, reason } => self.hold(agent, reason, &situation),
+                Action::Release(agent) => {
+                    let participant = agent.clone();
+                    let still = move |state: &State| {
+                        let participant = state.participants.get(&participant);
+                        participant.is_some_and(Participant::is_until_ready)
+                    };
+                    let resumed = AgentResumed { agent, by: None };
+                    self.append_if(still, Payload::AgentResumed(resumed));
+                }
                 Action::Resume(turn) => {
                     if let Some(started) = turn::again(&self.sessions, &self.session, &turn) {
                         self.run_turn(started);
@@ -200,6 +214,17 @@ impl Driver {
         true
     }
 
+    /// When the agents' turns begin, as configured now.
+    fn rules(&self, state: &State) -> BTreeMap<AgentName, Rules> {
+        let (tenant, parts) = (&self.session.journal.tenant, &self.sessions.0.parts);
+        let now = self.sessions.now();
+        let of = |agent: &AgentName| {
+            let version = parts.agents.active(tenant, agent)?;
+            Some((agent.clone(), Rules::of(&version, &parts.models, now)))
+        };
+        state.participants.keys().filter_map(of).collect()
+    }
+
     fn start(&mut self, agent: &AgentName) {
         let tenant = &self.session.journal.tenant;
         let Some(version) = self.sessions.0.parts.agents.active(tenant, agent) else {
@@ -208,9 +233,26 @@ impl Driver {
             self.look_at_least(self.sessions.now());
             return;
         };
-        if let Some(started) = turn::begin(&self.sessions, &self.session, agent, version) {
-            self.run_turn(started);
+        match turn::begin(&self.sessions, &self.session, agent, version) {
+            Some(started) => self.run_turn(started),
+            // Something became missing since we looked, perhaps without an entry that wakes us.
+            None => self.look_at_least(self.sessions.now()),
         }
+    }
+
+    /// Write down what keeps the agent, if it still does.
+    fn hold(&self, agent: AgentName, reason: String, situation: &Situation) {
+        let rules = situation.rules.get(&agent).cloned().unwrap_or_default();
+        let (name, now) = (agent.clone(), self.sessions.now());
+        let still = move |state: &State| {
+            state.due(&name, now, &rules.batching).is_some() && rules.missing(state).is_some()
+        };
+        let suspended = AgentSuspended {
+            agent,
+            reason,
+            until_ready: true,
+        };
+        self.append_if(still, Payload::AgentSuspended(suspended));
     }
 
     fn run_turn(&mut self, started: Started) {

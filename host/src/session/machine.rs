@@ -3,11 +3,13 @@
 //! Level-triggered: a notification only says "look at the state", so nothing is
 //! lost when several come at once, and recovery needs no other path.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::clock::Time;
 use crate::id::{AgentName, MessageId, TurnId};
-use crate::journal::state::{Phase, State};
+use crate::journal::state::{Batching, Phase, State};
+
+use super::rules::Rules;
 
 /// What the driver knows beside the journal.
 #[derive(Debug, Default)]
@@ -16,6 +18,8 @@ pub(super) struct Situation {
     pub(super) running: BTreeSet<TurnId>,
     /// Agents whose next turn is being prepared, or cannot start until something is deployed.
     pub(super) busy: BTreeSet<AgentName>,
+    /// When each agent's turns begin, as configured now; by default if it is not deployed.
+    pub(super) rules: BTreeMap<AgentName, Rules>,
     /// Something is appended and not handed to the store.
     pub(super) unflushed: bool,
     /// Since when nothing happened.
@@ -26,10 +30,29 @@ pub(super) struct Situation {
     pub(super) draining: bool,
 }
 
+impl Situation {
+    fn batching(&self, agent: &AgentName) -> Batching {
+        self.rules
+            .get(agent)
+            .map_or_else(Batching::default, |rules| rules.batching)
+    }
+
+    fn missing(&self, agent: &AgentName, state: &State) -> Option<String> {
+        self.rules.get(agent)?.missing(state)
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Action {
     /// Start a turn of this agent with what is due.
     Start(AgentName),
+    /// Something that its turns need is missing: say so, and start none.
+    Hold {
+        agent: AgentName,
+        reason: String,
+    },
+    /// What was missing is there, or nothing waits for it any more.
+    Release(AgentName),
     /// Take up a turn that an older process, or a driver that was lost, left open.
     Resume(TurnId),
     /// The turn is over in the journal: end its instance.
@@ -73,7 +96,14 @@ pub(super) fn decide(now: Time, state: &State, situation: &Situation, idle_ms: u
         // Somebody looked whether the id is free, and may still open it.
         Phase::Absent => {}
     }
-    let mut look_at = vec![state.later(now)];
+    let held = state
+        .participants
+        .iter()
+        .filter(|(_, it)| it.is_until_ready());
+    let again = held.filter_map(|(agent, _)| situation.rules.get(agent)?.again_at());
+    let later = state.later(now, |agent| situation.batching(agent));
+    let later = again.chain(later).min();
+    let mut look_at = vec![later];
     if actions.is_empty() && state.turns.is_empty() && situation.running.is_empty() {
         // What is due and does not start waits for something else than time, such as a
         // deployment: not for ever, and not in memory.
@@ -82,7 +112,9 @@ pub(super) fn decide(now: Time, state: &State, situation: &Situation, idle_ms: u
             return vec![Action::Expire];
         }
         let rests_at = situation.idle_since.plus_ms(idle_ms);
-        if rests_at <= now && !situation.held {
+        // Not for less than it takes to get tired again: it would be woken late.
+        let is_brief = later.is_some_and(|at| at <= now.plus_ms(idle_ms));
+        if rests_at <= now && !situation.held && !is_brief {
             return vec![Action::Hibernate];
         }
         // Nobody says when he lets go of it.
@@ -114,16 +146,26 @@ fn work(now: Time, state: &State, situation: &Situation, actions: &mut Vec<Actio
         .keys()
         .filter(|turn| !situation.running.contains(*turn));
     actions.extend(lost.cloned().map(Action::Resume));
-    let is_due =
-        |agent: &&AgentName| !situation.busy.contains(*agent) && state.due(agent, now, 1).is_some();
-    actions.extend(
-        state
-            .participants
-            .keys()
-            .filter(is_due)
-            .cloned()
-            .map(Action::Start),
-    );
+    for (agent, participant) in &state.participants {
+        if situation.busy.contains(agent) {
+            continue;
+        }
+        let missing = situation.missing(agent, state);
+        if participant.is_until_ready() {
+            if missing.is_none() || !state.waits_until_ready(agent) {
+                actions.push(Action::Release(agent.clone()));
+            }
+            continue;
+        }
+        if state.due(agent, now, &situation.batching(agent)).is_none() {
+            continue;
+        }
+        let agent = agent.clone();
+        actions.push(match missing {
+            None => Action::Start(agent),
+            Some(reason) => Action::Hold { agent, reason },
+        });
+    }
 }
 
 #[cfg(test)]

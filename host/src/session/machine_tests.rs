@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::journal::script::Script;
+use crate::session::rules::NoModel;
 
 const IDLE_MS: u64 = 1_000;
 
@@ -13,6 +14,8 @@ fn idle() -> Situation {
 fn print(action: &Action) -> String {
     match action {
         Action::Start(agent) => format!("start {agent}"),
+        Action::Hold { agent, reason } => format!("hold {agent}: {reason}"),
+        Action::Release(agent) => format!("release {agent}"),
         Action::Resume(turn) => format!("resume {turn}"),
         Action::Abort(turn) => format!("abort {turn}"),
         Action::SetAside {
@@ -42,6 +45,11 @@ fn turns(turns: &[&str]) -> BTreeSet<TurnId> {
         .iter()
         .map(|turn| crate::journal::script::name(turn))
         .collect()
+}
+
+/// Those of `a`.
+fn rules(rules: Rules) -> BTreeMap<AgentName, Rules> {
+    BTreeMap::from([(crate::journal::script::name("a"), rules)])
 }
 
 const TURN: &str = "open a b\ngot a\nstart r.t0.a takes=2 messages\n";
@@ -349,4 +357,108 @@ fn a_session_that_has_ended_is_buried_once_all_of_it_is_still() {
         },
         &["flush"],
     );
+}
+
+#[test]
+fn a_burst_is_waited_for_and_the_session_stays_awake_for_it() {
+    let batching = Batching {
+        quiet_ms: 1_500,
+        ..Batching::default()
+    };
+    let situation = || Situation {
+        rules: rules(Rules {
+            batching,
+            ..Rules::default()
+        }),
+        ..idle()
+    };
+    let burst = "open a b\n@100\ngot a\n@400\ngot a";
+    check(400, burst, &situation(), &["look 1000"]);
+    // It would rest by now, and be late.
+    check(1_000, burst, &situation(), &["look 1900"]);
+    check(1_899, burst, &situation(), &["look 1900"]);
+    check(1_900, burst, &situation(), &["start a"]);
+    // What others do does not wait with it.
+    check(
+        400,
+        &format!("{burst}\ngot b"),
+        &situation(),
+        &["start b", "look 1900"],
+    );
+    // By default nothing is waited for.
+    check(400, burst, &idle(), &["start a"]);
+}
+
+#[test]
+fn an_agent_whose_slot_is_locked_waits_and_says_so_once() {
+    let situation = || Situation {
+        rules: rules(Rules {
+            slots_idle: BTreeSet::from([crate::journal::script::name("x")]),
+            ..Rules::default()
+        }),
+        running: turns(&["r.t0.b"]),
+        ..idle()
+    };
+    let locked = "open a b\ngot b\nstart r.t0.b takes=2 messages\nlock r.t0.b 0 x\n";
+    let held = format!("{locked}got a\nsuspend a until-ready\n");
+    check(0, locked, &situation(), &[]);
+    check(
+        0,
+        &format!("{locked}got a"),
+        &situation(),
+        &["hold a: the slot `x` is locked"],
+    );
+    check(0, &held, &situation(), &[]);
+    check(0, &format!("{held}got a\ngot a"), &situation(), &[]);
+    let free = format!("{held}free r.t0.b 1 x\n");
+    check(0, &free, &situation(), &["release a"]);
+    check(0, &format!("{free}resume a"), &situation(), &["start a"]);
+    // Nothing waits any more, so there is nothing to wait for.
+    check(0, &format!("{held}aside a 5"), &situation(), &["release a"]);
+    // Another slot, or another agent's lock, is no matter.
+    let other = locked.replace(" x", " y");
+    check(0, &format!("{other}got a"), &situation(), &["start a"]);
+    // Whoever stops starts nothing, and holds nothing.
+    let draining = Situation {
+        draining: true,
+        ..situation()
+    };
+    check(0, &format!("{locked}got a"), &draining, &[]);
+}
+
+#[test]
+fn an_agent_that_failed_too_often_is_not_resumed_by_itself() {
+    let suspended = "open a\ngot a\nsuspend a\n";
+    check(0, suspended, &idle(), &["look 1000"]);
+    let held = "open a\ngot a\nsuspend a until-ready\n";
+    check(0, held, &idle(), &["release a"]);
+    // A session that waits for somebody is not due; one that waits for something is.
+    let state = |script| Script::run(script).unwrap().state;
+    assert_eq!(state(suspended).next_due(), None);
+    assert_eq!(state(held).next_due(), Some(Time(0)));
+}
+
+#[test]
+fn a_model_that_is_not_ready_is_looked_at_again() {
+    let without = |again_at| Situation {
+        rules: rules(Rules {
+            no_model: Some(NoModel {
+                reason: "no model".into(),
+                again_at,
+            }),
+            ..Rules::default()
+        }),
+        ..idle()
+    };
+    let waits = "open a\ngot a\n";
+    let held = "open a\ngot a\nsuspend a until-ready\n";
+    check(0, waits, &without(Some(Time(700))), &["hold a: no model"]);
+    check(0, held, &without(Some(Time(700))), &["look 700"]);
+    // It stays awake for it.
+    check(1_000, held, &without(Some(Time(1_700))), &["look 1700"]);
+    // Only another configuration helps: not in memory.
+    check(0, held, &without(None), &["look 1000"]);
+    check(1_000, held, &without(None), &["rest"]);
+    // Nothing is due, so nothing is missing.
+    check(0, "open a", &without(Some(Time(700))), &["look 1000"]);
 }

@@ -8,6 +8,7 @@
 //! ```
 //!
 //! - [`machine`](self): pure, what follows from a state.
+//! - `rules`: what of an agent's configuration decides when its turns begin.
 //! - `driver`: the only loop; one task per open session, which owns the tasks of its turns.
 //! - `turn`: one turn from `turn-started` to `turn-ended`.
 //! - [`commands`]: what people do to a session. [`outcome`]: what became of a message.
@@ -28,6 +29,7 @@ mod machine;
 pub mod outcome;
 mod recovery;
 pub mod replay;
+mod rules;
 mod set_aside;
 #[cfg(test)]
 mod sim;

@@ -3,10 +3,12 @@
 //! Read from durable entries alone, so the answer is the same now, later, and
 //! after a restart.
 
+use std::collections::BTreeMap;
+
 use crate::id::{MessageId, RunId, Seq, TurnId};
 use crate::journal::codec::{DecodeError, Encoded};
 use crate::journal::entry::{
-    Fate, Kind, Outcome, Payload, SessionChange, SessionChanged, TurnError, Usage,
+    Fate, Kind, Outcome, Payload, SessionChange, SessionChanged, TurnEnded, TurnError, Usage,
 };
 use crate::ledger::Ledger;
 use crate::store::ReadError;
@@ -18,8 +20,8 @@ use super::Session;
 pub struct Taken {
     pub turn: TurnId,
     pub run: RunId,
-    pub started: Seq,
-    /// What people were shown.
+    /// What people were shown: by the whole turn if it began with the message, from the message on if
+    /// it took it while it ran.
     pub reply: String,
     pub ended: Option<Ended>,
 }
@@ -48,6 +50,8 @@ pub enum Standing {
 pub struct Tracker {
     message: MessageId,
     taken: Option<Taken>,
+    /// What open turns said since the message came: one of them may have taken it.
+    said: BTreeMap<TurnId, String>,
     set_aside: Option<String>,
     done: bool,
 }
@@ -57,6 +61,7 @@ impl Tracker {
         Self {
             message,
             taken: None,
+            said: BTreeMap::new(),
             set_aside: None,
             done: false,
         }
@@ -114,34 +119,21 @@ impl Tracker {
                 self.taken = Some(Taken {
                     turn: started.turn,
                     run: started.run,
-                    started: encoded.seq,
                     reply: String::new(),
                     ended: None,
                 });
             }
             Payload::Spoke(spoke) => {
-                if let Some(taken) = self.taken.as_mut().filter(|taken| taken.turn == spoke.turn) {
-                    taken.reply.push_str(&spoke.text);
+                match self.taken.as_mut().filter(|taken| taken.turn == spoke.turn) {
+                    Some(taken) => taken.reply.push_str(&spoke.text),
+                    None => self
+                        .said
+                        .entry(spoke.turn)
+                        .or_default()
+                        .push_str(&spoke.text),
                 }
             }
-            Payload::TurnEnded(ended) => {
-                let Some(taken) = self.taken.as_mut().filter(|taken| taken.turn == ended.turn)
-                else {
-                    return Ok(());
-                };
-                let fate = ended
-                    .inputs
-                    .iter()
-                    .find(|input| input.message == self.message);
-                taken.ended = Some(Ended {
-                    outcome: ended.outcome,
-                    error: ended.error,
-                    usage: ended.usage,
-                    seq: encoded.seq,
-                });
-                // A message that goes back to its place is taken by a later turn.
-                self.done = fate.is_none_or(|input| input.fate != Fate::Returned);
-            }
+            Payload::TurnEnded(ended) => self.turn_ended(encoded.seq, ended),
             Payload::MessageSetAside(aside) if aside.message == self.message => {
                 self.set_aside = Some(aside.reason);
             }
@@ -151,6 +143,37 @@ impl Tracker {
             _ => {}
         }
         Ok(())
+    }
+}
+
+impl Tracker {
+    fn turn_ended(&mut self, seq: Seq, ended: TurnEnded) {
+        let said = self.said.remove(&ended.turn);
+        let mut inputs = ended.inputs.iter();
+        let fate = inputs.find(|input| input.message == self.message);
+        let is_its_turn = self.turn() == Some(&ended.turn);
+        if !is_its_turn {
+            if fate.is_none() {
+                return;
+            }
+            // The turn ran already when the message came, and took it.
+            self.taken = Some(Taken {
+                run: ended.turn.run(),
+                turn: ended.turn,
+                reply: said.unwrap_or_default(),
+                ended: None,
+            });
+        }
+        if let Some(taken) = &mut self.taken {
+            taken.ended = Some(Ended {
+                outcome: ended.outcome,
+                error: ended.error,
+                usage: ended.usage,
+                seq,
+            });
+        }
+        // A message that goes back to its place is taken by a later turn.
+        self.done = fate.is_none_or(|input| input.fate != Fate::Returned);
     }
 }
 

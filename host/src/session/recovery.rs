@@ -127,7 +127,11 @@ pub(super) fn end_turn(batch: &mut Batch<'_>, turn: &TurnId, end: End) -> bool {
             end.supervision.failures_max,
             end.supervision.window_ms / 1000
         );
-        batch.push(Payload::AgentSuspended(AgentSuspended { agent, reason }));
+        batch.push(Payload::AgentSuspended(AgentSuspended {
+            agent,
+            reason,
+            until_ready: false,
+        }));
     }
     true
 }

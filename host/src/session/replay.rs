@@ -210,7 +210,7 @@ pub async fn run(case: &Case, component: &[u8]) -> Result<Replayed, CaseError> {
     };
     let (lines, _) = scope.logs.read(&scope.tenant, &scope.agent);
     Ok(Replayed {
-        calls: replay.made(),
+        calls: replay.made(compared.difference.as_ref().and_then(|it| it.at)),
         calls_recorded: record.calls(),
         said: replay.spoken().to_owned(),
         said_recorded: record.words().to_owned(),
@@ -270,9 +270,10 @@ async fn perform(
         ran_ms: 0,
         ledger,
         limits,
-        environment: case.config.environment.clone(),
+        environment: case.config.variables(),
         models: Models::none()?,
         model_names: case.config.model_names(),
+        batching: case.config.batching,
         may_speak: case.config.grants().contains("reply"),
         watches: Arc::new(|_, _| false),
         logs: Logs::new(PRINTED_BYTES_MAX),

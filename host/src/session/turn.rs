@@ -20,6 +20,7 @@ use crate::runtime::scope::{Record, Scope, TurnClock, TurnOutput};
 use crate::telemetry::Stage;
 
 use super::recovery::{End, end_turn};
+use super::rules::Rules;
 use super::{Session, Sessions};
 
 /// A wake-up is not sooner than this after the turn that asked for it, so that no agent
@@ -55,7 +56,8 @@ enum Attempt {
 
 struct NothingDue;
 
-/// Write the turn down with everything that is due for the agent; none if nothing is.
+/// Write the turn down with everything that is due for the agent; none if nothing is, or if something
+/// is missing that its turns need.
 pub(super) fn begin(
     sessions: &Sessions,
     session: &Session,
@@ -64,12 +66,15 @@ pub(super) fn begin(
 ) -> Option<Started> {
     let fresh = RunId::fresh();
     let limits = version.config.limits(&sessions.0.parts.limits);
+    let rules = Rules::of(&version, &sessions.0.parts.models, sessions.now());
     let begun = session.ledger.append(None, |batch| {
-        let messages_max = version.config.batching.messages_max;
-        let due = batch
-            .state()
-            .due(agent, batch.now(), messages_max)
-            .ok_or(NothingDue)?;
+        let state = batch.state();
+        // Since somebody looked, a slot may have been locked: whoever looks next says so.
+        if rules.missing(state).is_some() {
+            return Err(NothingDue);
+        }
+        let due = state.due(agent, batch.now(), &rules.batching);
+        let due = due.ok_or(NothingDue)?;
         let run = due.run.unwrap_or(fresh);
         let turn = TurnId::of(&run, batch.state().next_index(&run), agent);
         let messages = inputs(batch.state(), agent, &due.inputs);
@@ -253,9 +258,10 @@ async fn execute(sessions: &Sessions, session: &Session, started: Started) -> Ex
         ran_ms,
         ledger: session.ledger.clone(),
         limits: started.limits,
-        environment: version.config.environment.clone(),
+        environment: version.config.variables(),
         models: parts.models.clone(),
         model_names: version.config.model_names(),
+        batching: version.config.batching,
         may_speak: version.config.grants().contains("reply"),
         watches,
         logs: parts.logs.clone(),

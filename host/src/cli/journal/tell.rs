@@ -96,7 +96,11 @@ impl Open {
                 let turn = fields.text("turn");
                 let agent = fields.text("agent").unwrap_or_else(|| self.who(&turn));
                 let by = fields.text("by").unwrap_or_default();
-                Told::plain(by, format!("stops {agent}")).in_turn(turn)
+                // By speaking, if the agent is one that may be interrupted so.
+                let with = fields.text("message");
+                let with =
+                    with.map_or_else(String::new, |id| format!(" with {}", words::message(&id)));
+                Told::plain(by, format!("stops {agent}{with}")).in_turn(turn)
             }
             "retried" => self.retried(fields),
             "turn-ended" => self.turn_ended(fields, time),
@@ -104,8 +108,12 @@ impl Open {
             "agent-suspended" => {
                 let agent = fields.text("agent").unwrap_or_default();
                 let why = fields.text("reason").unwrap_or_default();
-                let text = format!("gets no more turns: {}", words::reason(&why));
-                Told::plain(agent, text).bad()
+                if fields.flag("until_ready") {
+                    Told::plain(agent, format!("waits: {}", words::reason(&why)))
+                } else {
+                    let text = format!("gets no more turns: {}", words::reason(&why));
+                    Told::plain(agent, text).bad()
+                }
             }
             "agent-resumed" => {
                 let agent = fields.text("agent").unwrap_or_default();

@@ -171,6 +171,34 @@ fn silence_retries_and_what_is_left_open_can_be_seen() {
 }
 
 #[test]
+fn whoever_interrupts_by_speaking_and_whoever_waits_for_something_is_told() {
+    let mut entries = opening();
+    entries.extend([
+        entry(4, 6, "message-received", json!({"message": "s:4", "author": "ana", "to": "talker", "body": "No, wait."})),
+        entry(5, 6, "interrupt-requested", json!({"turn": TALK, "agent": "talker", "by": "ana", "message": "s:4"})),
+        entry(6, 6, "turn-ended", json!({"turn": TALK, "agent": "talker", "outcome": "interrupted", "usage": {}, "inputs": [{"message": "s:2", "fate": "consumed"}]})),
+        entry(7, 7, "agent-suspended", json!({"agent": "talker", "reason": "the slot `plan` is locked", "until_ready": true})),
+        entry(8, 907, "agent-resumed", json!({"agent": "talker"})),
+    ]);
+    check(
+        &entries,
+        r#"
+        2026-11-21 UTC
+     1  09:30:00.000                session-opened      opens with talker, thinker; messages go to talker
+     2  09:30:00.004     ana        message-received    to talker: Why is the sky blue?
+     3  09:30:00.005  ┌  talker     turn-started        begins: 1 message (#2); waited 1 ms; version 7; run_1.t0.talker
+     4  09:30:00.006  │  ana        message-received    to talker, who is at work: No, wait.
+     5  09:30:00.006  ├  ana        interrupt-requested stops talker with #4
+     6  09:30:00.006  └  talker     turn-ended          turn 3 interrupted after 1 ms
+     7  09:30:00.007     talker     agent-suspended     waits: the slot `plan` is locked
+     8  09:30:00.907     talker     agent-resumed       gets turns again
+        still open
+        talker: 1 message waiting since 09:30:00.006
+"#,
+    );
+}
+
+#[test]
 fn what_is_new_is_shown_as_it_is() {
     let entries = [
         entry(1, 0, "new-kind", json!({"what": "ever", "turn": TALK})),

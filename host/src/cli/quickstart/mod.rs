@@ -26,8 +26,8 @@ use watch::Watch;
 
 const AGENTS: [&str; 3] = ["echo", "talker", "thinker"];
 const AUTHOR: &str = "you";
-/// Sent at once one after another: the second waits until the talker has answered the first,
-/// while the thinker is at work already.
+/// Sent at once one after another: the talker, who waits a moment whether somebody goes on, takes
+/// them as one input.
 const MESSAGES: [&str; 2] = [
     "Should a small team write its next service in Rust?",
     "We are four, and we know Python.",

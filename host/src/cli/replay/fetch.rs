@@ -68,6 +68,8 @@ pub(super) struct Recorded {
 /// What the server says of a turn.
 #[derive(Debug, Deserialize)]
 pub(in crate::cli) struct Turn {
+    /// Where it ran: not in a fork that has its entries.
+    session: SessionId,
     agent: String,
     version: u64,
     component: Digest,
@@ -104,7 +106,7 @@ pub(super) async fn fetch(
     }
     Ok(Recorded {
         case: Case {
-            session: session.clone(),
+            session: said.session,
             turn,
             entries: encoded,
             values,

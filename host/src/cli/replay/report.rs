@@ -32,7 +32,7 @@ impl Report<'_> {
         let replayed = self.replayed;
         let took = span(u64::try_from(replayed.took.as_millis()).unwrap_or(u64::MAX));
         let turn = format!(
-            "turn {} of {} (version {})",
+            "turn {} of {}, version {}",
             self.recorded.number, self.recorded.agent, self.recorded.version
         );
         let Some(difference) = &replayed.difference else {
@@ -44,21 +44,21 @@ impl Report<'_> {
                 count(words(&replayed.said), "word"),
             );
         };
+        let at = match (difference.at, difference.kind) {
+            (Some(at), Some(kind)) => format!(" at entry {at} ({kind})"),
+            _ => String::new(),
+        };
         let mut text = format!(
-            "{} after {} of {} and {} of {} ({turn}, replayed in {took})\n\n",
+            "{}{at} after {} of {} and {} of {} ({turn}, replayed in {took})\n\n",
             paint.paint(Style::Bad, "it differs"),
             replayed.calls,
             count(replayed.calls_recorded, "call"),
             words(&replayed.said),
             count(words(&replayed.said_recorded), "word"),
         );
-        let at = match (difference.at, difference.kind) {
-            (Some(at), Some(kind)) => format!(", {kind} at {at}"),
-            _ => String::new(),
-        };
         let label = |name: &str| paint.paint(Style::Strong, &format!("{name:<9}"));
         text.push_str(&format!(
-            "{} {}{at}\n",
+            "{} {}\n",
             label("recorded"),
             tame(&difference.recorded)
         ));

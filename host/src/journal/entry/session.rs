@@ -64,11 +64,15 @@ pub enum SessionChange {
     Deleted,
 }
 
-/// The agent failed too often: it starts no turn here until somebody resumes it.
+/// The agent starts no turn here: it failed too often, and somebody must resume it; or something that
+/// its turns need is missing.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct AgentSuspended {
     pub agent: AgentName,
     pub reason: String,
+    /// The host resumes it by itself as soon as what is missing is there.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub until_ready: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

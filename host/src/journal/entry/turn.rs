@@ -60,6 +60,9 @@ pub struct InterruptRequested {
     pub turn: TurnId,
     pub agent: AgentName,
     pub by: Author,
+    /// The message that asked for it by arriving.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<MessageId>,
 }
 
 /// How a turn ended.

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 
 use super::*;
+use crate::id::MessageId;
 use crate::journal::codec::{Frame, encode};
 use crate::journal::entry::{Cause, Kind, SessionOpenedPrivate};
 use crate::journal::script::{Script, name};
@@ -16,6 +17,26 @@ const STEPS: usize = 60;
 
 /// A step as numbers; what they mean depends on the state they meet.
 type Step = (u8, u8, u8);
+
+/// One of several ways to take messages.
+fn batching(x: u8) -> Batching {
+    let policies = [
+        Policy::Collect,
+        Policy::Followup,
+        Policy::Interrupt,
+        Policy::Steer,
+    ];
+    let policy = policies[usize::from(x) % 4];
+    Batching {
+        policy,
+        quiet_ms: match policy {
+            Policy::Followup => 0,
+            _ => u64::from(x % 3) * 400,
+        },
+        wait_ms_max: 1_000,
+        messages_max: 3,
+    }
+}
 
 fn pick<T: Clone>(from: impl IntoIterator<Item = T>, at: u8) -> Option<T> {
     let all: Vec<T> = from.into_iter().collect();
@@ -35,7 +56,7 @@ fn line(state: &State, (what, x, y): Step) -> Option<String> {
         2 => Some(format!("got {agent} invoked")),
         3..=6 => {
             let now = Time(u64::from(y) * 100).max(state.time);
-            let due = state.due(&name(agent), now, 3)?;
+            let due = state.due(&name(agent), now, &batching(x))?;
             let run = due
                 .run
                 .clone()
@@ -71,7 +92,9 @@ fn line(state: &State, (what, x, y): Step) -> Option<String> {
         9 => open.map(|(turn, open)| format!("spoke {turn} {} word", open.said)),
         10 => {
             let (_, turn) = open?;
-            let takes = pick(&turn.inputs, y)?;
+            let mut may_take = turn.inputs.clone();
+            may_take.extend(state.joining(turn, state.time, &batching(x)));
+            let takes = pick(&may_take, y)?;
             call("pull", &format!("takes={}", takes.seq()))
         }
         11 => {
@@ -94,8 +117,9 @@ fn line(state: &State, (what, x, y): Step) -> Option<String> {
         21 => open.map(|(turn, _)| format!("lost {turn} {slot}")),
         22 => open.map(|(turn, _)| format!("retake {turn} {slot}")),
         23 => Some(format!(
-            "{} {agent}",
-            ["suspend", "resume"][usize::from(y) % 2]
+            "{} {agent} {}",
+            ["suspend", "resume"][usize::from(y) % 2],
+            ["", "until-ready"][usize::from(y / 2) % 2]
         )),
         // Seldom: it makes forget what other steps need.
         24 => (x % 4 == 0).then(|| "fork parent".to_owned()),
@@ -228,6 +252,74 @@ proptest! {
                 prop_assert_eq!(state.next(entry), Ok(()));
             }
             prop_assert_eq!(&state, &script.state);
+        }
+    }
+
+    /// Whatever the policy: what a turn takes is due, in order of arrival, nothing before it is passed over,
+    /// and no two runs are mixed.
+    #[test]
+    fn a_batch_reorders_nothing_and_mixes_no_runs(steps in steps(), x in any::<u8>(), later in 0..3_000_u64) {
+        let state = history(&steps).state;
+        let (now, batching) = (state.time.plus_ms(later), batching(x));
+        for (agent, participant) in &state.participants {
+            let Some(due) = state.due(agent, now, &batching) else { continue };
+            let waiting: Vec<&Pending> = participant.pending.iter().filter(|it| it.is_due(now)).collect();
+            let taken = &waiting[..due.inputs.len()];
+            let inputs: Vec<MessageId> = taken.iter().map(|it| it.message.clone()).collect();
+            prop_assert_eq!(&due.inputs, &inputs, "the oldest, in order");
+            prop_assert!(due.inputs.len() <= batching.messages_max);
+            match taken {
+                [] => {}
+                [one] => prop_assert_eq!(&due.run, &one.run),
+                many => {
+                    prop_assert!(batching.policy != Policy::Followup);
+                    prop_assert!(many.iter().all(|it| it.run.is_none()) && due.run.is_none());
+                }
+            }
+        }
+    }
+
+    /// Whatever waits for quiet: somebody looks in time, and then it starts.
+    #[test]
+    fn what_waits_is_looked_at_in_time(steps in steps(), x in any::<u8>(), later in 0..3_000_u64) {
+        let state = history(&steps).state;
+        let (now, batching) = (state.time.plus_ms(later), batching(x));
+        let looks = state.later(now, |_| batching);
+        for (agent, participant) in &state.participants {
+            let Some(at) = participant.batch_at(now, &batching) else { continue };
+            if participant.turn.is_some() || !participant.may_start(now) || state.phase != Phase::Open {
+                continue;
+            }
+            prop_assert!(state.next_due().is_some_and(|due| due <= at), "a wake record is never late");
+            if at <= now {
+                prop_assert!(state.due(agent, now, &batching).is_some());
+                continue;
+            }
+            prop_assert!(at <= now.plus_ms(batching.wait_ms_max.min(batching.quiet_ms)));
+            prop_assert!(looks.is_some_and(|looks| looks <= at));
+            let inputs = |at| state.due(agent, at, &batching).map_or(0, |due| due.inputs.len());
+            prop_assert_eq!(inputs(now), 0);
+            prop_assert!(inputs(at) > 0);
+        }
+    }
+
+    /// What joins a running turn came after everything that it skips, and stands in no other's way.
+    #[test]
+    fn what_joins_a_turn_is_the_next_in_order(steps in steps(), x in any::<u8>()) {
+        let state = history(&steps).state;
+        let (now, batching) = (state.time, batching(x));
+        for turn in state.turns.values() {
+            let joining = state.joining(turn, now, &batching);
+            let pending = || state.participants[&turn.agent].pending.iter();
+            let others = pending().filter(|it| {
+                it.is_due(now) && !turn.inputs.contains(&it.message) && !turn.pulled.contains(&it.message)
+            });
+            let next: Vec<&Pending> = others.take(joining.len()).collect();
+            let ids: Vec<MessageId> = next.iter().map(|it| it.message.clone()).collect();
+            prop_assert_eq!(&joining, &ids);
+            prop_assert!(next.iter().all(|it| it.run.is_none() && !it.invoked));
+            prop_assert!(joining.is_empty() || batching.policy == Policy::Steer);
+            prop_assert!(turn.inputs.len() + joining.len() <= batching.messages_max.max(turn.inputs.len()));
         }
     }
 

@@ -181,7 +181,8 @@ impl State {
                     Outcome::Interrupted | Outcome::Cancelled => Fate::Consumed,
                     // What people saw of the answer stays; trying again would answer twice.
                     Outcome::Failed if open.said > 0 => Fate::Consumed,
-                    Outcome::Failed | Outcome::Refused if input => Fate::Returned,
+                    // Fresh and no input: it joined the turn that ran.
+                    Outcome::Failed | Outcome::Refused if input || pending.fresh => Fate::Returned,
                     Outcome::Failed | Outcome::Refused => Fate::Left,
                 };
                 InputFate {

@@ -8,8 +8,10 @@
 //! same entries. A refused entry leaves the state as it was.
 //!
 //! One file per family of entries: `session`, `fork`, `mailbox`, `turns`, `slots`,
-//! `supervision`, with `runs` behind them; `due` says what follows from all of it.
+//! `supervision`, with `runs` behind them; `due` says what follows from all of it, and `batching`
+//! what of the messages.
 
+mod batching;
 mod due;
 mod fork;
 mod mailbox;
@@ -29,18 +31,19 @@ use crate::id::{AgentName, Digest, RunId, Seq, SlotName, TurnId};
 use super::context::Context;
 use super::entry::{Entry, Idempotency, Payload, SessionOpened};
 
+pub use batching::{Batching, Policy};
 pub use due::Due;
 pub use mailbox::{DELIVERIES_MAX, Pending, REDELIVERY_MS, Sender};
 pub use session::{IDEMPOTENCY_MS, Remembered};
 pub use slots::{Document, Slot};
-pub use supervision::{FAILURES_KEPT, Failures, Supervision};
+pub use supervision::{FAILURES_KEPT, Failures, Supervision, Suspension};
 pub use turns::{ATTEMPTS_MAX, OpenTurn};
 
 use runs::Run;
 
 /// Changes whenever a fold of the same entries would serialise differently:
 /// snapshots of another version are ignored.
-pub const FOLD_VERSION: u32 = 4;
+pub const FOLD_VERSION: u32 = 6;
 
 /// An entry that cannot follow the ones before it: a defect of the writer or a damaged journal.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -92,8 +95,8 @@ pub struct Participant {
     pub turn: Option<TurnId>,
     pub context: Context,
     pub failures: Failures,
-    /// Why it starts no turn, until somebody resumes it.
-    pub suspended: Option<String>,
+    /// It starts no turn.
+    pub suspended: Option<Suspension>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -151,7 +154,7 @@ impl State {
             Payload::TurnEnded(ended) => self.turn_ended(entry, ended),
             Payload::MessageSetAside(aside) => self.message_set_aside(aside),
             Payload::Retried(retried) => self.retried(entry, retried),
-            Payload::AgentSuspended(suspended) => self.agent_suspended(suspended),
+            Payload::AgentSuspended(suspended) => self.agent_suspended(entry, suspended),
             Payload::AgentResumed(resumed) => self.agent_resumed(resumed),
             Payload::SessionForked(forked) => self.session_forked(forked),
         }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::Time;
 use crate::id::{AgentName, RunId};
-use crate::journal::entry::{AgentResumed, AgentSuspended, Cause, Failure, TurnEnded};
+use crate::journal::entry::{AgentResumed, AgentSuspended, Cause, Entry, Failure, TurnEnded};
 
 use super::{Participant, State, WakeUp};
 
@@ -34,6 +34,15 @@ impl Default for Supervision {
             window_ms: 60_000,
         }
     }
+}
+
+/// Why an agent starts no turn.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Suspension {
+    pub reason: String,
+    pub since: Time,
+    /// Something is missing, and it goes on by itself; if not, somebody must resume it.
+    pub until_ready: bool,
 }
 
 /// An agent's failures in the session.
@@ -132,22 +141,29 @@ impl State {
 
     pub(super) fn agent_suspended(
         &mut self,
+        entry: &Entry,
         suspended: &AgentSuspended,
     ) -> Result<(), &'static str> {
         let participant = self.participant_mut(&suspended.agent)?;
         if participant.suspended.is_some() {
             return Err("the agent is suspended already");
         }
-        participant.suspended = Some(suspended.reason.clone());
+        participant.suspended = Some(Suspension {
+            reason: suspended.reason.clone(),
+            since: entry.time,
+            until_ready: suspended.until_ready,
+        });
         Ok(())
     }
 
     pub(super) fn agent_resumed(&mut self, resumed: &AgentResumed) -> Result<(), &'static str> {
         let participant = self.participant_mut(&resumed.agent)?;
-        if participant.suspended.take().is_none() {
-            return Err("the agent is not suspended");
+        let suspension = participant.suspended.take();
+        let suspension = suspension.ok_or("the agent is not suspended")?;
+        // Whoever resumes it believes that it is mended; what was missing says nothing about it.
+        if !suspension.until_ready {
+            participant.failures = Failures::default();
         }
-        participant.failures = Failures::default();
         Ok(())
     }
 }

@@ -347,7 +347,7 @@ fn a_message_is_tried_three_times_each_after_a_longer_wait() {
     for (attempt, wait) in [1_000, 2_000, 4_000].into_iter().enumerate() {
         let due = script
             .state
-            .due(&name("a"), Time(now), 10)
+            .due(&name("a"), Time(now), &Batching::default())
             .expect("it is due");
         assert_eq!(due.inputs, [message(2)]);
         assert_eq!(script.state.undeliverable().count(), 0);
@@ -360,9 +360,20 @@ fn a_message_is_tried_three_times_each_after_a_longer_wait() {
             .unwrap();
         assert_eq!(script.state.next_due(), Some(Time(now + wait)));
         now += wait;
-        assert_eq!(script.state.due(&name("a"), Time(now - 1), 10), None);
+        assert_eq!(
+            script
+                .state
+                .due(&name("a"), Time(now - 1), &Batching::default()),
+            None
+        );
     }
-    assert_eq!(script.state.due(&name("a"), Time(now), 10), None, "spent");
+    assert_eq!(
+        script
+            .state
+            .due(&name("a"), Time(now), &Batching::default()),
+        None,
+        "spent"
+    );
     let (agent, pending) = script.state.undeliverable().next().expect("it is spent");
     assert_eq!((agent.as_str(), &pending.message), ("a", &message(2)));
     script.line("aside a 2").unwrap();
@@ -374,12 +385,18 @@ fn a_message_is_tried_three_times_each_after_a_longer_wait() {
 fn what_arrives_while_an_agent_works_is_its_next_input() {
     let mut script = Script::run(&format!("{OPEN}got a\ngot a\ngot a")).unwrap();
     assert_eq!(
-        script.state.due(&name("a"), Time(0), 10),
+        script.state.due(&name("a"), Time(0), &Batching::default()),
         None,
         "its turn is open"
     );
     script.line("end r.t0.a completed 2:consumed").unwrap();
-    let due = |messages_max| script.state.due(&name("a"), Time(0), messages_max).unwrap();
+    let due = |messages_max| {
+        let batching = Batching {
+            messages_max,
+            ..Batching::default()
+        };
+        script.state.due(&name("a"), Time(0), &batching).unwrap()
+    };
     assert_eq!(due(10).inputs, [message(4), message(5), message(6)]);
     assert_eq!(due(2).inputs, [message(4), message(5)]);
     assert_eq!(due(10).causes, [Cause::Messages]);
@@ -391,7 +408,10 @@ fn a_watched_slot_is_one_cause_however_often_it_is_written() {
         lock r.t0.a 2 x\ncommit r.t0.a 3 x wakes=b\nend r.t0.a completed 2:consumed\n";
     check(two, "b watches x r\nslot x v7 idle\nrun r next 1");
     let script = Script::run(two).unwrap();
-    let due = script.state.due(&name("b"), Time(0), 10).unwrap();
+    let due = script
+        .state
+        .due(&name("b"), Time(0), &Batching::default())
+        .unwrap();
     assert_eq!(
         (due.causes, due.run),
         (vec![Cause::Slot(name("x"))], Some(name("r")))
@@ -415,7 +435,13 @@ fn a_wake_up_is_the_newest_asked_for() {
     let asked = format!("{OPEN}end r.t0.a completed 2:consumed wake=500\ngot a\n");
     check(&asked, "a has 5 fresh\na wakes 500 r\nrun r next 1");
     let script = Script::run(&asked).unwrap();
-    let causes = |now| script.state.due(&name("a"), Time(now), 10).unwrap().causes;
+    let causes = |now| {
+        script
+            .state
+            .due(&name("a"), Time(now), &Batching::default())
+            .unwrap()
+            .causes
+    };
     assert_eq!(causes(499), [Cause::Messages]);
     assert_eq!(causes(500), [Cause::Messages, Cause::Wake]);
     check(
@@ -474,7 +500,10 @@ fn a_session_expires_after_its_last_entry() {
     );
     script.line("expire").unwrap();
     assert_eq!(script.state.next_due(), Some(Time(0)), "to be buried");
-    assert_eq!(script.state.due(&name("a"), Time(50), 10), None);
+    assert_eq!(
+        script.state.due(&name("a"), Time(50), &Batching::default()),
+        None
+    );
 }
 
 /// What an entry made open or due is over once it is taken and ended: the state does not grow with history.
@@ -576,4 +605,30 @@ fn a_turn_that_a_fork_ended_is_no_failure_of_its_agent() {
     let failures = |state: &State| state.participants[&name("a")].failures.clone();
     assert!(failures(&before).not_before > Time(0));
     assert_eq!(failures(&after), failures(&before));
+}
+
+#[test]
+fn a_turn_that_never_gets_on_is_poison_and_one_that_waits_is_not() {
+    let check = |lines: &str, poison: bool| {
+        let start = "open a\ngot a\nstart r.t0.a takes=2 messages\n";
+        let script = Script::run(&format!("{start}{lines}")).expect("it is legal");
+        let turn = &script.state.turns[&name::<TurnId>("r.t0.a")];
+        assert_eq!(turn.is_poison(), poison, "{lines}");
+    };
+    check("", false);
+    check("again r.t0.a 2", false);
+    check("again r.t0.a 2\nagain r.t0.a 3", true);
+    // Anything that it does begins the count anew.
+    check("again r.t0.a 2\nagain r.t0.a 3\nsee r.t0.a 0", false);
+    check("see r.t0.a 0\nagain r.t0.a 2\nagain r.t0.a 3", false);
+    // Being stopped on purpose is no attempt.
+    check("again r.t0.a 2\nagain r.t0.a 3 host-stopped", false);
+    // A call that is made again has not got on, but the turn is not to blame so soon.
+    let calls = |attempts: std::ops::RangeInclusive<u32>| {
+        let again =
+            attempts.map(|attempt| format!("\nagain r.t0.a {attempt}\nagain r.t0.a {attempt} n=0"));
+        format!("call r.t0.a 0{}", again.collect::<String>())
+    };
+    check(&calls(2..=10), false);
+    check(&calls(2..=11), true);
 }

@@ -42,8 +42,12 @@ pub struct OpenTurn {
     pub attempt: u32,
     /// Attempts in a row before this one that added no entry.
     barren: u32,
+    /// Attempts in a row before this one that only made a call again.
+    stalled: u32,
     /// This attempt has added an entry.
     progressed: bool,
+    /// This attempt has come to the end of its record, and made a call again.
+    went_live: bool,
     attempt_at: Time,
     /// The newest entry that it made, or the start of the attempt.
     last_at: Time,
@@ -55,6 +59,11 @@ pub struct OpenTurn {
 /// the host down.
 pub const ATTEMPTS_MAX: u32 = 3;
 
+/// A turn that waits for a slow answer adds nothing either while the host comes and goes, and is
+/// not to blame. But an answer may take the host down: so many attempts that made a call again
+/// and got no further are enough.
+const STALLED_MAX: u32 = 10;
+
 impl OpenTurn {
     /// Its guest did something.
     pub(super) fn progressed(&mut self, now: Time) {
@@ -64,7 +73,13 @@ impl OpenTurn {
 
     /// Whether it was tried as often as it may be, this attempt having been lost.
     pub fn is_poison(&self) -> bool {
-        !self.progressed && self.barren + 1 >= ATTEMPTS_MAX
+        if self.progressed {
+            false
+        } else if self.went_live {
+            self.stalled + 1 >= STALLED_MAX
+        } else {
+            self.barren + 1 >= ATTEMPTS_MAX
+        }
     }
 
     /// Whether this attempt began at or after a time.
@@ -162,7 +177,9 @@ impl State {
                 causes,
                 attempt: started.attempt,
                 barren: 0,
+                stalled: 0,
                 progressed: false,
+                went_live: false,
                 attempt_at: entry.time,
                 last_at: entry.time,
                 ran_ms: 0,
@@ -181,11 +198,11 @@ impl State {
     pub(super) fn retried(&mut self, entry: &Entry, retried: &Retried) -> Result<(), &'static str> {
         let turn = self.speaking(&retried.turn)?;
         if let Some(n) = retried.n {
-            return turn
-                .open_calls
-                .contains(&n)
-                .then_some(())
-                .ok_or("no such call is open");
+            if !turn.open_calls.contains(&n) {
+                return Err("no such call is open");
+            }
+            turn.went_live = true;
+            return Ok(());
         }
         if retried.attempt != turn.attempt + 1 {
             return Err("its attempt does not follow");
@@ -193,11 +210,14 @@ impl State {
         turn.ran_ms = turn.ran_ms();
         turn.attempt = retried.attempt;
         match retried.reason {
-            _ if turn.progressed => turn.barren = 0,
+            _ if turn.progressed => (turn.barren, turn.stalled) = (0, 0),
             RetryReason::HostStopped => {}
+            RetryReason::HostLost | RetryReason::Provider if turn.went_live => {
+                (turn.barren, turn.stalled) = (0, turn.stalled + 1);
+            }
             RetryReason::HostLost | RetryReason::Provider => turn.barren += 1,
         }
-        turn.progressed = false;
+        (turn.progressed, turn.went_live) = (false, false);
         (turn.attempt_at, turn.last_at) = (entry.time, entry.time);
         Ok(())
     }

@@ -127,18 +127,22 @@ fn shown(id: &str) -> String {
 }
 
 impl Scope {
-    /// Messages that wait and this turn did not pull: its inputs and what earlier turns left.
+    /// Messages that wait and this turn did not pull: its inputs, what earlier turns left, and what
+    /// joins it. Anything else that arrived after it started waits for the next one.
     fn waiting<'a>(&'a self, batch: &'a Batch<'_>) -> impl Iterator<Item = &'a Pending> {
-        let turn = batch.state().turns.get(&self.turn);
-        let participant = batch.state().participants.get(&self.agent);
+        let state = batch.state();
+        let turn = state.turns.get(&self.turn);
+        let joining = turn.map_or_else(Vec::new, |turn| {
+            state.joining(turn, batch.now(), &self.batching)
+        });
+        let participant = state.participants.get(&self.agent);
         participant
             .into_iter()
             .flat_map(|participant| &participant.pending)
             .filter(move |pending| {
                 let input = turn.is_some_and(|turn| turn.inputs.contains(&pending.message));
                 let pulled = turn.is_some_and(|turn| turn.pulled.contains(&pending.message));
-                // What arrived after this turn started waits for the next one.
-                !pulled && (input || !pending.fresh)
+                !pulled && (input || !pending.fresh || joining.contains(&pending.message))
             })
     }
 

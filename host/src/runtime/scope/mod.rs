@@ -33,6 +33,7 @@ use crate::journal::entry::{
     CallKind, CallResult, Called, Observation, Observed, Payload, Piece, Retried, RetryReason,
     Returned, Streamed, Usage,
 };
+use crate::journal::state::Batching;
 use crate::ledger::{AppendError, Batch, Dead, Ledger};
 use crate::logs::Logs;
 use crate::model::{Models, Request};
@@ -101,6 +102,8 @@ pub struct Scope {
     pub models: Models,
     /// Names of models the agent may use; the first is its default.
     pub model_names: Vec<String>,
+    /// How messages that arrive while it runs become inputs, also its own.
+    pub batching: Batching,
     /// Whether it was granted `reply`: `relay` speaks too.
     pub may_speak: bool,
     pub watches: Watches,

@@ -2,15 +2,17 @@
 
 use std::collections::BTreeSet;
 
+use super::bursts::{TALK as BURSTS, Talk};
 use super::laws::{
     check_answered, check_calls, check_kept, check_repeatable, check_resumed, check_said,
     check_transcript,
 };
 use super::{
-    Log, Outside, PROVIDER, SYNCS_MAX, converse, entries, fold, fresh, is_quiet, life, redeploy,
-    tenant,
+    COLLECT, Log, Outside, PROVIDER, SYNCS_MAX, converse, deployed, entries, fold, is_quiet, life,
+    redeploy, tenant,
 };
 use crate::clock::Time;
+use crate::journal::state::{Batching, Policy};
 use crate::ledger::transcript;
 use crate::store::{Fault, Memory, RecordSpace, memory};
 
@@ -31,19 +33,20 @@ impl Crash {
 
 /// Hold the conversation with a fault, crash, crash again in recovery if `again`, recover, check
 /// every law. False if the fault came too late to matter.
-fn survives(lines: &[&str], fault: Fault, crash: Crash, again: Option<Fault>) -> bool {
-    survives_with(lines, fault, crash, again, |_| ())
+fn survives(talk: Talk<'_>, fault: Fault, crash: Crash, again: Option<Fault>) -> bool {
+    survives_with(talk, fault, crash, again, |_| ())
 }
 
 /// The same, with something done to the disk between crash and recovery.
 fn survives_with(
-    lines: &[&str],
+    talk: Talk<'_>,
     fault: Fault,
     crash: Crash,
     again: Option<Fault>,
     meanwhile: impl Fn(&Memory),
 ) -> bool {
-    let disk = fresh();
+    let (batching, lines) = talk;
+    let disk = deployed(batching);
     disk.inject(fault);
     let mut outside = Outside::default();
     let mut now = life(&disk, Time(0), async |world| {
@@ -152,6 +155,12 @@ const TALK: &[&[&str]] = &[
         "answered",
     ],
     &[
+        "post a lock y; say one; sleep 20; commit y doc",
+        "shown one",
+        "post b say two",
+        "answered",
+    ],
+    &[
         "post a wake 300; say later",
         "put x one",
         "put x two",
@@ -159,11 +168,17 @@ const TALK: &[&[&str]] = &[
     ],
 ];
 
+fn talks() -> impl Iterator<Item = Talk<'static>> {
+    let by_default = TALK.iter().map(|lines| (COLLECT, *lines));
+    by_default.chain(BURSTS.iter().copied())
+}
+
 fn every_sync(crash: Crash, fault: fn(u64) -> Fault) {
-    for lines in TALK {
+    for talk in talks() {
+        let lines = talk.1;
         let mut hits = 0;
         for k in 1..SYNCS_MAX {
-            if !survives(lines, fault(k), crash, None) {
+            if !survives(talk, fault(k), crash, None) {
                 break;
             }
             hits += 1;
@@ -197,7 +212,7 @@ fn a_sync_that_fails_loses_nothing_that_was_promised() {
 
 #[test]
 fn a_crash_during_recovery_loses_nothing_either() {
-    for (at, lines) in TALK.iter().enumerate() {
+    for (at, talk) in talks().enumerate() {
         for k in [2, 3, 5, 8] {
             for again in 1..5 {
                 let fault = if at % 2 == 0 {
@@ -210,8 +225,8 @@ fn a_crash_during_recovery_loses_nothing_either() {
                 } else {
                     Fault::StopBeforeSync(again)
                 };
-                survives(lines, fault, Crash::PowerLoss, Some(again));
-                survives(lines, fault, Crash::ProcessKill, Some(again));
+                survives(talk, fault, Crash::PowerLoss, Some(again));
+                survives(talk, fault, Crash::ProcessKill, Some(again));
             }
         }
     }
@@ -342,17 +357,33 @@ fn any(seed: u64) {
         };
         let again = (dice.below(3) == 0).then(|| Fault::StopAfterSync(1 + dice.below(6)));
         let deploy = dice.below(4);
+        let policies = [
+            Policy::Collect,
+            Policy::Followup,
+            Policy::Interrupt,
+            Policy::Steer,
+        ];
+        let policy = policies[usize::try_from(dice.below(4)).expect("it is small")];
+        let batching = Batching { policy, ..COLLECT };
         let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
         let run = || {
-            survives_with(&lines, fault, crash, again, |disk| match deploy {
-                0 => redeploy(disk, false),
-                1 => redeploy(disk, true),
-                _ => {}
-            })
+            survives_with(
+                (batching, &lines),
+                fault,
+                crash,
+                again,
+                |disk| match deploy {
+                    0 => redeploy(disk, false),
+                    1 => redeploy(disk, true),
+                    _ => {}
+                },
+            )
         };
         // Threads of a test do not have their output kept back, so only what fails is said.
         if let Err(panic) = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)) {
-            println!("ANTIPHON_SIM_SEED={seed}: {fault:?} {crash:?} {again:?} {lines:#?}");
+            println!(
+                "ANTIPHON_SIM_SEED={seed}: {policy:?} {fault:?} {crash:?} {again:?} {lines:#?}"
+            );
             std::panic::resume_unwind(panic);
         }
     }

@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{Outside, fold};
 use crate::id::{MessageId, Seq, TurnId};
 use crate::journal::codec::Encoded;
-use crate::journal::entry::{CallKind, Cause, Entry, Failure, Fate, Kind, Outcome, Payload};
+use crate::journal::entry::{
+    CallKind, Cause, Entry, Failure, Fate, Kind, Observation, Observed, Outcome, Payload,
+};
 use crate::journal::script::print;
 use crate::ledger::transcript;
 use crate::runtime::scope::call_key;
@@ -211,7 +213,8 @@ pub(super) fn check_calls(stored: &[Entry], made: &BTreeMap<String, u32>) {
 /// words may end early, and then the agent says where.
 pub(super) fn check_said(stored: &[Entry]) {
     let mut bodies: BTreeMap<MessageId, String> = BTreeMap::new();
-    let mut inputs: BTreeMap<TurnId, Vec<MessageId>> = BTreeMap::new();
+    // What it pulled of its inputs and of what came while it ran, in order.
+    let mut taken: BTreeMap<TurnId, (Seq, Vec<MessageId>)> = BTreeMap::new();
     let mut said: BTreeMap<TurnId, String> = BTreeMap::new();
     for entry in stored {
         match &entry.payload {
@@ -225,15 +228,25 @@ pub(super) fn check_said(stored: &[Entry]) {
                 // What else it was started for, it says too.
                 let others = it.causes.iter().any(|cause| *cause != Cause::Messages);
                 if !others {
-                    inputs.insert(it.turn.clone(), it.inputs.clone());
+                    let oldest = it.inputs.first().map_or(entry.seq, MessageId::seq);
+                    taken.insert(it.turn.clone(), (oldest, Vec::new()));
+                }
+            }
+            Payload::Observed(Observed { turn, what, .. }) => {
+                if let Observation::MailboxPulled { messages, .. } = what
+                    && let Some((oldest, taken)) = taken.get_mut(turn)
+                {
+                    // What an earlier turn left has said what it does.
+                    let new = messages.iter().filter(|it| it.seq() >= *oldest);
+                    taken.extend(new.cloned());
                 }
             }
             Payload::Spoke(it) => said.entry(it.turn.clone()).or_default().push_str(&it.text),
             Payload::TurnEnded(it) if it.outcome == Outcome::Completed => {
-                let Some(inputs) = inputs.get(&it.turn) else {
+                let Some((_, taken)) = taken.get(&it.turn) else {
                     continue;
                 };
-                let scripts: Vec<&str> = inputs.iter().map(|it| bodies[it].as_str()).collect();
+                let scripts: Vec<&str> = taken.iter().map(|it| bodies[it].as_str()).collect();
                 let text = said.get(&it.turn).map_or("", String::as_str);
                 assert!(
                     is_said(text, &scripts.join(";")),
@@ -281,7 +294,7 @@ fn is_said(text: &str, script: &str) -> bool {
                 }
                 rest = more;
             }
-            "lock" | "free" | "sleep" | "send" | "leave" | "wake" => {}
+            "lock" | "free" | "sleep" | "send" | "leave" | "wake" | "more" => {}
             "commit" => rest = rest.strip_prefix("lost.").unwrap_or(rest),
             // What these say depends on others.
             _ => return true,

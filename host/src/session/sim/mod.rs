@@ -8,6 +8,7 @@
 //! A conversation is lines: `post AGENT STEPS`, `fire AGENT STEPS` (not waited for), `shown WORDS`,
 //! `stop AGENT`, `put SLOT TEXT`, `pass MS`, `answered`, `delete`. Each waits until what it did is acknowledged.
 
+mod bursts;
 mod crash;
 mod damage;
 mod differs;
@@ -16,6 +17,7 @@ mod laws;
 mod lives;
 mod prefix;
 mod resumed;
+mod waits;
 
 use std::cell::RefCell;
 use std::future::Future;
@@ -28,7 +30,7 @@ use crate::id::{Digest, MessageId, Seq};
 use crate::journal::codec::Encoded;
 use crate::journal::entry::{Entry, Kind, Outcome, Payload};
 use crate::journal::script::{name, print};
-use crate::journal::state::State;
+use crate::journal::state::{Batching, Policy, State};
 use crate::model::simulated::Log;
 use crate::store::components::Components;
 use crate::store::{Fault, Memory, RecordKey, RecordSpace, Write, memory};
@@ -67,15 +69,26 @@ fn components() -> Components {
     Components::open(&std::env::temp_dir().join("antiphon-sim")).expect("a folder")
 }
 
-/// A disk on which the agents `a` and `b` are deployed; `b` watches the slot `x`.
+/// A disk on which the agents `a` and `b` are deployed. `b` watches the slot `x`, begins nothing while
+/// `y` is locked, and needs a model.
 fn fresh() -> Memory {
+    deployed(Batching::default())
+}
+
+/// The same, and how they take their messages.
+fn deployed(batching: Batching) -> Memory {
     PROVIDER.take();
     let disk = Memory::new();
     let store = memory(&disk);
     for agent in ["a", "b"] {
-        let mut config = AgentConfig::default();
+        let mut config = AgentConfig {
+            batching,
+            ..AgentConfig::default()
+        };
         if agent == "b" {
             config.watches.insert(name("x"));
+            config.before_turn.slots_idle.insert(name("y"));
+            config.before_turn.model_ready = true;
         }
         let mut deployment = Deployment::default();
         deployment.put_config(Arc::new(config), Time(0), 10);
@@ -158,6 +171,14 @@ fn fold(entries: &[Entry]) -> State {
     }
     state
 }
+
+/// As agents are deployed by default; the others differ in the policy.
+const COLLECT: Batching = Batching {
+    policy: Policy::Collect,
+    quiet_ms: 0,
+    wait_ms_max: 10_000,
+    messages_max: 100,
+};
 
 /// Nothing is open, nothing is due.
 fn is_quiet(store: &dyn Store) -> bool {

@@ -79,8 +79,8 @@ fn a_poisoned_lock_costs_one_session_a_new_start() {
     let disk = fresh();
     life(&disk, Time(0), async |world| {
         let lines = [
-            "post a say one; sleep 60; say two",
-            "post b say three; ask SLOW words; say four",
+            "post a say one; sleep 3600000; say two",
+            "post b say three; sleep 3600000; ask words; say four",
             "shown three",
         ];
         let mut outside = Outside::default();

@@ -30,6 +30,8 @@ pub(crate) enum Step {
     Names,
     /// Put this message back.
     Leave,
+    /// Take what came meanwhile, and say that it was heard.
+    Pull,
     /// Agent and text.
     Send(String, String),
     Search(String),
@@ -109,6 +111,13 @@ impl Performer {
             Step::Names => tell(&json!({"names": kernel::names()}))?,
             Step::Leave => {
                 mailbox::leave(&message.header.id);
+            }
+            Step::Pull => {
+                for message in mailbox::pull_all() {
+                    if let Body::Text(text) = &message.body {
+                        reply::say(&format!("heard {text}\n"))?;
+                    }
+                }
             }
             Step::Send(to, text) => {
                 if let Err(error) = mailbox::send(&to, &Body::Text(text)) {

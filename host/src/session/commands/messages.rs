@@ -1,0 +1,200 @@
+//! Messages from outside: posting them, and taking them back.
+
+use serde_json::Value;
+
+use crate::id::{AgentName, Author, Digest, MessageId, Seq, TurnId};
+use crate::journal::entry::{
+    Idempotency, MessageReceived, MessageReceivedPrivate, MessageSetAside, Outcome, Payload,
+};
+use crate::journal::state::{Phase, Policy};
+use crate::ledger::{Batch, Ledger};
+use crate::session::Sessions;
+
+use super::turns::{cut, interrupt_in};
+use super::{CommandError, NewSession, Result, append, must_be_open, open_in};
+
+/// Idempotency keys a session remembers at once.
+const KEYS_MAX: usize = 10_000;
+
+/// What a message carries into a session.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NewMessage {
+    pub author: Author,
+    /// None for the entry agent.
+    pub to: Option<AgentName>,
+    pub body: Value,
+    pub idempotency: Option<Idempotency>,
+    /// The caller waits for the turn.
+    pub invoked: bool,
+}
+
+/// A message that is in the journal, though perhaps not durable yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Posted {
+    pub message: MessageId,
+    pub seq: Seq,
+    /// The same key and body came before: this is that message.
+    pub replayed: bool,
+}
+
+/// Put a message into the mailbox of an agent. With `new`, the session is opened first if it is not.
+pub fn post(
+    sessions: &Sessions,
+    ledger: &Ledger,
+    new: Option<&NewSession>,
+    message: NewMessage,
+) -> Result<Posted> {
+    let limits = sessions.limits();
+    append(ledger, |batch| {
+        // All checks come before the first push, so that a refusal leaves nothing behind.
+        let to = match batch.state().phase {
+            Phase::Absent => {
+                let new = new.ok_or(CommandError::NotFound)?;
+                message.to.clone().unwrap_or_else(|| new.entry.clone())
+            }
+            Phase::Open => {
+                let entry = batch.state().entry_agent().cloned();
+                message
+                    .to
+                    .clone()
+                    .or(entry)
+                    .ok_or(CommandError::AgentNotInSession)?
+            }
+            Phase::Ended => return Err(CommandError::Gone),
+        };
+        if let Some(posted) = replayed(batch, message.idempotency)? {
+            return Ok(posted);
+        }
+        let takes_part = match batch.state().phase {
+            Phase::Absent => new.is_some_and(|new| new.agents.contains(&to)),
+            Phase::Open | Phase::Ended => batch.state().participants.contains_key(&to),
+        };
+        if !takes_part {
+            return Err(CommandError::AgentNotInSession);
+        }
+        let participant = batch.state().participants.get(&to);
+        if let Some(suspension) = participant.and_then(|it| it.suspended.as_ref())
+            && message.invoked
+            && !suspension.until_ready
+        {
+            // Its caller would wait for somebody to resume the agent.
+            return Err(CommandError::Suspended(suspension.reason.clone()));
+        }
+        let waiting = participant.map_or(0, |it| it.pending.len());
+        if waiting >= limits.mailbox_messages_max {
+            let limit = limits.mailbox_messages_max;
+            return Err(CommandError::Full {
+                what: "the mailbox is full",
+                limit,
+            });
+        }
+        if message.idempotency.is_some() && batch.state().remembered_len(batch.now()) >= KEYS_MAX {
+            let what = "too many idempotency keys in this session within a day";
+            return Err(CommandError::Full {
+                what,
+                limit: KEYS_MAX,
+            });
+        }
+        if let Some(new) = new {
+            open_in(batch, new)?;
+        }
+        let interrupted = interrupted(sessions, batch, &to);
+        let id = MessageId::of(&batch.journal().session, batch.next_seq());
+        let seq = batch.push(Payload::MessageReceived(MessageReceived {
+            message: id.clone(),
+            author: message.author.clone(),
+            to: to.clone(),
+            body: message.body,
+            private: MessageReceivedPrivate {
+                idempotency: message.idempotency,
+                invoked: message.invoked,
+            },
+        }));
+        if let Some(turn) = interrupted {
+            interrupt_in(batch, turn, to, message.author, Some(id.clone()));
+        }
+        Ok(Posted {
+            message: id,
+            seq,
+            replayed: false,
+        })
+    })
+}
+
+/// The agent's turn that a person's message ends, by the configuration that the turn runs with.
+fn interrupted(sessions: &Sessions, batch: &Batch<'_>, agent: &AgentName) -> Option<TurnId> {
+    let turn = batch.state().participants.get(agent)?.turn.as_ref()?;
+    let open = batch.state().turns.get(turn)?;
+    let tenant = &batch.journal().tenant;
+    let version = sessions
+        .agents()
+        .pinned(tenant, agent, open.pinned.version)?;
+    (version.config.batching.policy == Policy::Interrupt && !open.interrupted).then(|| turn.clone())
+}
+
+/// The message that the key stands for, if it was used.
+fn replayed(batch: &Batch<'_>, idempotency: Option<Idempotency>) -> Result<Option<Posted>> {
+    let Some(Idempotency { key, body }) = idempotency else {
+        return Ok(None);
+    };
+    let Some(remembered) = batch.state().remembered(&key, batch.now()) else {
+        return Ok(None);
+    };
+    if remembered.body != body {
+        return Err(CommandError::KeyReused);
+    }
+    let message = MessageId::of(&batch.journal().session, remembered.message);
+    Ok(Some(Posted {
+        message,
+        seq: remembered.message,
+        replayed: true,
+    }))
+}
+
+/// Take a message back: out of the mailbox, or by ending the turn that took it. False if it
+/// is done with already.
+pub fn cancel(ledger: &Ledger, message: &MessageId) -> Result<bool> {
+    append(ledger, |batch| {
+        must_be_open(batch)?;
+        let state = batch.state();
+        let holder = state.participants.iter().find_map(|(agent, participant)| {
+            let pending = participant
+                .pending
+                .iter()
+                .find(|pending| pending.message == *message)?;
+            Some((agent.clone(), participant.turn.clone(), pending.deliveries))
+        });
+        let Some((agent, turn, deliveries)) = holder else {
+            return Ok(false);
+        };
+        let taken = turn.filter(|turn| {
+            state
+                .turns
+                .get(turn)
+                .is_some_and(|open| open.inputs.contains(message) || open.pulled.contains(message))
+        });
+        match taken {
+            Some(turn) => {
+                cut(batch, &turn, Outcome::Cancelled);
+            }
+            None => {
+                let (message, reason) = (message.clone(), "cancelled".to_owned());
+                batch.push(Payload::MessageSetAside(MessageSetAside {
+                    message,
+                    agent,
+                    reason,
+                    deliveries,
+                }));
+            }
+        }
+        Ok(true)
+    })
+}
+
+/// The digests of an idempotency key and what it was used with, for one target of one tenant.
+pub fn idempotency(tenant: &str, target: &str, key: &str, body: &[u8]) -> Idempotency {
+    Idempotency {
+        key: Digest::of_parts(&[tenant.as_bytes(), target.as_bytes(), key.as_bytes()]),
+        body: Digest::of(body),
+    }
+}
