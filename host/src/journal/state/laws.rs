@@ -290,6 +290,8 @@ proptest! {
             if participant.turn.is_some() || !participant.may_start(now) || state.phase != Phase::Open {
                 continue;
             }
+            // What could have begun earlier, but for its backoff, may begin now.
+            let at = at.max(now);
             prop_assert!(state.next_due().is_some_and(|due| due <= at), "a wake record is never late");
             if at <= now {
                 prop_assert!(state.due(agent, now, &batching).is_some());
