@@ -323,7 +323,7 @@ pub(super) fn models_see_what_people_saw(keys: &Keys<'_>, asked: &[Asked], wrong
         let Some(Made { book, turn, n, .. }) = keys.0.get(&it.key) else {
             continue;
         };
-        let earlier = turn.calls.range(..n).map(|(_, call)| call.streamed.clone());
+        let earlier = turn.calls.range(..n).map(|(_, call)| call);
         let mut shown: Vec<String> = Vec::new();
         if turn.agent != "thinker" && !it.last_question.ends_with(script::BARE) {
             let mut spoken: Vec<&Turn> = book
@@ -336,10 +336,16 @@ pub(super) fn models_see_what_people_saw(keys: &Keys<'_>, asked: &[Asked], wrong
             shown.extend(spoken.iter().map(|turn| turn.text.clone()));
         }
         match turn.agent.as_str() {
-            // Its own steps, which nobody else is shown.
-            "thinker" => shown.extend(earlier),
+            // Its own steps, which nobody else is shown. What broke off it asks for again.
+            "thinker" => shown.extend(
+                earlier
+                    .filter(|call| call.returned.as_ref().is_some_and(|returned| returned.ok))
+                    .map(|call| call.streamed.clone()),
+            ),
             // What broke off, to go on with.
-            "talker" if *n > turn.first_call() => shown.push(earlier.collect()),
+            "talker" if *n > turn.first_call() => {
+                shown.push(earlier.map(|call| call.streamed.as_str()).collect());
+            }
             _ => {}
         }
         let items_max = if turn.agent == "talker" { 60 } else { 100 };
