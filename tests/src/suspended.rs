@@ -13,20 +13,30 @@ fn agent<'a>(session: &'a Value, name: &str) -> &'a Value {
     agent.expect("it takes part")
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_suspended_agent_says_why_takes_messages_and_is_resumed_by_somebody() {
+/// A puppet in the session `s`, suspended for its first failure.
+async fn strict() -> Server {
     let server = Server::start().await;
     let config = json!({"supervision": {"failures_max": 1}});
     server.configure("puppet", config).await.is(201);
     server.deploy("puppet").await;
     server.session("s", &["puppet"]).await;
+    server
+}
+
+async fn fail(server: &Server) {
+    let failed = server.invoke("puppet", "s", json!(["trap"])).await;
+    failed.refused(502, "turn_failed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_suspended_agent_says_why_takes_messages_and_is_resumed_by_somebody() {
+    let server = strict().await;
     let resume = "POST /v1/sessions/s/agents/puppet/resume";
     server.call(resume).await.refused(409, "not_suspended");
     let before = server.get("/v1/sessions/s").await;
     assert_eq!(agent(&before, "puppet")["suspended"], Value::Null);
 
-    let failed = server.invoke("puppet", "s", json!(["trap"])).await;
-    failed.refused(502, "turn_failed");
+    fail(&server).await;
     let session = server.get("/v1/sessions/s").await;
     let suspended = &agent(&session, "puppet")["suspended"];
     assert_eq!(suspended["reason"], "1 failures within 60 s");
@@ -68,13 +78,8 @@ async fn a_suspended_agent_says_why_takes_messages_and_is_resumed_by_somebody() 
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_may_resume_and_whom() {
-    let server = Server::start().await;
-    let config = json!({"supervision": {"failures_max": 1}});
-    server.configure("puppet", config).await.is(201);
-    server.deploy("puppet").await;
-    server.session("s", &["puppet"]).await;
-    let failed = server.invoke("puppet", "s", json!(["trap"])).await;
-    failed.refused(502, "turn_failed");
+    let server = strict().await;
+    fail(&server).await;
     let minted = server.call("POST /v1/sessions/s/tokens");
     let token = minted.json(json!({"author": "ana"})).await.is(201);
     let token = token["token"].as_str().expect("a text");
@@ -110,13 +115,8 @@ async fn resumes(server: &Server) -> (bool, String) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_command_resumes_once() {
-    let server = Server::start().await;
-    let config = json!({"supervision": {"failures_max": 1}});
-    server.configure("puppet", config).await.is(201);
-    server.deploy("puppet").await;
-    server.session("s", &["puppet"]).await;
-    let failed = server.invoke("puppet", "s", json!(["trap"])).await;
-    failed.refused(502, "turn_failed");
+    let server = strict().await;
+    fail(&server).await;
     assert_eq!(
         resumes(&server).await,
         (true, "puppet gets turns again\n".to_owned())

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::id::SlotName;
-use crate::journal::state::{Batching, FAILURES_KEPT, Supervision};
+use crate::journal::state::{Batching, Supervision};
 use crate::runtime::engine::{Grants, INTERFACES};
 use crate::runtime::limits::TurnLimits;
 
@@ -35,7 +35,8 @@ pub struct AgentConfig {
     /// Slots whose documents every turn is to begin with. The agent is told their names and reads them itself,
     /// so that what it saw is in the journal as with any other read.
     pub inject: Vec<SlotName>,
-    pub supervision: SupervisionConfig,
+    /// When it is suspended in a session where it keeps failing.
+    pub supervision: Supervision,
     pub limits: AgentLimits,
     /// Environment variables, the only ones it sees.
     pub environment: BTreeMap<String, String>,
@@ -52,7 +53,7 @@ impl Default for AgentConfig {
             batching: Batching::default(),
             before_turn: BeforeTurn::default(),
             inject: Vec::new(),
-            supervision: SupervisionConfig::default(),
+            supervision: Supervision::default(),
             limits: AgentLimits::default(),
             environment: BTreeMap::new(),
             card: Card::default(),
@@ -68,27 +69,6 @@ pub struct BeforeTurn {
     pub model_ready: bool,
     /// None of these slots is locked.
     pub slots_idle: BTreeSet<SlotName>,
-}
-
-/// When an agent that keeps failing in a session is suspended there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct SupervisionConfig {
-    pub failures_max: u32,
-    pub window_ms: u64,
-}
-
-impl Default for SupervisionConfig {
-    fn default() -> Self {
-        let Supervision {
-            failures_max,
-            window_ms,
-        } = Supervision::default();
-        Self {
-            failures_max,
-            window_ms,
-        }
-    }
 }
 
 /// Lower bounds than the host's; higher ones have no effect.
@@ -163,12 +143,7 @@ impl AgentConfig {
                 "`environment` must not set `{INJECT_VARIABLE}`: `inject` does"
             ));
         }
-        let failures_max = self.supervision.failures_max;
-        if failures_max == 0 || failures_max as usize > FAILURES_KEPT {
-            return invalid(format!(
-                "`supervision.failures_max` must be 1 to {FAILURES_KEPT}"
-            ));
-        }
+        self.supervision.check().map_err(ConfigError::Invalid)?;
         let bytes: usize = self
             .environment
             .iter()
@@ -201,13 +176,6 @@ impl AgentConfig {
             variables.insert(INJECT_VARIABLE.to_owned(), names.join(","));
         }
         variables
-    }
-
-    pub fn supervision(&self) -> Supervision {
-        Supervision {
-            failures_max: self.supervision.failures_max,
-            window_ms: self.supervision.window_ms,
-        }
     }
 
     pub fn grants(&self) -> Grants {

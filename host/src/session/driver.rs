@@ -214,7 +214,8 @@ impl Driver {
         true
     }
 
-    /// When the agents' turns begin, as configured now.
+    /// When the turns of the agents that run none begin, as configured now. What runs is looked at
+    /// with every entry that it appends.
     fn rules(&self, state: &State) -> BTreeMap<AgentName, Rules> {
         let (tenant, parts) = (&self.session.journal.tenant, &self.sessions.0.parts);
         let now = self.sessions.now();
@@ -222,7 +223,9 @@ impl Driver {
             let version = parts.agents.active(tenant, agent)?;
             Some((agent.clone(), Rules::of(&version, &parts.models, now)))
         };
-        state.participants.keys().filter_map(of).collect()
+        let idle = state.participants.iter();
+        let idle = idle.filter(|(_, participant)| participant.turn.is_none());
+        idle.filter_map(|(agent, _)| of(agent)).collect()
     }
 
     fn start(&mut self, agent: &AgentName) {

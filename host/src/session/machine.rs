@@ -18,7 +18,8 @@ pub(super) struct Situation {
     pub(super) running: BTreeSet<TurnId>,
     /// Agents whose next turn is being prepared, or cannot start until something is deployed.
     pub(super) busy: BTreeSet<AgentName>,
-    /// When each agent's turns begin, as configured now; by default if it is not deployed.
+    /// When the turns of each agent that runs none begin, as configured now; by default if it is not
+    /// deployed.
     pub(super) rules: BTreeMap<AgentName, Rules>,
     /// Something is appended and not handed to the store.
     pub(super) unflushed: bool,
@@ -147,7 +148,7 @@ fn work(now: Time, state: &State, situation: &Situation, actions: &mut Vec<Actio
         .filter(|turn| !situation.running.contains(*turn));
     actions.extend(lost.cloned().map(Action::Resume));
     for (agent, participant) in &state.participants {
-        if situation.busy.contains(agent) {
+        if situation.busy.contains(agent) || participant.turn.is_some() {
             continue;
         }
         let missing = situation.missing(agent, state);

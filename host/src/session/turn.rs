@@ -146,7 +146,7 @@ pub(super) fn inputs(state: &State, agent: &AgentName, inputs: &[MessageId]) -> 
 /// Run the instance and write down how it ended.
 pub(super) async fn run(sessions: Sessions, session: Arc<Session>, started: Started) {
     let turn = started.turn.clone();
-    let supervision = started.version.as_ref().map(|it| it.config.supervision());
+    let supervision = started.version.as_ref().map(|it| it.config.supervision);
     let mut end = match execute(&sessions, &session, started).await {
         Exit::Completed { wake_at, context } => {
             let soonest = sessions.now().plus_ms(WAKE_MS_MIN);

@@ -36,7 +36,7 @@ pub use due::Due;
 pub use mailbox::{DELIVERIES_MAX, Pending, REDELIVERY_MS, Sender};
 pub use session::{IDEMPOTENCY_MS, Remembered};
 pub use slots::{Document, Slot};
-pub use supervision::{FAILURES_KEPT, Failures, Supervision, Suspension};
+pub use supervision::{Failures, Supervision, Suspension};
 pub use turns::{ATTEMPTS_MAX, OpenTurn};
 
 use runs::Run;

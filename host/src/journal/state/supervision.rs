@@ -11,7 +11,7 @@ use crate::journal::entry::{AgentResumed, AgentSuspended, Cause, Entry, Failure,
 use super::{Participant, State, WakeUp};
 
 /// Failures remembered: no policy can ask for more.
-pub const FAILURES_KEPT: usize = 32;
+const FAILURES_KEPT: usize = 32;
 
 /// An agent that failed twice in a row waits this long, doubled with each failure after it. The
 /// first failure costs nothing: it may have been its input.
@@ -19,8 +19,9 @@ const BACKOFF_MS: u64 = 1_000;
 /// It never waits longer for a try.
 const BACKOFF_MS_MAX: u64 = 60_000;
 
-/// When an agent is suspended: so many failures within a time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// When an agent is suspended: so many failures within a time. The form in which it is configured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct Supervision {
     pub failures_max: u32,
     pub window_ms: u64,
@@ -33,6 +34,18 @@ impl Default for Supervision {
             failures_max: 5,
             window_ms: 60_000,
         }
+    }
+}
+
+impl Supervision {
+    /// What is wrong with it, in words for its writer.
+    pub fn check(&self) -> Result<(), String> {
+        if self.failures_max == 0 || self.failures_max as usize > FAILURES_KEPT {
+            return Err(format!(
+                "`supervision.failures_max` must be 1 to {FAILURES_KEPT}"
+            ));
+        }
+        Ok(())
     }
 }
 
