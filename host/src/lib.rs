@@ -7,6 +7,7 @@
 //! - [`store`]: what is durable, and how.
 //! - [`ledger`]: the open journal: where entries are numbered.
 //! - [`model`]: calls of language models.
+//! - [`egress`]: what agents send to places outside, and may.
 //! - [`runtime`]: wasmtime: a component and a turn in, an exit out.
 //! - [`agents`], [`tenants`], [`logs`]: deployments; keys; what agents print.
 //! - [`session`]: who runs, when, and what happens after a crash.
@@ -19,6 +20,7 @@
 pub mod agents;
 pub mod clock;
 pub mod config;
+pub mod egress;
 pub mod guest;
 pub mod http;
 pub mod id;

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use crate::egress::allow::{self, Rule};
 use crate::id::SlotName;
 use crate::journal::state::{Batching, Supervision};
 use crate::runtime::engine::{Grants, INTERFACES};
@@ -28,6 +29,9 @@ pub struct AgentConfig {
     pub models: Vec<String>,
     /// Interfaces of `antiphon:agent` it may import.
     pub grants: Vec<String>,
+    /// Where it may send requests, if it is granted `http`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub http: Vec<Rule>,
     /// Slots whose commits by others wake it.
     pub watches: BTreeSet<SlotName>,
     pub batching: Batching,
@@ -48,7 +52,8 @@ impl Default for AgentConfig {
         Self {
             model: "default".into(),
             models: Vec::new(),
-            grants: INTERFACES.iter().map(|name| (*name).to_owned()).collect(),
+            grants: Grants::by_default().names().map(str::to_owned).collect(),
+            http: Vec::new(),
             watches: BTreeSet::new(),
             batching: Batching::default(),
             before_turn: BeforeTurn::default(),
@@ -125,6 +130,7 @@ impl AgentConfig {
                 INTERFACES.join(", ")
             ));
         }
+        allow::check(&self.http).map_err(ConfigError::Invalid)?;
         self.batching.check().map_err(ConfigError::Invalid)?;
         if self.before_turn.slots_idle.len() > SLOTS_NAMED_MAX {
             return invalid(format!(
@@ -179,7 +185,7 @@ impl AgentConfig {
     }
 
     pub fn grants(&self) -> Grants {
-        Grants::new(self.grants.iter().cloned()).unwrap_or_else(|_| Grants::all())
+        Grants::new(self.grants.iter().cloned()).unwrap_or_else(|_| Grants::by_default())
     }
 
     /// Models it may name, its default first.
@@ -293,6 +299,19 @@ mod tests {
             let config = format!(r#"{{"batching":{batching}}}"#);
             assert!(AgentConfig::parse(config.as_bytes()).is_ok(), "{batching}");
         }
+    }
+
+    #[test]
+    fn http_is_granted_only_if_it_is_asked_for() {
+        let config = |json: &str| AgentConfig::parse(json.as_bytes()).unwrap();
+        assert!(!config("{}").grants().contains("http"));
+        assert!(config("{}").grants().contains("model"));
+        let granted = config(r#"{"grants":["reply","http"],"http":[{"host":"a.example"}]}"#);
+        assert!(granted.grants().contains("http") && granted.http[0].host == "a.example");
+        let error = AgentConfig::parse(br#"{"http":[{"host":"*"}]}"#).unwrap_err();
+        assert!(error.to_string().contains("`http[0].host`"), "{error}");
+        let error = AgentConfig::parse(br#"{"http":[{"host":"a.example","ports":[1]}]}"#);
+        assert!(matches!(error, Err(ConfigError::UnknownField(text)) if text.contains("`ports`")));
     }
 
     #[test]
