@@ -10,7 +10,7 @@
 mod limits;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -39,7 +39,29 @@ pub struct Config {
     pub sessions: Sessions,
     /// Models by name. With none, the built-in provider `offline` answers.
     pub models: BTreeMap<String, Model>,
+    pub egress: Egress,
+    pub secrets: Secrets,
     pub limits: Limits,
+}
+
+/// Where agents' requests may go beyond the public Internet. Rules of an agent decide about the rest.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Egress {
+    /// Addresses, networks, and addresses with a port: `127.0.0.1:9000`, `10.1.0.0/16`.
+    pub private_allowed: Vec<String>,
+    /// Addresses of names that the system's resolver is not asked for.
+    pub names: BTreeMap<String, Vec<IpAddr>>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Secrets {
+    /// Variables of the environment that agents of every tenant may send as `env:NAME`.
+    pub env_allowed: Vec<String>,
+    /// Their texts, never from a file.
+    #[serde(skip)]
+    pub environment: BTreeMap<String, Secret>,
 }
 
 /// What an acknowledged write survives.
@@ -138,6 +160,8 @@ impl Default for Config {
             http: Http::default(),
             sessions: Sessions::default(),
             models: BTreeMap::new(),
+            egress: Egress::default(),
+            secrets: Secrets::default(),
             limits: Limits::default(),
         }
     }
@@ -184,6 +208,7 @@ impl Config {
             .map_err(|error| ConfigError::of(error, &figment))?;
         config.check(&figment)?;
         config.take_keys(&environment, &figment)?;
+        config.take_secrets(&environment, &figment)?;
         Ok(config)
     }
 
@@ -229,6 +254,26 @@ impl Config {
         let key = environment.get(MODEL_KEY).filter(|key| !key.is_empty());
         if let (Some(model), Some(key)) = (self.models.get_mut("default"), key) {
             model.api_key = Some(Secret::new(key));
+        }
+        Ok(())
+    }
+}
+
+impl Config {
+    /// Fetch the secrets from the variables that may be named.
+    fn take_secrets(
+        &mut self,
+        environment: &BTreeMap<String, String>,
+        figment: &Figment,
+    ) -> Result<(), ConfigError> {
+        for variable in &self.secrets.env_allowed {
+            let text = environment.get(variable).filter(|text| !text.is_empty());
+            let Some(text) = text else {
+                let reason = format!("the variable {variable} is not set");
+                return Err(invalid(figment, "secrets.env_allowed", &reason));
+            };
+            let secret = Secret::new(text);
+            self.secrets.environment.insert(variable.clone(), secret);
         }
         Ok(())
     }

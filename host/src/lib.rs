@@ -9,7 +9,8 @@
 //! - [`model`]: calls of language models.
 //! - [`egress`]: what agents send to places outside, and may.
 //! - [`runtime`]: wasmtime: a component and a turn in, an exit out.
-//! - [`agents`], [`tenants`], [`logs`]: deployments; keys; what agents print.
+//! - [`agents`], [`tenants`], [`secrets`], [`logs`]: deployments; keys; what goes with agents' requests;
+//!   what agents print.
 //! - [`session`]: who runs, when, and what happens after a crash.
 //! - [`http`]: the only place that knows status codes.
 //! - [`config`], [`seal`], [`secret`], [`shutdown`], [`telemetry`], [`guest`]: leaves.
@@ -31,6 +32,7 @@ pub mod model;
 pub mod runtime;
 pub mod seal;
 pub mod secret;
+pub mod secrets;
 mod serve;
 pub mod session;
 pub mod shutdown;

@@ -14,12 +14,15 @@ use tokio::net::TcpListener;
 use crate::agents::Agents;
 use crate::clock::Clock;
 use crate::config::{Config, Durability as DurabilitySetting};
+use crate::egress::{Egress, SetupError as EgressSetupError};
 use crate::http::{self, Settings};
 use crate::id::TenantId;
 use crate::logs::Logs;
 use crate::model::{ModelConfig, Models, SetupError};
 use crate::runtime::engine::Runtime;
 use crate::runtime::limits::TurnLimits;
+use crate::seal::{Seal, SealError};
+use crate::secrets::{self, SecretError, Secrets};
 use crate::session::{Instances, Parts, Sessions};
 use crate::shutdown::Shutdown;
 use crate::store::components::{ComponentError, Components};
@@ -45,6 +48,15 @@ pub enum ServeError {
     Tenant(#[from] TenantError),
     #[error(transparent)]
     Model(#[from] SetupError),
+    #[error("`egress.private_allowed`: {0}")]
+    Egress(#[from] EgressSetupError),
+    #[error(transparent)]
+    Seal(#[from] SealError),
+    #[error("`secrets.env_allowed`: the variable {variable}: {error}")]
+    Secret {
+        variable: String,
+        error: SecretError,
+    },
     #[error("the WebAssembly engine: {0}")]
     Engine(io::Error),
     #[error("`http.cors_origins`: {0:?} is not an origin")]
@@ -81,6 +93,7 @@ pub async fn serve(
     let router = http::router(http::Parts {
         sessions: host.sessions.clone(),
         tenants: host.tenants.clone(),
+        secrets: host.secrets.clone(),
         logs: host.logs.clone(),
         clock: host.clock.clone(),
         telemetry: Telemetry::new(),
@@ -121,6 +134,7 @@ struct Host {
     runtime: Arc<Runtime>,
     tenants: Tenants,
     sessions: Sessions,
+    secrets: Secrets,
     logs: Logs,
     unclean: bool,
 }
@@ -149,6 +163,7 @@ impl Host {
         let store = store::open_sled(&data.join("store"), options)?;
         // Only whoever has the store may say that the host runs.
         let unclean = mark_running(data).map_err(failed)?;
+        let seal = Seal::open_or_make(data)?;
         let limits = turn_limits(config);
         let turns_max = u32::try_from(config.limits.turns_max).unwrap_or(u32::MAX);
         let cache = data.join("compiled");
@@ -169,6 +184,7 @@ impl Host {
             clock.clone(),
             &owners,
         )?;
+        let secrets = secrets(config, &store, seal)?;
         let logs = Logs::new(as_usize(config.limits.log_bytes_max));
         let sessions = Sessions::new(Parts {
             store: store.clone(),
@@ -176,6 +192,8 @@ impl Host {
             instances: Instances::Components(runtime.clone()),
             agents: Arc::new(agents),
             models: models(config)?,
+            egress: Egress::new(&config.egress.private_allowed, config.egress.names.clone())?,
+            secrets: secrets.clone(),
             logs: logs.clone(),
             limits,
             turns_max: as_usize(config.limits.turns_max),
@@ -190,6 +208,7 @@ impl Host {
             runtime,
             tenants,
             sessions,
+            secrets,
             logs,
             unclean,
         })
@@ -239,6 +258,17 @@ fn models(config: &Config) -> Result<Models, SetupError> {
     Models::new(models, Models::OFFLINE_TOKEN_MS)
 }
 
+fn secrets(config: &Config, store: &Arc<dyn Store>, seal: Seal) -> Result<Secrets, ServeError> {
+    let environment = config.secrets.environment.clone();
+    for (variable, secret) in &environment {
+        secrets::check(secret.reveal().as_bytes()).map_err(|error| ServeError::Secret {
+            variable: variable.clone(),
+            error,
+        })?;
+    }
+    Ok(Secrets::new(store.clone(), seal, environment))
+}
+
 fn turn_limits(config: &Config) -> TurnLimits {
     let limits = &config.limits;
     TurnLimits {
@@ -253,6 +283,11 @@ fn turn_limits(config: &Config) -> TurnLimits {
         slot_bytes_max: as_usize(limits.slot_bytes_max),
         slots_max: as_usize(limits.slots_max),
         mailbox_messages_max: as_usize(limits.mailbox_messages_max),
+        http_calls_max: limits.http_calls_max,
+        http_ms_max: limits.http_ms_max,
+        http_request_bytes_max: as_usize(limits.http_request_bytes_max),
+        http_response_bytes_max: as_usize(limits.http_response_bytes_max),
+        http_header_bytes_max: as_usize(limits.http_header_bytes_max),
     }
 }
 

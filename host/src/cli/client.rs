@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use antiphon::id::{AgentName, Author, Digest, SessionId, TurnId};
+use antiphon::id::{AgentName, Author, Digest, SecretName, SessionId, TurnId};
 use antiphon::secret::Secret;
 use bytes::Bytes;
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue};
@@ -114,6 +114,13 @@ pub(super) struct Session {
 #[derive(Debug, Deserialize)]
 struct Participant {
     agent: String,
+}
+
+/// What can be known of a secret.
+#[derive(Debug, Deserialize)]
+pub(super) struct KeptSecret {
+    pub(super) name: String,
+    pub(super) written_at: String,
 }
 
 impl Session {
@@ -388,6 +395,33 @@ impl Client {
         self.send(self.request(Method::POST, &path).json(&body))
             .await
             .map(drop)
+    }
+
+    pub(super) async fn put_secret(
+        &self,
+        name: &SecretName,
+        text: Vec<u8>,
+    ) -> Result<(), CallError> {
+        let request = self
+            .request(Method::PUT, &format!("/v1/secrets/{name}"))
+            .header(CONTENT_TYPE, "text/plain")
+            .body(text);
+        self.send(request).await.map(drop)
+    }
+
+    pub(super) async fn secrets(&self) -> Result<Vec<KeptSecret>, CallError> {
+        #[derive(Deserialize)]
+        struct List {
+            secrets: Vec<KeptSecret>,
+        }
+        let request = self.request(Method::GET, "/v1/secrets");
+        let list: List = self.json("secrets", self.send(request).await?).await?;
+        Ok(list.secrets)
+    }
+
+    pub(super) async fn delete_secret(&self, name: &SecretName) -> Result<(), CallError> {
+        let request = self.request(Method::DELETE, &format!("/v1/secrets/{name}"));
+        self.send(request).await.map(drop)
     }
 
     pub(super) async fn slot(&self, session: &SessionId, name: &str) -> Result<Slot, CallError> {

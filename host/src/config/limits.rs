@@ -27,6 +27,16 @@ pub struct Limits {
     pub handles_max: u64,
     /// Said in one turn.
     pub reply_bytes_max: u64,
+    /// Requests of one turn to places outside.
+    pub http_calls_max: u64,
+    /// Of one request, from the call to the last byte.
+    pub http_ms_max: u64,
+    /// Of a request's body.
+    pub http_request_bytes_max: u64,
+    /// Of an answer's body; never more than `host_call_bytes_max`.
+    pub http_response_bytes_max: u64,
+    /// Of a request's URL and headers, and of an answer's headers.
+    pub http_header_bytes_max: u64,
 
     // What a session may hold.
     pub message_bytes_max: u64,
@@ -74,6 +84,15 @@ impl Default for Limits {
             handles_max: 1_000,
             // More text than any model says in one answer.
             reply_bytes_max: MIB,
+            // Each leaves its answer in the journal: a turn that wants more is a crawler.
+            http_calls_max: 1_000,
+            // The slowest interfaces answer within a minute, or with a place to ask again.
+            http_ms_max: 60_000,
+            // What a model can make sense of is far shorter; larger files want another way.
+            http_request_bytes_max: MIB,
+            http_response_bytes_max: MIB,
+            // Twice what common servers take; an entry holds an answer's.
+            http_header_bytes_max: 16 * KIB,
 
             // A message is what a person writes or pastes; longer things belong in a slot.
             message_bytes_max: MIB,
@@ -103,7 +122,7 @@ impl Default for Limits {
 
 impl Limits {
     /// Every limit by name.
-    pub(super) fn named(&self) -> [(&'static str, u64); 20] {
+    pub(super) fn named(&self) -> [(&'static str, u64); 25] {
         // Taken apart whole, so that a new field cannot be forgotten here.
         let Self {
             component_bytes_max,
@@ -114,6 +133,11 @@ impl Limits {
             host_call_bytes_max,
             handles_max,
             reply_bytes_max,
+            http_calls_max,
+            http_ms_max,
+            http_request_bytes_max,
+            http_response_bytes_max,
+            http_header_bytes_max,
             message_bytes_max,
             slot_bytes_max,
             slots_max,
@@ -136,6 +160,11 @@ impl Limits {
             ("host_call_bytes_max", host_call_bytes_max),
             ("handles_max", handles_max),
             ("reply_bytes_max", reply_bytes_max),
+            ("http_calls_max", http_calls_max),
+            ("http_ms_max", http_ms_max),
+            ("http_request_bytes_max", http_request_bytes_max),
+            ("http_response_bytes_max", http_response_bytes_max),
+            ("http_header_bytes_max", http_header_bytes_max),
             ("message_bytes_max", message_bytes_max),
             ("slot_bytes_max", slot_bytes_max),
             ("slots_max", slots_max),

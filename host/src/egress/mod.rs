@@ -111,6 +111,7 @@ pub struct Egress(Arc<Way>);
 #[derive(Debug)]
 enum Way {
     Network(Dialler),
+    Nowhere,
     #[cfg(test)]
     Simulated(simulated::Log),
 }
@@ -140,6 +141,11 @@ impl Egress {
         Ok(Self(Arc::new(Way::Network(dialler))))
     }
 
+    /// Every request is refused.
+    pub fn nowhere() -> Self {
+        Self(Arc::new(Way::Nowhere))
+    }
+
     /// To nowhere but an origin inside this process.
     #[cfg(test)]
     pub(crate) fn simulated(log: simulated::Log) -> Self {
@@ -151,6 +157,7 @@ impl Egress {
     pub fn client(&self, url: &Url) -> Result<&reqwest::Client, AddressRefused> {
         match &*self.0 {
             Way::Network(dialler) => dialler.client(url),
+            Way::Nowhere => Err(AddressRefused("everything".to_owned())),
             #[cfg(test)]
             Way::Simulated(_) => Err(AddressRefused("everything real".to_owned())),
         }
@@ -216,14 +223,22 @@ impl Egress {
                     body: Body::Network(response),
                 })
             }
+            Way::Nowhere => Err(EgressError::Refused("nothing leaves from here".to_owned())),
             #[cfg(test)]
             Way::Simulated(log) => log.answer(hop, &headers).await,
         }
     }
 }
 
+/// Whether a request may be sent at all, as far as that can be said without secrets and addresses.
+pub fn check(request: &Request, rules: &[Rule], bounds: Bounds) -> Result<(), EgressError> {
+    let hop = first_hop(request, bounds, "")?;
+    let covering = allow::covering(rules, hop.method.as_str(), &hop.url);
+    covering.map(drop).map_err(EgressError::Refused)
+}
+
 /// What can be said about a request before its rule is known.
-pub fn first_hop(request: &Request, bounds: Bounds, call_key: &str) -> Result<Hop, EgressError> {
+fn first_hop(request: &Request, bounds: Bounds, call_key: &str) -> Result<Hop, EgressError> {
     let refused = |text: String| EgressError::Refused(text);
     let head_bytes = request.headers.iter();
     let head_bytes: usize = head_bytes

@@ -13,6 +13,7 @@ use crate::agents::{ConfigError, DeployError};
 use crate::id::{InvalidName, MalformedOffset, Offset};
 use crate::ledger::{Dead, FollowError};
 use crate::runtime::engine::ComponentError;
+use crate::secrets::SecretError;
 use crate::session::commands::CommandError;
 use crate::session::fork::ForkError;
 use crate::session::{Session, SessionError};
@@ -291,6 +292,19 @@ impl From<ForkError> for ApiError {
 fn key_reused(text: String) -> ApiError {
     let status = StatusCode::UNPROCESSABLE_ENTITY;
     ApiError::new(status, "idempotency_key_reused", text)
+}
+
+impl From<SecretError> for ApiError {
+    fn from(error: SecretError) -> Self {
+        let text = error.to_string();
+        match error {
+            SecretError::Length | SecretError::NotOneLine => Self::bad("invalid_secret", text),
+            SecretError::TooMany => Self::conflict("too_many_secrets", text),
+            SecretError::Read(error) => error.into(),
+            SecretError::Commit(error) => error.into(),
+            SecretError::Seal(_) | SecretError::Open(_) => Self::internal(text),
+        }
+    }
 }
 
 impl From<CommandError> for ApiError {

@@ -14,6 +14,7 @@ mod health;
 mod inspect;
 mod invoke;
 mod operations;
+mod secrets;
 mod server;
 mod sessions;
 mod slots;
@@ -35,6 +36,7 @@ use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use crate::clock::Clock;
 use crate::logs::Logs;
+use crate::secrets::Secrets;
 use crate::session::Sessions;
 use crate::shutdown::Shutdown;
 use crate::telemetry::{Stage, Telemetry};
@@ -52,6 +54,7 @@ pub(crate) struct Api {
 pub struct Parts {
     pub sessions: Sessions,
     pub tenants: Tenants,
+    pub secrets: Secrets,
     pub logs: Logs,
     pub clock: Clock,
     pub telemetry: Telemetry,
@@ -145,6 +148,11 @@ pub fn router(parts: Parts) -> Router {
         .route(
             "/v1/sessions/{id}/slots/{name}",
             put(slots::put).get(slots::show),
+        )
+        .route("/v1/secrets", get(secrets::list))
+        .route(
+            "/v1/secrets/{name}",
+            put(secrets::put).delete(secrets::remove),
         )
         .route("/metrics", get(health::metrics))
         .route("/healthz", get(health::alive))

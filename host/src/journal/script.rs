@@ -315,6 +315,7 @@ impl Script {
                 pieces: vec![Piece::Text("piece".into())],
             }),
             "back" => Payload::Returned(Returned {
+                answered: None,
                 turn,
                 n,
                 result: CallResult::Ok,

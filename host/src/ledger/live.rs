@@ -375,6 +375,24 @@ impl<'a> Batch<'a> {
         content
     }
 
+    /// Bytes for an entry that is pushed next; what is long or no text is stored beside the journal,
+    /// and is not kept in memory.
+    pub fn bytes(&mut self, bytes: &Bytes) -> Content {
+        // An entry holds it as JSON, which may make six bytes of one.
+        if bytes.len() <= super::INLINE_BYTES_MAX / 6
+            && let Ok(text) = std::str::from_utf8(bytes)
+        {
+            let text = text.to_owned();
+            return Content::Inline { text };
+        }
+        let digest = Digest::of(bytes);
+        self.live.new_values.push((digest, bytes.clone()));
+        Content::Stored {
+            digest,
+            bytes: bytes.len() as u64,
+        }
+    }
+
     /// Forget long texts that no slot names any more.
     pub fn forget_old_texts(&mut self) {
         let live = &mut *self.live;

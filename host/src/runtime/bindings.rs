@@ -26,6 +26,7 @@ wasmtime::component::bindgen!({
         "antiphon:agent/model.open": async | trappable,
         "antiphon:agent/model.[method]deltas.next": async | trappable,
         "antiphon:agent/model.[static]deltas.relay": async | trappable,
+        "antiphon:agent/http.fetch": async | trappable,
         default: trappable,
     },
     exports: { default: async },

@@ -36,6 +36,11 @@ pub struct TurnLimits {
     pub slot_bytes_max: usize,
     pub slots_max: usize,
     pub mailbox_messages_max: usize,
+    pub http_calls_max: u64,
+    pub http_ms_max: u64,
+    pub http_request_bytes_max: usize,
+    pub http_response_bytes_max: usize,
+    pub http_header_bytes_max: usize,
 }
 
 impl Default for TurnLimits {
@@ -52,6 +57,11 @@ impl Default for TurnLimits {
             slot_bytes_max: 4 * 1024 * 1024,
             slots_max: 256,
             mailbox_messages_max: 10_000,
+            http_calls_max: 1_000,
+            http_ms_max: 60_000,
+            http_request_bytes_max: 1024 * 1024,
+            http_response_bytes_max: 1024 * 1024,
+            http_header_bytes_max: 16 * 1024,
         }
     }
 }
@@ -82,7 +92,7 @@ impl TurnLimits {
         limits
     }
 
-    fn by_name(&mut self) -> [(&'static str, Number<'_>); 11] {
+    fn by_name(&mut self) -> [(&'static str, Number<'_>); 16] {
         [
             ("memory_bytes_max", Number::Long(&mut self.memory_bytes_max)),
             ("cpu_ms_max", Number::Long(&mut self.cpu_ms_max)),
@@ -103,6 +113,20 @@ impl TurnLimits {
             (
                 "mailbox_messages_max",
                 Number::Size(&mut self.mailbox_messages_max),
+            ),
+            ("http_calls_max", Number::Long(&mut self.http_calls_max)),
+            ("http_ms_max", Number::Long(&mut self.http_ms_max)),
+            (
+                "http_request_bytes_max",
+                Number::Size(&mut self.http_request_bytes_max),
+            ),
+            (
+                "http_response_bytes_max",
+                Number::Size(&mut self.http_response_bytes_max),
+            ),
+            (
+                "http_header_bytes_max",
+                Number::Size(&mut self.http_header_bytes_max),
             ),
         ]
     }
@@ -269,7 +293,7 @@ mod tests {
         for (at, (_, limit)) in limits.by_name().into_iter().enumerate() {
             limit.set(at as u64);
         }
-        assert_eq!(limits.pinned().len(), 11);
+        assert_eq!(limits.pinned().len(), 16);
         assert_eq!(TurnLimits::of_pinned(&limits.pinned()), limits);
     }
 

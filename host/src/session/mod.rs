@@ -47,12 +47,14 @@ use tokio_util::task::TaskTracker;
 
 use crate::agents::Agents;
 use crate::clock::{Clock, Time};
+use crate::egress::Egress;
 use crate::id::{SessionId, TenantId};
 use crate::journal::state::Phase;
 use crate::ledger::{Dead, Ledger};
 use crate::logs::Logs;
 use crate::model::Models;
 use crate::runtime::limits::TurnLimits;
+use crate::secrets::Secrets;
 use crate::store::{JournalId, Latched, OpenError, ReadError, Store};
 
 pub use instances::Instances;
@@ -117,6 +119,8 @@ pub struct Parts {
     pub instances: Instances,
     pub agents: Arc<Agents>,
     pub models: Models,
+    pub egress: Egress,
+    pub secrets: Secrets,
     pub logs: Logs,
     pub limits: TurnLimits,
     /// Turns that run at once on this host.

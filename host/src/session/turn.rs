@@ -16,7 +16,7 @@ use crate::runtime::instance::{Exit, Input};
 use crate::runtime::limits::{Cpu, TurnLimits};
 use crate::runtime::random::Seeds;
 use crate::runtime::replay::Replay;
-use crate::runtime::scope::{Record, Scope, TurnClock, TurnOutput};
+use crate::runtime::scope::{Http, Record, Scope, TurnClock, TurnOutput};
 use crate::telemetry::Stage;
 
 use super::recovery::{End, end_turn};
@@ -247,6 +247,11 @@ async fn execute(sessions: &Sessions, session: &Session, started: Started) -> Ex
         let (agents, tenant) = (parts.agents.clone(), tenant.clone());
         Arc::new(move |agent: &AgentName, slot: &_| agents.watches(&tenant, agent, slot))
     };
+    let http = Http::new(
+        parts.egress.clone(),
+        version.config.http.clone(),
+        parts.secrets.of(&tenant),
+    );
     let scope = Scope {
         tenant,
         session: session.journal.session.clone(),
@@ -260,6 +265,7 @@ async fn execute(sessions: &Sessions, session: &Session, started: Started) -> Ex
         limits: started.limits,
         environment: version.config.variables(),
         models: parts.models.clone(),
+        http,
         model_names: version.config.model_names(),
         batching: version.config.batching,
         may_speak: version.config.grants().contains("reply"),

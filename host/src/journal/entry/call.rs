@@ -4,12 +4,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::{Digest, MessageId, Seq, SlotName, TurnId};
 
+use super::slot::Content;
+
 /// Kinds of calls that leave the host or take time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum CallKind {
     Model,
     Timer,
+    Http,
 }
 
 /// A call is about to be made. Durable before it is.
@@ -20,7 +23,7 @@ pub struct Called {
     pub call: CallKind,
     /// Digest of the request: replay must ask the same.
     pub request: Digest,
-    /// What is called: the model's name, or the timer's milliseconds.
+    /// What is called: the model's name, the timer's milliseconds, or method and URL without its query.
     pub target: String,
 }
 
@@ -79,6 +82,19 @@ pub struct Returned {
     /// not the same to a guest as two that ended in two.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub poll: Option<u64>,
+    /// For a request over HTTP: what it brought.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answered: Option<Answered>,
+}
+
+/// The answer to a request over HTTP.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Answered {
+    pub status: u16,
+    /// Names in lower case.
+    pub headers: Vec<(String, String)>,
+    /// Inline if it is short and text.
+    pub body: Content,
 }
 
 /// A turn, or one call of it, is tried again. Written down before it is.

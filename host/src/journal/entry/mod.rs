@@ -15,11 +15,11 @@ mod turn;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Time;
-use crate::id::{Seq, TurnId};
+use crate::id::{Digest, Seq, TurnId};
 
 pub use call::{
-    CallKind, CallResult, Called, Observation, Observed, Piece, Retried, RetryReason, Returned,
-    Streamed, Usage,
+    Answered, CallKind, CallResult, Called, Observation, Observed, Piece, Retried, RetryReason,
+    Returned, Streamed, Usage,
 };
 pub use kind::Kind;
 pub use message::{
@@ -93,6 +93,19 @@ impl Payload {
             Self::AgentSuspended(_) => Kind::AgentSuspended,
             Self::AgentResumed(_) => Kind::AgentResumed,
             Self::SessionForked(_) => Kind::SessionForked,
+        }
+    }
+
+    /// What is stored beside the journal because the entry names it.
+    pub fn value(&self) -> Option<Digest> {
+        let content = match self {
+            Self::SlotCommitted(it) => &it.private.content,
+            Self::Returned(it) => &it.answered.as_ref()?.body,
+            _ => return None,
+        };
+        match content {
+            Content::Inline { .. } => None,
+            Content::Stored { digest, .. } => Some(*digest),
         }
     }
 

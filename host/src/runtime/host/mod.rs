@@ -4,6 +4,7 @@
 //! answered any more traps with a [`super::scope::Stop`].
 
 pub(super) mod context;
+pub(super) mod http;
 pub(super) mod kernel;
 pub(super) mod log;
 pub(super) mod mailbox;
@@ -43,6 +44,9 @@ pub(super) fn add_to_linker(linker: &mut Linker<Guest>, grants: &Grants) -> wasm
     }
     if grants.contains("log") {
         agent::log::add_to_linker::<_, HasSelf<Guest>>(linker, |guest| guest)?;
+    }
+    if grants.contains("http") {
+        agent::http::add_to_linker::<_, HasSelf<Guest>>(linker, |guest| guest)?;
     }
     Ok(())
 }

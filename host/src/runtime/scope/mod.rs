@@ -4,8 +4,8 @@
 //! the turn is resumed and the record reaches that far, else decided and written down. The host
 //! interfaces above only translate.
 //!
-//! - `slots`, `messages`, `transcript`, `reply`, `answer` (of a model), `timer`, `budget`: the
-//!   operations.
+//! - `slots`, `messages`, `transcript`, `reply`, `answer` (of a model), `http`, `timer`,
+//!   `budget`: the operations.
 //! - `clock`, `output`: what of a turn is not an entry.
 //!
 //! Invariant: what a guest sees of the outside is in the journal before it sees it, and both
@@ -14,6 +14,7 @@
 pub(super) mod answer;
 mod budget;
 mod clock;
+mod http;
 pub(super) mod messages;
 mod output;
 pub(super) mod reply;
@@ -30,8 +31,8 @@ use std::time::Instant;
 use crate::clock::Time;
 use crate::id::{AgentName, Digest, RunId, Seq, SessionId, SlotName, TenantId, TurnId};
 use crate::journal::entry::{
-    CallKind, CallResult, Called, Observation, Observed, Payload, Piece, Retried, RetryReason,
-    Returned, Streamed, Usage,
+    Answered, CallKind, CallResult, Called, Observation, Observed, Payload, Piece, Retried,
+    RetryReason, Returned, Streamed, Usage,
 };
 use crate::journal::state::Batching;
 use crate::ledger::{AppendError, Batch, Dead, Ledger};
@@ -44,6 +45,7 @@ use super::limits::{Cpu, TurnLimits};
 use super::replay::{Differs, Recorded, Replay, Tried};
 
 pub use clock::TurnClock;
+pub use http::Http;
 pub use output::TurnOutput;
 
 /// Bytes of documents kept for a replay: one of the longest there are.
@@ -100,6 +102,7 @@ pub struct Scope {
     pub limits: TurnLimits,
     pub environment: BTreeMap<String, String>,
     pub models: Models,
+    pub http: Http,
     /// Names of models the agent may use; the first is its default.
     pub model_names: Vec<String>,
     /// How messages that arrive while it runs become inputs, also its own.
@@ -382,23 +385,27 @@ impl Scope {
     /// A call came back, with the last pieces of its answer.
     fn returned(&self, back: Back, pieces: &[Piece]) -> Result<(), Stop> {
         self.append(|batch, _| {
-            let turn = self.turn.clone();
             if !pieces.is_empty() {
                 batch.push(Payload::Streamed(Streamed {
-                    turn: turn.clone(),
+                    turn: self.turn.clone(),
                     n: back.n,
                     pieces: pieces.to_vec(),
                 }));
             }
-            batch.push(Payload::Returned(Returned {
-                turn,
-                n: back.n,
-                result: back.result,
-                usage: back.usage,
-                attempts: back.attempts,
-                opening: back.opening,
-                poll: back.poll,
-            }));
+            batch.push(self.back(back));
+        })
+    }
+
+    fn back(&self, back: Back) -> Payload {
+        Payload::Returned(Returned {
+            turn: self.turn.clone(),
+            n: back.n,
+            result: back.result,
+            usage: back.usage,
+            attempts: back.attempts,
+            opening: back.opening,
+            poll: back.poll,
+            answered: back.answered,
         })
     }
 
@@ -437,6 +444,7 @@ struct Back {
     attempts: u32,
     opening: bool,
     poll: Option<u64>,
+    answered: Option<Answered>,
 }
 
 impl Back {
@@ -448,6 +456,7 @@ impl Back {
             attempts: 1,
             opening: false,
             poll: None,
+            answered: None,
         }
     }
 }

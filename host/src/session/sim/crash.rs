@@ -4,12 +4,12 @@ use std::collections::BTreeSet;
 
 use super::bursts::{TALK as BURSTS, Talk};
 use super::laws::{
-    check_answered, check_calls, check_kept, check_repeatable, check_resumed, check_said,
-    check_transcript,
+    check_answered, check_calls, check_kept, check_repeatable, check_requests, check_resumed,
+    check_said, check_transcript,
 };
 use super::{
-    COLLECT, Log, Outside, PROVIDER, SYNCS_MAX, converse, deployed, entries, fold, is_quiet, life,
-    redeploy, tenant,
+    COLLECT, Log, ORIGIN, Origin, Outside, PROVIDER, SYNCS_MAX, converse, deployed, entries, fold,
+    is_quiet, life, redeploy, tenant,
 };
 use crate::clock::Time;
 use crate::journal::state::{Batching, Policy};
@@ -83,6 +83,7 @@ fn survives_with(
         check_repeatable(&stored);
         check_said(&stored);
         check_calls(&stored, &PROVIDER.with_borrow(Log::made));
+        check_requests(&stored, &ORIGIN.with_borrow(Origin::made));
         if !stored.is_empty() {
             let session = world.session().await;
             let last = session.ledger.look(|state| state.last);
@@ -133,6 +134,11 @@ const TALK: &[&[&str]] = &[
         "post a lock x; say writing; commit x doc; say done",
         "post b say meanwhile",
         "put y text",
+        "answered",
+    ],
+    &[
+        "post a say one; get page; say two; post page; post SLOW; say three",
+        "post b get LONG; get SLOW; post CUT; get closed/page; post GONE; say four",
         "answered",
     ],
     &[
@@ -257,6 +263,14 @@ const STEPS: &[&str] = &[
     "model words BUSY at first",
     "model words that CUT end",
     "ask whole words",
+    "get page",
+    "get LONG",
+    "get SLOW",
+    "get CUT",
+    "post page",
+    "post SLOW",
+    "post GONE",
+    "get closed/page",
     "trap",
     "lock x",
     "lock y",

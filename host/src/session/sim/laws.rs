@@ -177,23 +177,41 @@ pub(super) fn check_repeatable(stored: &[Entry]) {
     }
 }
 
+/// Nothing is sent to an origin that is not written down, never twice unless that is, and a POST
+/// never twice at all.
+pub(super) fn check_requests(stored: &[Entry], made: &BTreeMap<String, (String, u32)>) {
+    let times = made.iter().map(|(key, (_, times))| (key.clone(), *times));
+    check_made(stored, CallKind::Http, &times.collect());
+    for (key, (method, times)) in made {
+        assert!(
+            method != "POST" || *times == 1,
+            "{key}: {times} times\n{}",
+            print(stored)
+        );
+    }
+}
+
 /// A model is asked nothing that is not written down, and never twice unless that is.
 pub(super) fn check_calls(stored: &[Entry], made: &BTreeMap<String, u32>) {
+    check_made(stored, CallKind::Model, made);
+}
+
+fn check_made(stored: &[Entry], kind: CallKind, made: &BTreeMap<String, u32>) {
     let mut allowed: BTreeMap<String, u32> = BTreeMap::new();
     let mut keys: BTreeMap<(TurnId, u32), String> = BTreeMap::new();
     for entry in stored {
         match &entry.payload {
-            Payload::Called(it) if it.call == CallKind::Model => {
+            Payload::Called(it) if it.call == kind => {
                 let (tenant, session) = (super::tenant(), super::journal().session);
                 let key = call_key(&tenant, &session, None, &it.turn, it.n, &it.request);
                 allowed.insert(key.clone(), 1);
                 keys.insert((it.turn.clone(), it.n), key);
             }
             Payload::Retried(it) => {
-                if let Some(n) = it.n {
-                    *allowed
-                        .entry(keys[&(it.turn.clone(), n)].clone())
-                        .or_default() += 1;
+                if let Some(n) = it.n
+                    && let Some(key) = keys.get(&(it.turn.clone(), n))
+                {
+                    *allowed.entry(key.clone()).or_default() += 1;
                 }
             }
             _ => {}
@@ -293,6 +311,23 @@ fn is_said(text: &str, script: &str) -> bool {
                     return false;
                 }
                 rest = more;
+            }
+            "get" | "post" => {
+                let whole = match words {
+                    "CUT" if verb == "get" => "[broken]",
+                    "CUT" => "[unknown]",
+                    "GONE" => "[unreachable]",
+                    "LONG" => "(102400)",
+                    words if words.starts_with("closed/") => "[refused]",
+                    words => words,
+                };
+                // What may not be made twice may have been cut off with the host.
+                let unknown = if verb == "post" { "[unknown]" } else { whole };
+                let more = rest.strip_prefix(whole);
+                match more.or_else(|| rest.strip_prefix(unknown)) {
+                    Some(more) => rest = more,
+                    None => return false,
+                }
             }
             "lock" | "free" | "sleep" | "send" | "leave" | "wake" | "more" => {}
             "commit" => rest = rest.strip_prefix("lost.").unwrap_or(rest),

@@ -20,18 +20,21 @@ mod resumed;
 mod waits;
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::OnceLock;
 
 use super::commands::{self, CommandError, NewMessage, NewSession};
 use super::*;
 use crate::agents::{AgentConfig, Deployment};
+use crate::egress::simulated::Log as Origin;
 use crate::id::{Digest, MessageId, Seq};
 use crate::journal::codec::Encoded;
 use crate::journal::entry::{Entry, Kind, Outcome, Payload};
 use crate::journal::script::{name, print};
 use crate::journal::state::{Batching, Policy, State};
 use crate::model::simulated::Log;
+use crate::seal::Seal;
 use crate::store::components::Components;
 use crate::store::{Fault, Memory, RecordKey, RecordSpace, Write, memory};
 
@@ -43,6 +46,8 @@ const SYNCS_MAX: u64 = 100;
 thread_local! {
     /// The provider of this thread's test: it outlives every life.
     static PROVIDER: RefCell<Log> = RefCell::default();
+    /// And the origin that its agents send requests to.
+    static ORIGIN: RefCell<Origin> = RefCell::default();
 }
 
 fn tenant() -> TenantId {
@@ -78,11 +83,13 @@ fn fresh() -> Memory {
 /// The same, and how they take their messages.
 fn deployed(batching: Batching) -> Memory {
     PROVIDER.take();
+    ORIGIN.take();
     let disk = Memory::new();
     let store = memory(&disk);
     for agent in ["a", "b"] {
         let mut config = AgentConfig {
             batching,
+            http: rules(),
             ..AgentConfig::default()
         };
         if agent == "b" {
@@ -113,6 +120,13 @@ fn deployed(batching: Batching) -> Memory {
     }
     store.close();
     disk.power_loss()
+}
+
+/// What scripted agents may ask the origin for.
+fn rules() -> Vec<crate::egress::allow::Rule> {
+    let rule =
+        r#"[{"scheme":"http","host":"origin.sim","methods":["GET","POST"],"path":"/open/"}]"#;
+    serde_json::from_str(rule).expect("it is a rule")
 }
 
 /// Put a new version of the agent `a` in place, or delete it and put it there again, as it can
@@ -226,6 +240,8 @@ impl World {
             instances: Instances::Scripted,
             agents: Arc::new(agents.expect("they read")),
             models: Models::simulated(PROVIDER.with_borrow(Log::clone)),
+            egress: Egress::simulated(ORIGIN.with_borrow(Origin::clone)),
+            secrets: Secrets::new(store.clone(), Seal::of_key(&[0; 32]), BTreeMap::new()),
             logs: Logs::new(1024),
             limits: TurnLimits::default(),
             turns_max: 4,
