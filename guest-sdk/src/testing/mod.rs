@@ -40,6 +40,7 @@ pub use turn::Turn;
 
 use crate::agent::{Agent, AgentError, Cause, TurnInput, TurnOutput};
 use crate::context::Item;
+use crate::http;
 use crate::kernel::{SlotState, Snapshot};
 use crate::log::Level;
 use crate::mailbox::{Body, Message, Sender};
@@ -194,6 +195,19 @@ impl Host {
     /// Script the answer to the next model call that has none yet.
     pub fn answer(&self, answer: Answer) -> &Self {
         self.0.borrow_mut().answers.push_back(answer);
+        self
+    }
+
+    /// Script the answer to the next request to a place outside that has none yet. What the
+    /// configuration would allow is not looked at.
+    pub fn respond(&self, response: http::Response) -> &Self {
+        self.0.borrow_mut().responses.push_back(Ok(response));
+        self
+    }
+
+    /// The next request that has no answer yet fails.
+    pub fn refuse(&self, error: http::HttpError) -> &Self {
+        self.0.borrow_mut().responses.push_back(Err(error));
         self
     }
 

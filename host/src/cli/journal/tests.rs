@@ -129,17 +129,17 @@ fn requests_are_told_with_what_they_brought() {
         &entries,
         r#"
         2026-11-21 UTC
-     1  09:30:00.000               session-opened      opens with talker, thinker; messages go to talker
-     2  09:30:00.004    ana        message-received    to talker: Why is the sky blue?
-     3  09:30:00.005  ┌ talker     turn-started        begins: 1 message (#2); waited 1 ms; version 7; run_1.t0.talker
-     4  09:30:00.010  ├ talker     called              requests GET https://a.example/v1/x (call 0)
-     5  09:30:00.210  ├ talker     returned            GET https://a.example/v1/x answered after 200 ms; 200, 7 B of application/json
-     6  09:30:00.211  ├ talker     called              requests GET https://a.example/v1/y (call 1)
-     7  09:30:00.212  ├ talker     retried             GET https://a.example/v1/y is tried again (call 1), attempt 2: the host was lost
-     8  09:30:00.311  ├ talker     returned            GET https://a.example/v1/y answered after 100 ms; 404, 200.0 KiB; 2 attempts
-     9  09:30:00.312  ├ talker     called              requests POST https://b.example/ (call 2)
-    10  09:30:00.312  ├ talker     returned            POST https://b.example/ failed after 0 ms; refused: no rule allows it
-    11  09:30:00.400  └ talker     turn-ended          turn 3 completed after 395 ms; 300 ms in requests
+     1  09:30:00.000                session-opened      opens with talker, thinker; messages go to talker
+     2  09:30:00.004     ana        message-received    to talker: Why is the sky blue?
+     3  09:30:00.005  ┌  talker     turn-started        begins: 1 message (#2); waited 1 ms; version 7; run_1.t0.talker
+     4  09:30:00.010  ├  talker     called              requests GET https://a.example/v1/x (call 0)
+     5  09:30:00.210  ├  talker     returned            GET https://a.example/v1/x answered after 200 ms; 200, 7 B of application/json
+     6  09:30:00.211  ├  talker     called              requests GET https://a.example/v1/y (call 1)
+     7  09:30:00.212  ├  talker     retried             GET https://a.example/v1/y is tried again (call 1), attempt 2: the host was lost
+     8  09:30:00.311  ├  talker     returned            GET https://a.example/v1/y answered after 100 ms; 404, 200 KiB; 2 attempts
+     9  09:30:00.312  ├  talker     called              requests POST https://b.example/ (call 2)
+    10  09:30:00.312  ├  talker     returned            POST https://b.example/ failed after 0 ms; refused: no rule allows it
+    11  09:30:00.400  └  talker     turn-ended          turn 3 completed after 395 ms; 300 ms in requests
 "#,
     );
 }

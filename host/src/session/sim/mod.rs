@@ -147,7 +147,10 @@ fn redeploy(disk: &Memory, delete: bool) {
         deployment.delete();
         deployment.revive();
     }
-    let mut config = AgentConfig::default();
+    let mut config = AgentConfig {
+        http: rules(),
+        ..AgentConfig::default()
+    };
     let number = bytes.len().to_string();
     config.environment.insert("NUMBER".into(), number);
     deployment.put_config(Arc::new(config), Time(0), 10);
