@@ -253,6 +253,7 @@ fn turn_limits(config: &Config) -> TurnLimits {
         slot_bytes_max: as_usize(limits.slot_bytes_max),
         slots_max: as_usize(limits.slots_max),
         mailbox_messages_max: as_usize(limits.mailbox_messages_max),
+        call_depth_max: u32::try_from(limits.call_depth_max).unwrap_or(u32::MAX),
     }
 }
 

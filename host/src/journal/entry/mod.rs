@@ -23,7 +23,7 @@ pub use call::{
 };
 pub use kind::Kind;
 pub use message::{
-    Fate, InputFate, MessageBody, MessageReceived, MessageReceivedPrivate, MessageSent,
+    CalledBy, Fate, InputFate, MessageBody, MessageReceived, MessageReceivedPrivate, MessageSent,
     MessageSetAside,
 };
 pub use session::{
