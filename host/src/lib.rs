@@ -12,7 +12,7 @@
 //! - [`agents`], [`tenants`], [`logs`]: deployments; keys; what agents print.
 //! - [`session`]: who runs, when, and what happens after a crash.
 //! - [`http`]: the only place that knows status codes.
-//! - [`config`], [`shutdown`], [`telemetry`], [`guest`]: leaves.
+//! - [`config`], [`seal`], [`secret`], [`shutdown`], [`telemetry`], [`guest`]: leaves.
 //!
 //! Data flows one way: http -> session -> runtime -> ledger, model -> store; the
 //! tidy test holds it. docs/architecture.md says what is absent on purpose.
@@ -29,6 +29,8 @@ pub mod ledger;
 pub mod logs;
 pub mod model;
 pub mod runtime;
+pub mod seal;
+pub mod secret;
 mod serve;
 pub mod session;
 pub mod shutdown;

@@ -61,7 +61,7 @@ fn height(module: &str) -> Option<u32> {
         "session" => 7,
         "http" => 8,
         // Leaves: anybody may use them, and they use nothing above names and time.
-        "config" | "shutdown" | "telemetry" | "guest" => 1,
+        "config" | "seal" | "secret" | "shutdown" | "telemetry" | "guest" => 1,
         // The top puts everything together.
         "serve" | "lib" | "main" | "cli" => 9,
         _ => return None,
