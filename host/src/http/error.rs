@@ -14,6 +14,7 @@ use crate::id::{InvalidName, MalformedOffset, Offset};
 use crate::ledger::{Dead, FollowError};
 use crate::runtime::engine::ComponentError;
 use crate::session::commands::CommandError;
+use crate::session::following::FollowingError;
 use crate::session::fork::ForkError;
 use crate::session::{Session, SessionError};
 use crate::store::{CommitError, Damage, ReadError};
@@ -250,6 +251,16 @@ impl From<FollowError> for ApiError {
     }
 }
 
+impl From<FollowingError> for ApiError {
+    fn from(error: FollowingError) -> Self {
+        match error {
+            FollowingError::Session(error) => error.into(),
+            FollowingError::Follow(error) => error.into(),
+            FollowingError::Read(error) => error.into(),
+        }
+    }
+}
+
 impl From<SessionError> for ApiError {
     fn from(error: SessionError) -> Self {
         match error {
@@ -334,6 +345,7 @@ impl From<CommandError> for ApiError {
                 )
                 .with(json!({"version": newest.0}))
             }
+            CommandError::Unsealed(_) => Self::internal(text),
             CommandError::Dead(dead) => dead.into(),
         }
     }
