@@ -3,6 +3,7 @@
 //! # Layout, in reading order
 //!
 //! - [`id`], [`clock`]: names, digests, offsets; time handed in at the top.
+//! - [`bus`]: what one runtime tells another about a call. Pure.
 //! - [`journal`]: what a session's journal says. Pure.
 //! - [`store`]: what is durable, and how.
 //! - [`ledger`]: the open journal: where entries are numbered.
@@ -19,6 +20,7 @@
 //! tidy test holds it. docs/architecture.md says what is absent on purpose.
 
 pub mod agents;
+pub mod bus;
 pub mod clock;
 pub mod config;
 pub mod egress;

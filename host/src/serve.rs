@@ -163,13 +163,13 @@ impl Host {
         let store = store::open_sled(&data.join("store"), options)?;
         // Only whoever has the store may say that the host runs.
         let unclean = mark_running(data).map_err(failed)?;
-        let seal = Seal::open_or_make(data)?;
         let limits = turn_limits(config);
         let turns_max = u32::try_from(config.limits.turns_max).unwrap_or(u32::MAX);
         let cache = data.join("compiled");
         let runtime =
             Arc::new(Runtime::new(turns_max, &limits, Some(&cache)).map_err(ServeError::Engine)?);
         let components = Components::open(&data.join("components"))?;
+        let seal = Seal::open_or_make(data)?;
         let clock = Clock::System;
         let tenants = Tenants::new(store.clone());
         let mut owners = tenants.list()?;
@@ -184,7 +184,7 @@ impl Host {
             clock.clone(),
             &owners,
         )?;
-        let secrets = secrets(config, &store, seal)?;
+        let secrets = secrets(config, &store, seal.clone())?;
         let logs = Logs::new(as_usize(config.limits.log_bytes_max));
         let sessions = Sessions::new(Parts {
             store: store.clone(),
@@ -200,6 +200,11 @@ impl Host {
             turns_waiting_max: as_usize(config.limits.turns_waiting_max),
             sessions_open_max: as_usize(config.limits.sessions_open_max),
             forks_max: as_usize(config.limits.forks_max),
+            invoked_expire_after_ms: u64::try_from(
+                config.sessions.invoked_expire_after.as_millis(),
+            )
+            .unwrap_or(u64::MAX),
+            seal,
             unclean,
         });
         Ok(Self {
@@ -283,6 +288,7 @@ fn turn_limits(config: &Config) -> TurnLimits {
         slot_bytes_max: as_usize(limits.slot_bytes_max),
         slots_max: as_usize(limits.slots_max),
         mailbox_messages_max: as_usize(limits.mailbox_messages_max),
+        call_depth_max: u32::try_from(limits.call_depth_max).unwrap_or(u32::MAX),
         http_calls_max: limits.http_calls_max,
         http_ms_max: limits.http_ms_max,
         http_request_bytes_max: as_usize(limits.http_request_bytes_max),
@@ -298,8 +304,6 @@ fn settings(config: &Config) -> Result<Settings, ServeError> {
         component_bytes_max: as_usize(config.limits.component_bytes_max),
         request_bytes_max: as_usize(config.limits.request_bytes_max),
         streams_max: as_usize(config.limits.streams_max),
-        invoked_expire_after_ms: u64::try_from(config.sessions.invoked_expire_after.as_millis())
-            .unwrap_or(u64::MAX),
         cors_origins: config
             .http
             .cors_origins

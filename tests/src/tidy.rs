@@ -52,7 +52,7 @@ fn code(file: &File) -> impl Iterator<Item = &str> {
 /// How far up a module of host/src stands; it may import from below and beside.
 fn height(module: &str) -> Option<u32> {
     Some(match module {
-        "id" | "clock" => 1,
+        "id" | "clock" | "bus" => 1,
         "journal" => 2,
         "store" => 3,
         "egress" | "model" | "logs" => 4,

@@ -2,6 +2,8 @@
 
 use serde::Deserialize;
 
+use crate::bus;
+
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
 
@@ -37,6 +39,9 @@ pub struct Limits {
     pub http_response_bytes_max: u64,
     /// Of a request's URL and headers, and of an answer's headers.
     pub http_header_bytes_max: u64,
+
+    /// Calls between agents that are so many calls deep are refused, also those from outside.
+    pub call_depth_max: u64,
 
     // What a session may hold.
     pub message_bytes_max: u64,
@@ -94,6 +99,9 @@ impl Default for Limits {
             // Twice what common servers take; an entry holds an answer's.
             http_header_bytes_max: 16 * KIB,
 
+            // The protocol's: cycles end there, and people nest no deeper.
+            call_depth_max: bus::DEPTH_MAX as u64,
+
             // A message is what a person writes or pastes; longer things belong in a slot.
             message_bytes_max: MIB,
             slot_bytes_max: 4 * MIB,
@@ -122,7 +130,7 @@ impl Default for Limits {
 
 impl Limits {
     /// Every limit by name.
-    pub(super) fn named(&self) -> [(&'static str, u64); 25] {
+    pub(super) fn named(&self) -> [(&'static str, u64); 26] {
         // Taken apart whole, so that a new field cannot be forgotten here.
         let Self {
             component_bytes_max,
@@ -133,6 +141,7 @@ impl Limits {
             host_call_bytes_max,
             handles_max,
             reply_bytes_max,
+            call_depth_max,
             http_calls_max,
             http_ms_max,
             http_request_bytes_max,
@@ -160,6 +169,7 @@ impl Limits {
             ("host_call_bytes_max", host_call_bytes_max),
             ("handles_max", handles_max),
             ("reply_bytes_max", reply_bytes_max),
+            ("call_depth_max", call_depth_max),
             ("http_calls_max", http_calls_max),
             ("http_ms_max", http_ms_max),
             ("http_request_bytes_max", http_request_bytes_max),
