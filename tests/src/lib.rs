@@ -34,6 +34,8 @@ mod agents;
 #[cfg(test)]
 mod bursts;
 #[cfg(test)]
+mod bus;
+#[cfg(test)]
 mod contract;
 #[cfg(test)]
 mod conversations;
@@ -55,6 +57,8 @@ mod invoke;
 mod journal;
 #[cfg(test)]
 mod models;
+#[cfg(test)]
+mod nested;
 #[cfg(test)]
 mod promise;
 #[cfg(test)]

@@ -14,6 +14,7 @@ mod forks;
 mod health;
 mod inspect;
 mod invoke;
+mod keys;
 mod operations;
 mod secrets;
 mod server;
@@ -149,6 +150,8 @@ pub fn router(parts: Parts) -> Router {
             "/v1/sessions/{id}/slots/{name}",
             put(slots::put).get(slots::show),
         )
+        .route("/v1/keys", post(keys::mint))
+        .route("/v1/keys/{id}", delete(keys::revoke))
         .route("/v1/secrets", get(secrets::list))
         .route(
             "/v1/secrets/{name}",
