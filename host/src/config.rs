@@ -22,6 +22,8 @@ use figment::value::{Dict, Map, Value};
 use figment::{Figment, Metadata, Profile, Provider};
 use serde::{Deserialize, Deserializer, de};
 
+use crate::id::TenantId;
+
 pub use limits::Limits;
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -39,6 +41,7 @@ pub struct Config {
     pub sessions: Sessions,
     /// Models by name. With none, the built-in provider `offline` answers.
     pub models: BTreeMap<String, Model>,
+    pub budgets: Budgets,
     pub limits: Limits,
 }
 
@@ -83,7 +86,7 @@ pub struct Model {
     /// What the endpoint calls the model. Servers of a single model take any name.
     #[serde(default = "default_model")]
     pub model: String,
-    /// Kept for budgets, which this version does not have yet.
+    /// What calls of it cost; nothing if it is left out.
     #[serde(default)]
     pub price: Option<Price>,
 }
@@ -94,6 +97,26 @@ pub struct Model {
 pub struct Price {
     pub input_micros: u64,
     pub output_micros: u64,
+}
+
+/// What tenants may spend on models. A cap that is left out is none.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Budgets {
+    /// Each tenant, in all.
+    pub total_micros_max: Option<u64>,
+    /// Each tenant, on one day (UTC).
+    pub day_micros_max: Option<u64>,
+    /// Tenants with caps of their own; what is left out there is as above.
+    pub tenants: BTreeMap<TenantId, TenantBudget>,
+}
+
+/// What one tenant may spend.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TenantBudget {
+    pub total_micros_max: Option<u64>,
+    pub day_micros_max: Option<u64>,
 }
 
 /// A text that never shows itself.
@@ -159,6 +182,7 @@ impl Default for Config {
             http: Http::default(),
             sessions: Sessions::default(),
             models: BTreeMap::new(),
+            budgets: Budgets::default(),
             limits: Limits::default(),
         }
     }

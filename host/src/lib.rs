@@ -5,6 +5,7 @@
 //! - [`id`], [`clock`]: names, digests, offsets; time handed in at the top.
 //! - [`journal`]: what a session's journal says. Pure.
 //! - [`store`]: what is durable, and how.
+//! - [`budgets`]: what was spent, and what may be.
 //! - [`ledger`]: the open journal: where entries are numbered.
 //! - [`model`]: calls of language models.
 //! - [`runtime`]: wasmtime: a component and a turn in, an exit out.
@@ -17,6 +18,7 @@
 //! tidy test holds it. docs/architecture.md says what is absent on purpose.
 
 pub mod agents;
+pub mod budgets;
 pub mod clock;
 pub mod config;
 pub mod guest;

@@ -11,8 +11,8 @@ use crate::id::{AgentName, Author, Digest, MessageId, RunId, Seq, SlotName, Turn
 use crate::journal::entry::{
     AgentResumed, AgentSuspended, CallKind, CallResult, Called, Cause, Content, Entry, Fate,
     Idempotency, InputFate, InterruptRequested, MessageReceived, MessageReceivedPrivate,
-    MessageSent, MessageSetAside, Observation, Observed, Outcome, Payload, Piece, Pinned, Retried,
-    RetryReason, Returned, SessionChange, SessionChanged, SessionForked, SessionOpened,
+    MessageSent, MessageSetAside, Observation, Observed, Outcome, Payload, Piece, Pinned, Price,
+    Retried, RetryReason, Returned, SessionChange, SessionChanged, SessionForked, SessionOpened,
     SessionOpenedPrivate, SlotCommitted, SlotCommittedPrivate, SlotLocked, SlotReleased, Spoke,
     Streamed, TurnEnded, TurnEndedPrivate, TurnError, TurnStarted, Usage, Writer,
 };
@@ -308,6 +308,8 @@ impl Script {
                 call: CallKind::Model,
                 request: Digest::of(b"request"),
                 target: "default".into(),
+                price: Price::default(),
+                request_bytes: 0,
             }),
             "stream" => Payload::Streamed(Streamed {
                 turn,

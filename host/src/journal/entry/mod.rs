@@ -11,6 +11,7 @@ mod message;
 mod session;
 mod slot;
 mod turn;
+mod usage;
 
 use serde::{Deserialize, Serialize};
 
@@ -19,7 +20,7 @@ use crate::id::{Seq, TurnId};
 
 pub use call::{
     CallKind, CallResult, Called, Observation, Observed, Piece, Retried, RetryReason, Returned,
-    Streamed, Usage,
+    Streamed,
 };
 pub use kind::Kind;
 pub use message::{
@@ -35,6 +36,7 @@ pub use turn::{
     Cause, Failure, InterruptRequested, Outcome, Pinned, Spoke, TurnEnded, TurnEndedPrivate,
     TurnError, TurnStarted,
 };
+pub use usage::{Price, Usage, estimated_tokens};
 
 /// One record of a session's journal.
 #[derive(Debug, Clone, PartialEq)]

@@ -86,7 +86,9 @@ fn line(state: &State, (what, x, y): Step) -> Option<String> {
         8 => open.map(|(turn, open)| {
             format!(
                 "back {turn} {}",
-                pick(&open.open_calls, y).copied().unwrap_or(u32::from(y))
+                pick(open.open_calls.keys(), y)
+                    .copied()
+                    .unwrap_or(u32::from(y))
             )
         }),
         9 => open.map(|(turn, open)| format!("spoke {turn} {} word", open.said)),

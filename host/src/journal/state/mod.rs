@@ -8,7 +8,7 @@
 //! same entries. A refused entry leaves the state as it was.
 //!
 //! One file per family of entries: `session`, `fork`, `mailbox`, `turns`, `slots`,
-//! `supervision`, with `runs` behind them; `due` says what follows from all of it, and `batching`
+//! `supervision`, with `runs` and `spending` behind them; `due` says what follows from all of it, and `batching`
 //! what of the messages.
 
 mod batching;
@@ -18,6 +18,7 @@ mod mailbox;
 mod runs;
 mod session;
 mod slots;
+mod spending;
 mod supervision;
 mod turns;
 
@@ -36,6 +37,7 @@ pub use due::Due;
 pub use mailbox::{DELIVERIES_MAX, Pending, REDELIVERY_MS, Sender};
 pub use session::{IDEMPOTENCY_MS, Remembered};
 pub use slots::{Document, Slot};
+pub use spending::{OpenCall, Spent, Used};
 pub use supervision::{Failures, Supervision, Suspension};
 pub use turns::{ATTEMPTS_MAX, OpenTurn};
 
@@ -43,7 +45,7 @@ use runs::Run;
 
 /// Changes whenever a fold of the same entries would serialise differently:
 /// snapshots of another version are ignored.
-pub const FOLD_VERSION: u32 = 6;
+pub const FOLD_VERSION: u32 = 7;
 
 /// An entry that cannot follow the ones before it: a defect of the writer or a damaged journal.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -80,6 +82,7 @@ pub struct State {
     pub slots: BTreeMap<SlotName, Slot>,
     pub turns: BTreeMap<TurnId, OpenTurn>,
     runs: BTreeMap<RunId, Run>,
+    spent: Spent,
     remembered: BTreeMap<Digest, Remembered>,
     remembered_order: VecDeque<(Time, Digest)>,
 }
@@ -143,7 +146,7 @@ impl State {
             Payload::MessageSent(sent) => self.message_sent(entry, sent),
             Payload::TurnStarted(started) => self.turn_started(entry, started),
             Payload::Called(called) => self.called(called),
-            Payload::Returned(returned) => self.returned(returned),
+            Payload::Returned(returned) => self.returned(entry, returned),
             Payload::Streamed(streamed) => self.streamed(streamed),
             Payload::Observed(observed) => self.observed(observed),
             Payload::Spoke(spoke) => self.spoke(spoke),

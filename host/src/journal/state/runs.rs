@@ -11,6 +11,7 @@ pub(super) struct Run {
     next_index: u32,
     /// Open turns and causes that name it; at zero it is forgotten.
     holds: u32,
+    pub(super) spent_micros: u64,
 }
 
 impl State {

@@ -1,6 +1,6 @@
 //! Turns in the fold: started, their calls, ended.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -12,7 +12,7 @@ use crate::journal::entry::{
 };
 
 use super::mailbox::position;
-use super::{State, WakeUp, supervision};
+use super::{OpenCall, State, WakeUp, supervision};
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct OpenTurn {
@@ -29,7 +29,7 @@ pub struct OpenTurn {
     /// The number of the next host call.
     pub calls: u32,
     /// Calls that have not returned.
-    pub open_calls: BTreeSet<u32>,
+    pub open_calls: BTreeMap<u32, OpenCall>,
     pub locks: BTreeSet<SlotName>,
     pub usage: Usage,
     /// Somebody asked it to stop: nothing of it follows but its end.
@@ -169,7 +169,7 @@ impl State {
                 pulled: BTreeSet::new(),
                 said: 0,
                 calls: 0,
-                open_calls: BTreeSet::new(),
+                open_calls: BTreeMap::new(),
                 locks: BTreeSet::new(),
                 usage: Usage::default(),
                 interrupted: false,
@@ -190,7 +190,7 @@ impl State {
 
     pub(super) fn called(&mut self, called: &Called) -> Result<(), &'static str> {
         let turn = self.call(&called.turn, called.n)?;
-        turn.open_calls.insert(called.n);
+        turn.open_calls.insert(called.n, OpenCall::of(called));
         Ok(())
     }
 
@@ -198,7 +198,7 @@ impl State {
     pub(super) fn retried(&mut self, entry: &Entry, retried: &Retried) -> Result<(), &'static str> {
         let turn = self.speaking(&retried.turn)?;
         if let Some(n) = retried.n {
-            if !turn.open_calls.contains(&n) {
+            if !turn.open_calls.contains_key(&n) {
                 return Err("no such call is open");
             }
             turn.went_live = true;
@@ -222,21 +222,27 @@ impl State {
         Ok(())
     }
 
-    pub(super) fn returned(&mut self, returned: &Returned) -> Result<(), &'static str> {
+    pub(super) fn returned(
+        &mut self,
+        entry: &Entry,
+        returned: &Returned,
+    ) -> Result<(), &'static str> {
         let turn = self.speaking(&returned.turn)?;
-        if !turn.open_calls.remove(&returned.n) {
+        if turn.open_calls.remove(&returned.n).is_none() {
             return Err("no such call is open");
         }
         turn.usage.add(returned.usage);
+        let run = turn.run.clone();
+        self.book(entry.time, &run, returned.usage);
         Ok(())
     }
 
     pub(super) fn streamed(&mut self, streamed: &Streamed) -> Result<(), &'static str> {
         let turn = self.speaking(&streamed.turn)?;
-        turn.open_calls
-            .contains(&streamed.n)
-            .then_some(())
-            .ok_or("no such call is open")
+        let call = turn.open_calls.get_mut(&streamed.n);
+        call.ok_or("no such call is open")?
+            .received(&streamed.pieces);
+        Ok(())
     }
 
     pub(super) fn spoke(&mut self, spoke: &Spoke) -> Result<(), &'static str> {
@@ -325,6 +331,8 @@ impl State {
             .remove(&ended.turn)
             .expect("it was there a line above");
         turn.locks.iter().for_each(|slot| self.unlock(slot));
+        // Calls that it was cut off from.
+        self.book(entry.time, &turn.run, ended.usage.since(turn.usage));
         let participant = self
             .participants
             .get_mut(&ended.agent)

@@ -72,6 +72,7 @@ pub fn post(
         if !takes_part {
             return Err(CommandError::AgentNotInSession);
         }
+        within_budget(sessions, batch, &to)?;
         let participant = batch.state().participants.get(&to);
         if let Some(suspension) = participant.and_then(|it| it.suspended.as_ref())
             && message.invoked
@@ -119,6 +120,16 @@ pub fn post(
             replayed: false,
         })
     })
+}
+
+/// Refuse what would only wait: no turn of the agent may begin, by its configuration as it is now.
+fn within_budget(sessions: &Sessions, batch: &Batch<'_>, agent: &AgentName) -> Result<()> {
+    let tenant = &batch.journal().tenant;
+    let version = sessions.agents().active(tenant, agent);
+    let budget = version.map(|it| it.config.budget).unwrap_or_default();
+    let own = budget.check_session(batch.state().spent().total.spent_micros());
+    own.and_then(|()| sessions.budgets().check_tenant(tenant, batch.now()))
+        .map_err(CommandError::BudgetExhausted)
 }
 
 /// The agent's turn that a person's message ends, by the configuration that the turn runs with.

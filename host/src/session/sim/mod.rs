@@ -26,9 +26,10 @@ use std::sync::OnceLock;
 use super::commands::{self, CommandError, NewMessage, NewSession};
 use super::*;
 use crate::agents::{AgentConfig, Deployment};
+use crate::budgets::{TenantBudget, Terms};
 use crate::id::{Digest, MessageId, Seq};
 use crate::journal::codec::Encoded;
-use crate::journal::entry::{Entry, Kind, Outcome, Payload};
+use crate::journal::entry::{Entry, Kind, Outcome, Payload, Price};
 use crate::journal::script::{name, print};
 use crate::journal::state::{Batching, Policy, State};
 use crate::model::simulated::Log;
@@ -147,6 +148,25 @@ fn redeploy(disk: &Memory, delete: bool) {
     store.close();
 }
 
+thread_local! {
+    /// What this thread's test may spend.
+    static BUDGET: RefCell<TenantBudget> = RefCell::default();
+}
+
+/// A token costs a micro-unit, coming or going.
+fn terms() -> Terms {
+    let micros = 1_000_000;
+    let price = Price {
+        input_micros: micros,
+        output_micros: micros,
+    };
+    Terms {
+        prices: [(Models::DEFAULT.to_owned(), price)].into(),
+        budget: BUDGET.with_borrow(|budget| *budget),
+        ..Terms::default()
+    }
+}
+
 /// Everything durable, read past all layers.
 fn entries(store: &dyn Store) -> Vec<Entry> {
     entries_of(store, &journal())
@@ -226,6 +246,7 @@ impl World {
             instances: Instances::Scripted,
             agents: Arc::new(agents.expect("they read")),
             models: Models::simulated(PROVIDER.with_borrow(Log::clone)),
+            budgets: Budgets::new(store.clone(), terms()),
             logs: Logs::new(1024),
             limits: TurnLimits::default(),
             turns_max: 4,
