@@ -27,7 +27,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use crate::clock::{Day, Time};
-use crate::id::TenantId;
+use crate::id::{SessionId, TenantId};
 use crate::journal::entry::Price;
 use crate::journal::state::Spent;
 use crate::store::{JournalId, ReadError, Store, Write};
@@ -100,6 +100,29 @@ impl Book {
         self.totals
             .lock()
             .unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Its caps, and what was spent of each.
+    fn standings(&self, now: Time) -> Vec<Standing> {
+        let TenantBudget {
+            total_micros_max,
+            day_micros_max,
+        } = self.budget;
+        if (total_micros_max, day_micros_max) == (None, None) {
+            return Vec::new();
+        }
+        let totals = self.totals();
+        let of_day = totals.days.get(&now.day()).copied().unwrap_or(0);
+        let standing = |cap, spent_micros| {
+            move |limit_micros| Standing {
+                cap,
+                spent_micros,
+                limit_micros,
+            }
+        };
+        let total = total_micros_max.map(standing(Cap::Tenant, totals.micros));
+        let day = day_micros_max.map(standing(Cap::TenantDay, of_day));
+        day.into_iter().chain(total).collect()
     }
 
     fn moving(&self) -> MutexGuard<'_, ()> {
@@ -234,7 +257,7 @@ impl Budgets {
     /// Whether a call, a turn or a message may still begin, as far as the tenant's caps say. What
     /// began goes on, whatever it costs.
     pub fn check_tenant(&self, tenant: &TenantId, now: Time) -> Result<(), Exhausted> {
-        let standings = self.standings(tenant, now);
+        let standings = self.book(tenant).standings(now);
         let reached = standings.into_iter().find_map(|it| {
             let until = (it.cap == Cap::TenantDay).then(|| now.day().next().start());
             caps::reached(it.cap, it.spent_micros, Some(it.limit_micros), until)
@@ -242,28 +265,11 @@ impl Budgets {
         reached.map_or(Ok(()), Err)
     }
 
-    /// The tenant's caps, and what was spent of each.
-    pub fn standings(&self, tenant: &TenantId, now: Time) -> Vec<Standing> {
+    /// The tenant's caps, and what was spent of each. Blocks, as `meter` does.
+    pub fn standings(&self, tenant: &TenantId, now: Time) -> Result<Vec<Standing>, ReadError> {
         let book = self.book(tenant);
-        let TenantBudget {
-            total_micros_max,
-            day_micros_max,
-        } = book.budget;
-        if (total_micros_max, day_micros_max) == (None, None) {
-            return Vec::new();
-        }
-        let totals = book.totals();
-        let of_day = totals.days.get(&now.day()).copied().unwrap_or(0);
-        let standing = |cap, spent_micros| {
-            move |limit_micros| Standing {
-                cap,
-                spent_micros,
-                limit_micros,
-            }
-        };
-        let total = total_micros_max.map(standing(Cap::Tenant, totals.micros));
-        let day = day_micros_max.map(standing(Cap::TenantDay, of_day));
-        day.into_iter().chain(total).collect()
+        self.load(tenant, &book, now)?;
+        Ok(book.standings(now))
     }
 
     /// What was used on the days from `from` to `to`, by one session or by all. Durable usage
@@ -272,7 +278,8 @@ impl Budgets {
         &self,
         tenant: &TenantId,
         (from, to): (Day, Day),
-        session: Option<&crate::id::SessionId>,
+        session: Option<&SessionId>,
+        now: Time,
     ) -> Result<Report, ReadError> {
         let store = &*self.0.store;
         let book = self.book(tenant);
@@ -280,6 +287,9 @@ impl Budgets {
         match session {
             None => records::report(store, tenant, from, to),
             Some(session) => {
+                // Its days are looked up one by one, so no more of them than there can be.
+                let from = from.max(now.day().minus(self.usage_days_max()));
+                let to = to.min(now.day().next());
                 let journal = JournalId {
                     tenant: tenant.clone(),
                     session: session.clone(),
@@ -322,7 +332,7 @@ impl Budgets {
     }
 
     /// Days of usage that are kept apart.
-    pub fn usage_days_max(&self) -> u64 {
+    fn usage_days_max(&self) -> u64 {
         self.0.terms.usage_days_max
     }
 }

@@ -29,6 +29,7 @@ mod server;
 mod sse;
 mod store;
 mod term;
+mod usage;
 mod voices;
 
 use std::future::Future;
@@ -68,6 +69,7 @@ enum Command {
     Replay(replay::Args),
     Logs(logs::Args),
     Resume(resume::Args),
+    Usage(usage::Args),
     Store(store::Args),
 }
 
@@ -89,6 +91,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Replay(args) => block_on(replay::run(args)),
         Command::Logs(args) => block_on(logs::run(args)),
         Command::Resume(args) => block_on(resume::run(args)),
+        Command::Usage(args) => block_on(usage::run(args)),
         Command::Store(args) => store::run(args),
     };
     fault::exit_code(result)
@@ -168,6 +171,8 @@ mod tests {
             "antiphon replay s-1 run_1.t0.echo --component new.wasm",
             "antiphon logs echo --session s-1 --follow",
             "antiphon resume s-1 echo --as ana",
+            "antiphon usage",
+            "antiphon usage --from 2026-11-01 --to 2026-11-30 --session s-1 --json",
             "antiphon store check",
             "antiphon store export --data d",
             "antiphon store import --data d",
@@ -188,6 +193,7 @@ mod tests {
             "antiphon replay s-1",
             "antiphon replay s-1 a/b",
             "antiphon resume s-1",
+            "antiphon usage --from yesterday",
         ] {
             assert!(!parses(wrong), "{wrong}");
         }

@@ -19,6 +19,7 @@ mod sessions;
 mod slots;
 mod sse;
 mod tokens;
+mod usage;
 mod wire;
 
 use std::sync::Arc;
@@ -146,6 +147,7 @@ pub fn router(parts: Parts) -> Router {
             "/v1/sessions/{id}/slots/{name}",
             put(slots::put).get(slots::show),
         )
+        .route("/v1/usage", get(usage::show))
         .route("/metrics", get(health::metrics))
         .route("/healthz", get(health::alive))
         .route("/readyz", get(health::ready))

@@ -8,6 +8,7 @@
 //! A conversation is lines: `post AGENT STEPS`, `fire AGENT STEPS` (not waited for), `shown WORDS`,
 //! `stop AGENT`, `put SLOT TEXT`, `pass MS`, `answered`, `delete`. Each waits until what it did is acknowledged.
 
+mod budgets;
 mod bursts;
 mod crash;
 mod damage;
