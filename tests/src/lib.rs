@@ -30,6 +30,8 @@ mod stream;
 #[cfg(test)]
 mod agents;
 #[cfg(test)]
+mod budget;
+#[cfg(test)]
 mod bursts;
 #[cfg(test)]
 mod contract;

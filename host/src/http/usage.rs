@@ -20,14 +20,10 @@ use super::{Api, wire};
 const DAYS: u64 = 30;
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
 pub(super) struct UsageQuery {
     from: Option<String>,
     to: Option<String>,
     session: Option<SessionId>,
-    /// Of whoever cannot send headers; read where it is looked for.
-    #[serde(rename = "access_token")]
-    _access_token: Option<String>,
 }
 
 fn day(text: Option<&str>, default: Day) -> ApiResult<Day> {
