@@ -7,6 +7,7 @@
 mod agents;
 mod auth;
 mod body;
+mod bus;
 mod error;
 mod events;
 mod forks;
@@ -67,7 +68,6 @@ pub struct Settings {
     pub request_bytes_max: usize,
     /// Event streams and long polls open at once.
     pub streams_max: usize,
-    pub invoked_expire_after_ms: u64,
     pub cors_origins: Vec<HeaderValue>,
 }
 

@@ -6,14 +6,14 @@ use bytes::Bytes;
 
 use crate::budgets::{Meter, usage_write};
 use crate::clock::{Day, Time};
-use crate::id::{Digest, Seq, TurnId};
+use crate::id::{Digest, MessageId, Seq, TurnId};
 use crate::journal::codec::{Encoded, Frame, encode};
-use crate::journal::entry::{CallKind, Content, Entry, Payload, Spoke, Usage};
+use crate::journal::entry::{Content, Entry, Payload, Spoke, Usage};
 use crate::journal::state::{FOLD_VERSION, IllegalEntry, OpenCall, State};
 use crate::store::{Generation, JournalId, OpenError, ReadError, RecordKey, Store, Tail, Write};
 use crate::telemetry;
 
-use super::Dead;
+use super::{Dead, sealed};
 
 /// Newest entries kept in memory for followers and guests, beside those not durable yet.
 const RECENT_BYTES_MAX: usize = 256 * 1024;
@@ -56,6 +56,8 @@ pub(super) struct Live {
     recent_bytes: usize,
     /// Long values that unflushed entries name.
     new_values: Vec<(Digest, Bytes)>,
+    /// Other records of the next commit.
+    new_records: Vec<Write>,
     /// Long documents of slots, so that reading a slot never touches the disk.
     texts: HashMap<Digest, Bytes>,
     chunks: BTreeMap<TurnId, String>,
@@ -104,6 +106,7 @@ impl Live {
             recent: VecDeque::new(),
             recent_bytes: 0,
             new_values: Vec::new(),
+            new_records: Vec::new(),
             texts: HashMap::new(),
             chunks: BTreeMap::new(),
             wake: WakeRecord::Unknown,
@@ -219,6 +222,7 @@ impl Live {
                 .into_iter()
                 .map(|(day, it)| usage_write(journal, day, it)),
         );
+        writes.append(&mut self.new_records);
         writes.push(Write::Append {
             journal: journal.clone(),
             generation: owner.generation,
@@ -364,10 +368,13 @@ impl<'a> Batch<'a> {
     pub fn push(&mut self, payload: Payload) -> Seq {
         let used = used_by(&self.live.state, &payload);
         let before = *self.live.state.spent();
-        if self.illegal.is_none()
-            && let Err(illegal) = self.live.push(self.now, payload)
-        {
-            self.illegal = Some(illegal);
+        if self.illegal.is_none() {
+            let tenant = &self.journal.tenant;
+            let removed = sealed::removed(&self.live.state, tenant, &payload);
+            match self.live.push(self.now, payload) {
+                Ok(_) => self.live.new_records.extend(removed),
+                Err(illegal) => self.illegal = Some(illegal),
+            }
         }
         let spent = *self.live.state.spent();
         if spent.total != before.total {
@@ -406,6 +413,12 @@ impl<'a> Batch<'a> {
             self.live.new_values.push((digest, bytes));
         }
         content
+    }
+
+    /// Keep the sealed credential of the message that is pushed next.
+    pub fn keep_sealed(&mut self, message: &MessageId, sealed: Vec<u8>) {
+        let write = sealed::kept(&self.journal.tenant, message, sealed);
+        self.live.new_records.push(write);
     }
 
     /// Forget long texts that no slot names any more.
@@ -452,21 +465,18 @@ impl<'a> Batch<'a> {
 
 /// What an entry says that calls of models used.
 fn used_by(state: &State, payload: &Payload) -> Vec<(String, Usage)> {
-    let models = |call: &&OpenCall| call.call == CallKind::Model;
+    let used = |call: &OpenCall, usage| Some((call.model.clone()?, usage));
     match payload {
         Payload::Returned(returned) => {
             let turn = state.turns.get(&returned.turn);
             let call = turn.and_then(|turn| turn.open_calls.get(&returned.n));
-            let call = call.filter(models).into_iter();
-            call.map(|call| (call.target.clone(), returned.usage))
-                .collect()
+            let used = call.and_then(|call| used(call, returned.usage));
+            used.into_iter().collect()
         }
         Payload::TurnEnded(ended) => {
             let open = state.turns.get(&ended.turn).into_iter();
             let cut = open.flat_map(|turn| turn.open_calls.values());
-            cut.filter(models)
-                .map(|call| (call.target.clone(), call.cut()))
-                .collect()
+            cut.filter_map(|call| used(call, call.cut())).collect()
         }
         _ => Vec::new(),
     }

@@ -287,7 +287,7 @@ mod tests {
     fn any_row() -> impl Strategy<Value = (Row, Stem)> {
         let journal = ("[a-b]{1,2}", "[0s.]{1,3}").prop_map(|(t, s)| id(&t, &s));
         prop_oneof![
-            (prop::option::of("[a-b]{1,2}"), 0usize..8, "[ -~é]{0,3}").prop_map(
+            (prop::option::of("[a-b]{1,2}"), 0usize..9, "[ -~é]{0,3}").prop_map(
                 |(owner, space, name)| {
                     let key = RecordKey {
                         tenant: owner.as_deref().map(tenant),
@@ -317,7 +317,7 @@ mod tests {
 
         #[test]
         fn ranges_hold_what_is_theirs_and_nothing_else(
-            (row, stem) in any_row(), part: u16, t in "[a-b]{1,2}", s in "[0s.]{1,3}", space in 0usize..8,
+            (row, stem) in any_row(), part: u16, t in "[a-b]{1,2}", s in "[0s.]{1,3}", space in 0usize..9,
         ) {
             let key = stem.part(part);
             let (owner, space, of) = (tenant(&t), RecordSpace::ALL[space], id(&t, &s));

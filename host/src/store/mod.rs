@@ -88,12 +88,14 @@ pub enum RecordSpace {
     Tombstone,
     /// Sessions that are being copied from another one, and are not there before that is done.
     Fork,
+    /// Sealed credentials that came with messages, by message.
+    Authorization,
     /// What was used, by day and session.
     Usage,
 }
 
 impl RecordSpace {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Tenant,
         Self::Key,
         Self::Agent,
@@ -101,6 +103,7 @@ impl RecordSpace {
         Self::Wake,
         Self::Tombstone,
         Self::Fork,
+        Self::Authorization,
         Self::Usage,
     ];
 
@@ -113,6 +116,7 @@ impl RecordSpace {
             Self::Wake => "wake",
             Self::Tombstone => "tombstone",
             Self::Fork => "fork",
+            Self::Authorization => "authorization",
             Self::Usage => "usage",
         }
     }

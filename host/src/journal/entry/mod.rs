@@ -8,6 +8,7 @@
 mod call;
 mod kind;
 mod message;
+mod nested;
 mod session;
 mod slot;
 mod turn;
@@ -24,9 +25,10 @@ pub use call::{
 };
 pub use kind::Kind;
 pub use message::{
-    Fate, InputFate, MessageBody, MessageReceived, MessageReceivedPrivate, MessageSent,
+    CalledBy, Fate, InputFate, MessageBody, MessageReceived, MessageReceivedPrivate, MessageSent,
     MessageSetAside,
 };
+pub use nested::{AgentCalled, AgentCalledPrivate, CallCancelled};
 pub use session::{
     AgentResumed, AgentSuspended, Idempotency, SessionChange, SessionChanged, SessionForked,
     SessionOpened, SessionOpenedPrivate,
@@ -70,6 +72,8 @@ pub enum Payload {
     AgentSuspended(AgentSuspended),
     AgentResumed(AgentResumed),
     SessionForked(SessionForked),
+    AgentCalled(AgentCalled),
+    CallCancelled(CallCancelled),
 }
 
 impl Payload {
@@ -95,6 +99,8 @@ impl Payload {
             Self::AgentSuspended(_) => Kind::AgentSuspended,
             Self::AgentResumed(_) => Kind::AgentResumed,
             Self::SessionForked(_) => Kind::SessionForked,
+            Self::AgentCalled(_) => Kind::AgentCalled,
+            Self::CallCancelled(_) => Kind::CallCancelled,
         }
     }
 
@@ -102,6 +108,7 @@ impl Payload {
     pub fn made_by(&self) -> Option<&TurnId> {
         match self {
             Self::Called(it) => Some(&it.turn),
+            Self::AgentCalled(it) => Some(&it.turn),
             Self::Returned(it) => Some(&it.turn),
             Self::Streamed(it) => Some(&it.turn),
             Self::Observed(it) => Some(&it.turn),
@@ -120,7 +127,8 @@ impl Payload {
             | Self::Retried(_)
             | Self::AgentSuspended(_)
             | Self::AgentResumed(_)
-            | Self::SessionForked(_) => None,
+            | Self::SessionForked(_)
+            | Self::CallCancelled(_) => None,
         }
     }
 }

@@ -14,8 +14,8 @@ use super::{OpenTurn, State};
 /// A call that is under way.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OpenCall {
-    pub call: CallKind,
-    pub target: String,
+    /// The model that was asked; none for all else.
+    pub model: Option<String>,
     price: Price,
     request_bytes: u64,
     /// Of the pieces that came.
@@ -44,10 +44,22 @@ pub enum Used {
 impl OpenCall {
     pub(super) fn of(called: &Called) -> Self {
         Self {
-            call: called.call,
-            target: called.target.clone(),
+            model: match called.call {
+                CallKind::Model => Some(called.target.clone()),
+                CallKind::Timer => None,
+            },
             price: called.price,
             request_bytes: called.request_bytes,
+            answer_bytes: 0,
+        }
+    }
+
+    /// What it costs is booked where the agent works.
+    pub(super) fn nested() -> Self {
+        Self {
+            model: None,
+            price: Price::default(),
+            request_bytes: 0,
             answer_bytes: 0,
         }
     }
@@ -91,9 +103,9 @@ impl OpenCall {
 
     /// What is to be booked if its turn ends now. It was written down, so it is taken for made.
     pub fn cut(&self) -> Usage {
-        self.usage(match self.call {
-            CallKind::Model => Used::Estimated,
-            CallKind::Timer => Used::Nothing,
+        self.usage(match self.model {
+            Some(_) => Used::Estimated,
+            None => Used::Nothing,
         })
     }
 }
@@ -146,6 +158,19 @@ impl State {
     /// long as something in the session belongs to it.
     pub fn run_micros(&self, run: &RunId) -> u64 {
         self.runs.get(run).map_or(0, |run| run.spent_micros)
+    }
+
+    /// What the run may cost in this session, if its caller said so: what it had left, beside what the
+    /// run had cost here by then.
+    pub fn run_micros_max(&self, run: &RunId) -> Option<u64> {
+        self.runs.get(run)?.micros_max
+    }
+
+    /// A caller of the run has so much left for it. The newest one knows best.
+    pub(super) fn has_left(&mut self, run: &RunId, left_micros: Option<u64>) {
+        if let (Some(run), Some(left)) = (self.runs.get_mut(run), left_micros) {
+            run.micros_max = Some(run.spent_micros.saturating_add(left));
+        }
     }
 
     pub(super) fn book(&mut self, time: Time, run: &RunId, usage: Usage) {

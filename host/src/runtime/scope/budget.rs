@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use crate::budgets::Exhausted;
+use crate::budgets::{AgentBudget, Exhausted};
 use crate::clock::Time;
 use crate::journal::entry::{Observation, Payload};
 use crate::journal::state::State;
@@ -22,15 +22,21 @@ impl Scope {
     /// what the run and the session may spend. What a called agent is handed down. (The tenant's caps
     /// bind it where it runs.)
     pub fn left_micros(&self) -> Option<u64> {
-        let spent = |state: &State| (session_micros(state), state.run_micros(&self.run));
-        let (session, run) = self.ledger.look(spent);
-        self.budget.left_micros(session, run)
+        self.ledger.look(|state| {
+            let (session, run) = (session_micros(state), state.run_micros(&self.run));
+            self.caps(state).left_micros(session, run)
+        })
+    }
+
+    /// What the agent may spend, in a run that its caller may have bound.
+    fn caps(&self, state: &State) -> AgentBudget {
+        self.budget.within(state.run_micros_max(&self.run))
     }
 
     /// Why no further call of a model may begin, if so.
     pub(super) fn over_budget(&self, state: &State, now: Time) -> Option<Exhausted> {
         let (session, run) = (session_micros(state), state.run_micros(&self.run));
-        let own = self.budget.check(session, run);
+        let own = self.caps(state).check(session, run);
         let all = own.and_then(|()| self.budgets.check_tenant(&self.tenant, now));
         all.err()
     }

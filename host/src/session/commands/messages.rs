@@ -2,13 +2,15 @@
 
 use serde_json::Value;
 
+use crate::bus::{self, Authorization};
 use crate::id::{AgentName, Author, Digest, MessageId, Seq, TurnId};
 use crate::journal::entry::{
-    Idempotency, MessageReceived, MessageReceivedPrivate, MessageSetAside, Outcome, Payload,
+    CalledBy, Idempotency, MessageReceived, MessageReceivedPrivate, MessageSetAside, Outcome,
+    Payload,
 };
 use crate::journal::state::{Phase, Policy};
 use crate::ledger::{Batch, Ledger};
-use crate::session::Sessions;
+use crate::session::{Sessions, authorization};
 
 use super::turns::{cut, interrupt_in};
 use super::{CommandError, NewSession, Result, append, must_be_open, open_in};
@@ -26,6 +28,12 @@ pub struct NewMessage {
     pub idempotency: Option<Idempotency>,
     /// The caller waits for the turn.
     pub invoked: bool,
+    /// What the caller's runtime said about the call.
+    pub bus: Option<bus::Context>,
+    /// The turn of this host that makes the call.
+    pub called_by: Option<CalledBy>,
+    /// What the caller forwards: kept sealed until the message is done with.
+    pub authorization: Option<Authorization>,
 }
 
 /// A message that is in the journal, though perhaps not durable yet.
@@ -72,7 +80,7 @@ pub fn post(
         if !takes_part {
             return Err(CommandError::AgentNotInSession);
         }
-        within_budget(sessions, batch, &to)?;
+        within_budget(sessions, batch, &to, message.bus.as_ref())?;
         let participant = batch.state().participants.get(&to);
         if let Some(suspension) = participant.and_then(|it| it.suspended.as_ref())
             && message.invoked
@@ -96,19 +104,34 @@ pub fn post(
                 limit: KEYS_MAX,
             });
         }
+        let sealing = message.authorization.as_ref();
+        let sealed = |id: &MessageId| {
+            let tenant = &ledger.journal().tenant;
+            let sealed = sealing.map(|it| authorization::seal(sessions, tenant, id, it));
+            sealed
+                .transpose()
+                .map_err(|error| CommandError::Unsealed(error.to_string()))
+        };
+        // An id from before the session is opened tells whether sealing works at all.
+        sealed(&MessageId::of(&batch.journal().session, batch.next_seq()))?;
         if let Some(new) = new {
             open_in(batch, new)?;
         }
         let interrupted = interrupted(sessions, batch, &to);
         let id = MessageId::of(&batch.journal().session, batch.next_seq());
+        if let Some(sealed) = sealed(&id)? {
+            batch.keep_sealed(&id, sealed);
+        }
         let seq = batch.push(Payload::MessageReceived(MessageReceived {
             message: id.clone(),
             author: message.author.clone(),
             to: to.clone(),
             body: message.body,
+            called_by: message.called_by,
             private: MessageReceivedPrivate {
                 idempotency: message.idempotency,
                 invoked: message.invoked,
+                bus: message.bus,
             },
         }));
         if let Some(turn) = interrupted {
@@ -122,12 +145,26 @@ pub fn post(
     })
 }
 
-/// Refuse what would only wait: no turn of the agent may begin, by its configuration as it is now.
-fn within_budget(sessions: &Sessions, batch: &Batch<'_>, agent: &AgentName) -> Result<()> {
-    let tenant = &batch.journal().tenant;
+/// Refuse what would only wait: no turn of the agent may begin, by its configuration as it is now. Of a
+/// run that has been here, or whose caller is bound, the run's cap counts too.
+fn within_budget(
+    sessions: &Sessions,
+    batch: &Batch<'_>,
+    agent: &AgentName,
+    bus: Option<&bus::Context>,
+) -> Result<()> {
+    let (tenant, state) = (&batch.journal().tenant, batch.state());
     let version = sessions.agents().active(tenant, agent);
     let budget = version.map(|it| it.config.budget).unwrap_or_default();
-    let own = budget.check_session(batch.state().spent().total.spent_micros());
+    let session_micros = state.spent().total.spent_micros();
+    let own = match bus {
+        None => budget.check_session(session_micros),
+        Some(bus) => {
+            let run_micros = state.run_micros(&bus.run);
+            let left = bus.left_micros.map(|left| run_micros.saturating_add(left));
+            budget.within(left).check(session_micros, run_micros)
+        }
+    };
     own.and_then(|()| sessions.budgets().check_tenant(tenant, batch.now()))
         .map_err(CommandError::BudgetExhausted)
 }

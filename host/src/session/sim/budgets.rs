@@ -475,3 +475,54 @@ fn a_fork_begins_with_nothing_spent() {
         assert_eq!(refused(world, &parent).spent_micros, 6);
     });
 }
+
+/// Entries of every session of the tenant.
+fn journals(store: &dyn Store) -> Vec<Vec<Entry>> {
+    let page = store.journals(&tenant(), None, 100).expect("it reads");
+    let of = |session| JournalId {
+        tenant: tenant(),
+        session,
+    };
+    let sessions = page.sessions.into_iter();
+    sessions.map(|id| entries_of(store, &of(id))).collect()
+}
+
+/// What an agent is called for costs its caller's run and session, and the tenant once.
+#[test]
+fn called_agents_spend_what_their_caller_has_left() {
+    for (budget, said) in [
+        // 2 are spent, so 3 are left: a call of 4 begins, the next does not, and 6 are spent then.
+        (of_run(5), "x(one two [OverBudget])[OverBudget][OverBudget]"),
+        (
+            of_session(5),
+            "x(one two [OverBudget])[OverBudget][OverBudget]",
+        ),
+        // Nothing is left to begin with.
+        (
+            of_run(2),
+            "x[Other(\"the run's budget is used up: 0 of 0 micro-units\")][OverBudget][OverBudget]",
+        ),
+        (of_run(9), "x(one two three)y[OverBudget]"),
+        (AgentBudget::default(), "x(one two three)yz"),
+    ] {
+        life(&capped(budget), Time(0), async |world| {
+            let steps = "model x; call b model one two ,model three; model y; model z";
+            let post = format!("post a {steps}");
+            converse(world, &[&post, "answered"], &mut Outside::default()).await;
+            let stored = entries(&*world.store);
+            assert_eq!(spoken(&stored), said, "{}", print(&stored));
+            let turn = ended(&stored)[0].usage;
+            let all: u64 = journals(&*world.store)
+                .iter()
+                .flat_map(|entries| booked(entries).into_values())
+                .map(|usage| usage.cost_micros)
+                .sum();
+            assert_eq!(turn.spent_micros(), all, "each call costs once");
+            let kept: u64 = days(&world.store)
+                .iter()
+                .map(|(_, it)| it.cost_micros)
+                .sum();
+            assert_eq!(kept, all, "and the tenant once");
+        });
+    }
+}
