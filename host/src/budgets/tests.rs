@@ -101,7 +101,7 @@ fn a_report_is_of_the_days_asked_for_and_of_one_tenant() {
             (&other, "2026-01-02", 1_000),
         ],
     );
-    let budgets = Budgets::new(store, Terms::default());
+    let budgets = Budgets::new(store, terms(None, None));
     let all = [("2026-01-01", 1), ("2026-01-02", 6), ("2026-01-03", 8)];
     assert_eq!(reported(&budgets, ALWAYS, None), lines(&all));
     let asked = ("2026-01-02", "2026-01-02");

@@ -492,21 +492,21 @@ fn journals(store: &dyn Store) -> Vec<Vec<Entry>> {
 fn called_agents_spend_what_their_caller_has_left() {
     for (budget, said) in [
         // 2 are spent, so 3 are left: a call of 4 begins, the next does not, and 6 are spent then.
-        (of_run(5), "x(one two [OverBudget])[OverBudget][OverBudget]"),
+        (of_run(5), "x(one two[OverBudget])[OverBudget][OverBudget]"),
         (
             of_session(5),
-            "x(one two [OverBudget])[OverBudget][OverBudget]",
+            "x(one two[OverBudget])[OverBudget][OverBudget]",
         ),
         // Nothing is left to begin with.
         (
             of_run(2),
             "x[Other(\"the run's budget is used up: 0 of 0 micro-units\")][OverBudget][OverBudget]",
         ),
-        (of_run(9), "x(one two three)y[OverBudget]"),
-        (AgentBudget::default(), "x(one two three)yz"),
+        (of_run(9), "x(one twothree)y[OverBudget]"),
+        (AgentBudget::default(), "x(one twothree)yz"),
     ] {
         life(&capped(budget), Time(0), async |world| {
-            let steps = "model x; call b model one two ,model three; model y; model z";
+            let steps = "model x; call b model one two,model three; model y; model z";
             let post = format!("post a {steps}");
             converse(world, &[&post, "answered"], &mut Outside::default()).await;
             let stored = entries(&*world.store);
