@@ -55,7 +55,7 @@ fn height(module: &str) -> Option<u32> {
         "id" | "clock" | "bus" => 1,
         "journal" => 2,
         "store" => 3,
-        "egress" | "model" | "logs" => 4,
+        "egress" | "model" | "logs" | "budgets" => 4,
         "ledger" => 5,
         "agents" | "tenants" | "secrets" | "runtime" => 6,
         "session" => 7,
@@ -125,6 +125,7 @@ fn pure_files_know_no_world() {
             "egress/allow.rs",
             "egress/head.rs",
             "egress/redirect.rs",
+            "budgets/caps.rs",
         ];
         name.starts_with("journal/") || listed.contains(&name)
     };

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use crate::budgets::AgentBudget;
 use crate::egress::allow::{self, Rule};
 use crate::id::SlotName;
 use crate::journal::state::{Batching, Supervision};
@@ -42,6 +43,8 @@ pub struct AgentConfig {
     /// When it is suspended in a session where it keeps failing.
     pub supervision: Supervision,
     pub limits: AgentLimits,
+    /// What its runs and its sessions may cost.
+    pub budget: AgentBudget,
     /// Environment variables, the only ones it sees.
     pub environment: BTreeMap<String, String>,
     pub card: Card,
@@ -60,6 +63,7 @@ impl Default for AgentConfig {
             inject: Vec::new(),
             supervision: Supervision::default(),
             limits: AgentLimits::default(),
+            budget: AgentBudget::default(),
             environment: BTreeMap::new(),
             card: Card::default(),
         }

@@ -83,6 +83,7 @@ impl CallError {
                 "agent_not_found" => "deploy it first: antiphon deploy AGENT FILE.wasm",
                 "session_not_found" | "session_gone" => "without --session a new one is opened",
                 "agent_not_in_session" => "name one of the session's agents",
+                "budget_exhausted" => "antiphon usage says what was spent",
                 "import_not_granted" => {
                     "add the interface to `grants` in the agent's configuration"
                 }
@@ -574,6 +575,13 @@ impl Client {
         let response = self.send(self.request(Method::GET, &path)).await?;
         let page: Page = self.json("the logs", response).await?;
         Ok(page.lines)
+    }
+
+    /// What was used, as the server says it.
+    pub(super) async fn usage(&self, query: &str) -> Result<Box<RawValue>, CallError> {
+        let path = format!("/v1/usage?{query}");
+        let response = self.send(self.request(Method::GET, &path)).await?;
+        self.json("the usage", response).await
     }
 }
 

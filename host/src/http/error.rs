@@ -10,6 +10,7 @@ use http::{HeaderValue, StatusCode};
 use serde_json::{Value, json};
 
 use crate::agents::{ConfigError, DeployError};
+use crate::budgets::Exhausted;
 use crate::id::{InvalidName, MalformedOffset, Offset};
 use crate::ledger::{Dead, FollowError};
 use crate::runtime::engine::ComponentError;
@@ -123,6 +124,22 @@ impl ApiError {
             is_final: true,
             ..error.with(json!({"session": journal.session, "entry": entry}))
         }
+    }
+
+    fn budget_exhausted(exhausted: &Exhausted) -> Self {
+        let budget = json!({
+            "cap": exhausted.cap.name(),
+            "spent_micros": exhausted.spent_micros,
+            "limit_micros": exhausted.limit_micros,
+            "until": exhausted.until.map(|until| until.to_rfc3339()),
+        });
+        let (status, message) = (StatusCode::PAYMENT_REQUIRED, exhausted.to_string());
+        let error = Self::new(status, "budget_exhausted", message);
+        Self {
+            is_final: true,
+            ..error
+        }
+        .with(json!({"budget": budget}))
     }
 
     pub(super) fn with(self, fields: Value) -> Self {
@@ -340,6 +357,7 @@ impl From<CommandError> for ApiError {
             CommandError::NotSuspended | CommandError::Waits(_) => {
                 Self::conflict("not_suspended", text)
             }
+            CommandError::BudgetExhausted(exhausted) => Self::budget_exhausted(&exhausted),
             CommandError::KeyReused => key_reused(text),
             CommandError::Full { .. } => Self::overloaded(text),
             CommandError::TooLarge(limit) => Self::too_large(limit),

@@ -22,6 +22,7 @@ mod sessions;
 mod slots;
 mod sse;
 mod tokens;
+mod usage;
 mod wire;
 
 use std::sync::Arc;
@@ -157,6 +158,7 @@ pub fn router(parts: Parts) -> Router {
             "/v1/secrets/{name}",
             put(secrets::put).delete(secrets::remove),
         )
+        .route("/v1/usage", get(usage::show))
         .route("/metrics", get(health::metrics))
         .route("/healthz", get(health::alive))
         .route("/readyz", get(health::ready))

@@ -13,10 +13,10 @@ use crate::journal::entry::{
     AgentCalled, AgentCalledPrivate, AgentResumed, AgentSuspended, CallCancelled, CallKind,
     CallResult, Called, Cause, Content, Entry, Fate, Idempotency, InputFate, InterruptRequested,
     MessageReceived, MessageReceivedPrivate, MessageSent, MessageSetAside, Observation, Observed,
-    Outcome, Payload, Piece, Pinned, Retried, RetryReason, Returned, SessionChange, SessionChanged,
-    SessionForked, SessionOpened, SessionOpenedPrivate, SlotCommitted, SlotCommittedPrivate,
-    SlotLocked, SlotReleased, Spoke, Streamed, TurnEnded, TurnEndedPrivate, TurnError, TurnStarted,
-    Usage, Writer,
+    Outcome, Payload, Piece, Pinned, Price, Retried, RetryReason, Returned, SessionChange,
+    SessionChanged, SessionForked, SessionOpened, SessionOpenedPrivate, SlotCommitted,
+    SlotCommittedPrivate, SlotLocked, SlotReleased, Spoke, Streamed, TurnEnded, TurnEndedPrivate,
+    TurnError, TurnStarted, Usage, Writer,
 };
 use crate::journal::state::{IllegalEntry, State};
 
@@ -141,6 +141,7 @@ impl Script {
                         deadline: words.option("until").map(Time),
                         speaker: None,
                         authorized: false,
+                        left_micros: words.option("left"),
                     }),
                 },
             }),
@@ -320,6 +321,8 @@ impl Script {
                 call: CallKind::Model,
                 request: Digest::of(b"request"),
                 target: "default".into(),
+                price: Price::default(),
+                request_bytes: 0,
             }),
             "nest" => Payload::AgentCalled(AgentCalled {
                 turn,

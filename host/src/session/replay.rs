@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use crate::agents::AgentConfig;
+use crate::budgets::{Budgets, Terms};
 use crate::clock::{Clock, Time};
 use crate::id::{AgentName, Digest, Seq, SessionId, TenantId, TurnId};
 use crate::journal::codec::{DecodeError, Encoded, Frame};
@@ -282,6 +283,9 @@ async fn perform(
         models: Models::none()?,
         http: Http::none(),
         model_names: case.config.model_names(),
+        budget: case.config.budget,
+        // Nothing is spent here: every call is answered from the record.
+        budgets: Budgets::new(store.clone(), Terms::default()),
         batching: case.config.batching,
         may_speak: case.config.grants().contains("reply"),
         watches: Arc::new(|_, _| false),

@@ -74,7 +74,7 @@ pub(super) fn begin(
 ) -> Option<Started> {
     let fresh = RunId::fresh();
     let limits = version.config.limits(&sessions.0.parts.limits);
-    let rules = Rules::of(&version, &sessions.0.parts.models, sessions.now());
+    let rules = Rules::of(&version, sessions, &session.journal.tenant);
     let begun = session.ledger.append(None, |batch| {
         let state = batch.state();
         // Since somebody looked, a slot may have been locked: whoever looks next says so.
@@ -304,6 +304,8 @@ async fn execute(sessions: &Sessions, session: &Session, started: Started) -> Ex
         models: parts.models.clone(),
         http,
         model_names: version.config.model_names(),
+        budget: version.config.budget,
+        budgets: parts.budgets.clone(),
         batching: version.config.batching,
         may_speak: version.config.grants().contains("reply"),
         watches,

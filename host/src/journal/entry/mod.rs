@@ -12,6 +12,7 @@ mod nested;
 mod session;
 mod slot;
 mod turn;
+mod usage;
 
 use serde::{Deserialize, Serialize};
 
@@ -20,7 +21,7 @@ use crate::id::{Digest, Seq, TurnId};
 
 pub use call::{
     Answered, CallKind, CallResult, Called, Observation, Observed, Piece, Retried, RetryReason,
-    Returned, Streamed, Usage,
+    Returned, Streamed,
 };
 pub use kind::Kind;
 pub use message::{
@@ -37,6 +38,7 @@ pub use turn::{
     Cause, Failure, InterruptRequested, Outcome, Pinned, Spoke, TurnEnded, TurnEndedPrivate,
     TurnError, TurnStarted,
 };
+pub use usage::{Price, Usage, estimated_tokens};
 
 /// One record of a session's journal.
 #[derive(Debug, Clone, PartialEq)]

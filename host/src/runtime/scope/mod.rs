@@ -29,17 +29,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
+use crate::budgets::{AgentBudget, Budgets};
 use crate::bus::Authorization;
 use crate::clock::Time;
 use crate::id::{AgentName, Digest, MessageId, RunId, Seq, SessionId, SlotName, TenantId, TurnId};
 use crate::journal::entry::{
-    Answered, CallKind, CallResult, Called, Observation, Observed, Payload, Piece, Retried,
-    RetryReason, Returned, Streamed, Usage,
+    Answered, CallKind, CallResult, Called, Observation, Observed, Payload, Piece, Price, Retried,
+    RetryReason, Returned, Streamed,
 };
-use crate::journal::state::Batching;
+use crate::journal::state::{Batching, Used};
 use crate::ledger::{AppendError, Batch, Dead, Ledger};
 use crate::logs::Logs;
-use crate::model::{Models, Request};
+use crate::model::{ModelError, Models, Request};
 use crate::store::ReadError;
 use crate::telemetry::Stage;
 
@@ -117,6 +118,10 @@ pub struct Scope {
     pub http: Http,
     /// Names of models the agent may use; the first is its default.
     pub model_names: Vec<String>,
+    /// What the agent may spend.
+    pub budget: AgentBudget,
+    /// What models cost, and what the tenant may spend.
+    pub budgets: Budgets,
     /// How messages that arrive while it runs become inputs, also its own.
     pub batching: Batching,
     /// Whether it was granted `reply`: `relay` speaks too.
@@ -359,8 +364,47 @@ impl Scope {
                     call,
                     request,
                     target,
+                    price: Price::default(),
+                    request_bytes: 0,
                 }));
                 n
+            },
+            false,
+        )
+    }
+
+    /// A model is about to be asked. If a cap is reached, the call comes back in the same step: it
+    /// is never made. Answers the call's number, and that result.
+    fn called_model(
+        &self,
+        target: &str,
+        request: Digest,
+        request_bytes: u64,
+    ) -> Result<(u32, Option<CallResult>), Stop> {
+        self.append_at(
+            |batch, n| {
+                let over = self.over_budget(batch.state(), batch.now());
+                batch.push(Payload::Called(Called {
+                    turn: self.turn.clone(),
+                    n,
+                    call: CallKind::Model,
+                    request,
+                    target: target.to_owned(),
+                    price: self.budgets.price(target),
+                    request_bytes,
+                }));
+                let result = over.map(|exhausted| CallResult::Failed {
+                    error: ModelError::OverBudget.name().to_owned(),
+                    status: 0,
+                    detail: exhausted.to_string(),
+                });
+                if let Some(result) = &result {
+                    let mut back = Back::new(n, result.clone());
+                    (back.attempts, back.opening) = (0, true);
+                    self.push_returned(batch, back);
+                    self.clock.set(batch.state().time);
+                }
+                (n, result)
             },
             false,
         )
@@ -419,22 +463,26 @@ impl Scope {
                     pieces,
                 }));
             }
-            batch.push(self.back(back));
+            self.push_returned(batch, back);
         })
     }
 
-    fn back(&self, back: Back) -> Payload {
-        Payload::Returned(Returned {
+    /// The one place where what a call used becomes what is booked for it.
+    fn push_returned(&self, batch: &mut Batch<'_>, back: Back) {
+        let open = batch.state().turns.get(&self.turn);
+        let call = open.and_then(|open| open.open_calls.get(&back.n));
+        let usage = call.map(|call| call.usage(back.used)).unwrap_or_default();
+        batch.push(Payload::Returned(Returned {
             turn: self.turn.clone(),
             n: back.n,
             result: back.result,
-            usage: back.usage,
+            usage,
             attempts: back.attempts,
             opening: back.opening,
             poll: back.poll,
             answered: back.answered,
             child: back.child,
-        })
+        }));
     }
 
     /// The key under which call `n` is made, the same if it is made again.
@@ -471,7 +519,7 @@ pub fn call_key(
 struct Back {
     n: u32,
     result: CallResult,
-    usage: Usage,
+    used: Used,
     attempts: u32,
     opening: bool,
     poll: Option<u64>,
@@ -485,7 +533,7 @@ impl Back {
         Self {
             n,
             result,
-            usage: Usage::default(),
+            used: Used::Nothing,
             attempts: 1,
             opening: false,
             poll: None,

@@ -8,6 +8,7 @@
 //! A conversation is lines: `post AGENT STEPS`, `fire AGENT STEPS` (not waited for), `shown WORDS`,
 //! `stop AGENT`, `put SLOT TEXT`, `pass MS`, `answered`, `delete`. Each waits until what it did is acknowledged.
 
+mod budgets;
 mod bursts;
 mod crash;
 mod damage;
@@ -28,10 +29,11 @@ use std::sync::OnceLock;
 use super::commands::{self, CommandError, NewMessage, NewSession};
 use super::*;
 use crate::agents::{AgentConfig, Deployment};
+use crate::budgets::{TenantBudget, Terms};
 use crate::egress::simulated::Log as Origin;
 use crate::id::{Digest, MessageId, Seq};
 use crate::journal::codec::Encoded;
-use crate::journal::entry::{Entry, Kind, Outcome, Payload};
+use crate::journal::entry::{Entry, Kind, Outcome, Payload, Price};
 use crate::journal::script::{name, print};
 use crate::journal::state::{Batching, Policy, State};
 use crate::model::simulated::Log;
@@ -165,6 +167,25 @@ fn redeploy(disk: &Memory, delete: bool) {
     store.close();
 }
 
+thread_local! {
+    /// What this thread's test may spend.
+    static BUDGET: RefCell<TenantBudget> = RefCell::default();
+}
+
+/// A token costs a micro-unit, coming or going.
+fn terms() -> Terms {
+    let micros = 1_000_000;
+    let price = Price {
+        input_micros: micros,
+        output_micros: micros,
+    };
+    Terms {
+        prices: [(Models::DEFAULT.to_owned(), price)].into(),
+        budget: BUDGET.with_borrow(|budget| *budget),
+        ..Terms::default()
+    }
+}
+
 /// Everything durable, read past all layers.
 fn entries(store: &dyn Store) -> Vec<Entry> {
     entries_of(store, &journal())
@@ -246,6 +267,7 @@ impl World {
             models: Models::simulated(PROVIDER.with_borrow(Log::clone)),
             egress: Egress::simulated(ORIGIN.with_borrow(Origin::clone)),
             secrets: Secrets::new(store.clone(), Seal::of_key(&[0; 32]), BTreeMap::new()),
+            budgets: Budgets::new(store.clone(), terms()),
             logs: Logs::new(1024),
             limits: TurnLimits::default(),
             turns_max: 4,

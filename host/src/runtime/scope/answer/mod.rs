@@ -18,6 +18,7 @@ use tokio::time::Instant;
 
 use crate::id::{Digest, Seq};
 use crate::journal::entry::{CallKind, CallResult, Payload, Piece, Usage};
+use crate::journal::state::Used;
 use crate::ledger::WINDOW_MS;
 use crate::model::{ModelError, Request};
 
@@ -60,7 +61,7 @@ impl Scope {
         let default = self.model_names.first().map_or("default", String::as_str);
         let model = model.unwrap_or_else(|| default.to_owned());
         let target: String = model.chars().take(64).collect();
-        let digest = request.digest();
+        let (digest, request_bytes) = request.digest_and_bytes();
         let asked = || format!("asks the model {target:?}, request {digest}");
         let recorded = self.recorded(asked).map_err(|stop| stop.asking(&request))?;
         if let Some(recorded) = recorded {
@@ -84,8 +85,11 @@ impl Scope {
             };
         }
         let mut answer = Answer::new(model, request, digest);
-        let n = self.called(CallKind::Model, &target, digest)?;
+        let (n, over_budget) = self.called_model(&target, digest, request_bytes)?;
         answer.is_call(n);
+        if let Some(result) = over_budget {
+            return Err(Failed::Guest(no_answer(result, "")));
+        }
         if !self.model_names.contains(&target) {
             let text = format!("the agent is not configured for the model {target:?}");
             let refused = ModelError::Refused(text);
@@ -258,7 +262,8 @@ impl Answer {
         }
         let mut back = Back::new(call.n, CallResult::Dropped);
         back.attempts = call.tried.attempts.max(1);
-        back.usage.model_calls = 1;
+        // Nobody waits for the rest, but it was asked for.
+        back.used = Used::Estimated;
         scope.returned(back, &[])
     }
 
@@ -276,13 +281,28 @@ impl Answer {
                 detail: error.to_string().chars().take(DETAIL_CHARS_MAX).collect(),
             },
         );
-        // A refusal is none of the provider's calls.
-        back.usage.model_calls = u64::from(attempts > 0);
+        back.used = match attempts {
+            // A refusal is none of the provider's calls.
+            0 => Used::Nothing,
+            _ if self.begun => Used::Estimated,
+            _ => Used::Asked,
+        };
         back.attempts = attempts;
         back.opening = opening;
         let told = no_answer(back.result.clone(), &self.text);
         scope.returned(back, &[])?;
         Ok(Failed::Guest(told))
+    }
+
+    /// What a whole answer used.
+    fn used(&self) -> Used {
+        match self.end {
+            Some((_, Some(usage))) => Used::Told {
+                input_tokens: usage.input_tokens,
+                output_tokens: usage.output_tokens,
+            },
+            _ => Used::Estimated,
+        }
     }
 
     fn completion(self) -> Completion {

@@ -3,7 +3,7 @@
 use futures_util::FutureExt;
 use tokio::time::Instant;
 
-use crate::journal::entry::{CallResult, Payload, Piece, RetryReason, Usage};
+use crate::journal::entry::{CallResult, Payload, Piece, RetryReason};
 use crate::model::{self, Delta, ModelError};
 
 use super::failure::no_answer;
@@ -130,13 +130,10 @@ impl Answer {
         let Some(call) = &self.call else {
             return Ok(());
         };
-        if let Some((_, usage)) = self.end {
+        if self.end.is_some() {
             let mut back = Back::new(call.n, CallResult::Ok);
             back.attempts = call.tried.attempts;
-            back.usage = Usage {
-                model_calls: 1,
-                ..usage.unwrap_or_default()
-            };
+            back.used = self.used();
             scope.returned(back, &pieces)?;
             self.call = None;
             // Paid for: let it be durable soon. The guest does not wait for it.
@@ -164,7 +161,7 @@ impl Answer {
             // Both are one append, but a journal may be cut between any two entries.
             None => {
                 let mut back = Back::new(n, CallResult::Ok);
-                back.usage.model_calls = 1;
+                back.used = self.used();
                 Ok(scope.returned(back, &[])?)
             }
         }
