@@ -21,7 +21,7 @@ const SCRIPTS: &[&str] = &[
     "say early; sleep 200; say late; wake 300",
     "lock x; commit x one; say seen; sleep 10; lock x; commit x two; say fine",
     "leave; say it stays",
-    "get page; say one; post page; get LONG; say two; get closed/page",
+    "get page; say one; post page; get CUT; say two; get closed/page",
     "say shown; trap",
     "lock x; fail",
 ];
