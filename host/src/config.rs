@@ -9,6 +9,7 @@
 //! `limits.turns_max` is `ANTIPHON_LIMITS__TURNS_MAX`.
 
 mod limits;
+mod policy;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -23,6 +24,7 @@ use figment::{Figment, Metadata, Profile, Provider};
 use serde::{Deserialize, Deserializer, de};
 
 pub use limits::Limits;
+pub use policy::{BackoffSettings, BreakerSettings, PolicySettings};
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -86,6 +88,9 @@ pub struct Model {
     /// Kept for budgets, which this version does not have yet.
     #[serde(default)]
     pub price: Option<Price>,
+    /// How it is called.
+    #[serde(default)]
+    pub policy: PolicySettings,
 }
 
 /// Millionths of a currency per million tokens: the unit that budgets count.
@@ -222,6 +227,10 @@ impl Config {
                     &name,
                     "must begin with http:// or https://",
                 ));
+            }
+            if let Err((field, reason)) = model.policy.check() {
+                let name = format!("models.{name}.{field}");
+                return Err(invalid(figment, &name, &reason));
             }
         }
         Ok(())

@@ -221,7 +221,10 @@ impl Driver {
         let now = self.sessions.now();
         let of = |agent: &AgentName| {
             let version = parts.agents.active(tenant, agent)?;
-            Some((agent.clone(), Rules::of(&version, &parts.models, now)))
+            Some((
+                agent.clone(),
+                Rules::of(&version, &parts.models, tenant, now),
+            ))
         };
         let idle = state.participants.iter();
         let idle = idle.filter(|(_, participant)| participant.turn.is_none());

@@ -273,6 +273,8 @@ async fn perform(
         environment: case.config.variables(),
         models: Models::none()?,
         model_names: case.config.model_names(),
+        policy: case.config.policy.clone(),
+        deadline: None,
         batching: case.config.batching,
         may_speak: case.config.grants().contains("reply"),
         watches: Arc::new(|_, _| false),

@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 
 use crate::agents::Version;
 use crate::clock::Time;
-use crate::id::SlotName;
+use crate::id::{SlotName, TenantId};
 use crate::journal::state::{Batching, State};
-use crate::model::{Models, Readiness};
+use crate::model::{Models, Readiness, Target};
 
 /// The rules of one agent, as configured now. The default ones let everything begin at once.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -27,13 +27,17 @@ pub(super) struct NoModel {
 }
 
 impl Rules {
-    pub(super) fn of(version: &Version, models: &Models, now: Time) -> Self {
+    pub(super) fn of(version: &Version, models: &Models, tenant: &TenantId, now: Time) -> Self {
         let config = &version.config;
         let needed = config.before_turn.model_ready.then_some(&config.model);
         Self {
             batching: config.batching,
             slots_idle: config.before_turn.slots_idle.clone(),
-            no_model: needed.and_then(|model| NoModel::of(model, models.readiness(model), now)),
+            no_model: needed.and_then(|model| {
+                let policy = models.policy(&Target::Model(model.clone()));
+                let policy = policy.of_agent(&config.policy);
+                NoModel::of(model, models.readiness(tenant, model, &policy), now)
+            }),
         }
     }
 
@@ -95,7 +99,8 @@ mod tests {
             created_at: Time(0),
         };
         let models = Models::new(BTreeMap::new(), 0).expect("none is configured");
-        let rules = Rules::of(&version, &models, Time(0));
+        let tenant = TenantId::new("t").expect("a name");
+        let rules = Rules::of(&version, &models, &tenant, Time(0));
         assert_eq!(rules.again_at(), None);
         rules.missing(&State::default())
     }

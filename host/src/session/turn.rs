@@ -66,7 +66,8 @@ pub(super) fn begin(
 ) -> Option<Started> {
     let fresh = RunId::fresh();
     let limits = version.config.limits(&sessions.0.parts.limits);
-    let rules = Rules::of(&version, &sessions.0.parts.models, sessions.now());
+    let models = &sessions.0.parts.models;
+    let rules = Rules::of(&version, models, &session.journal.tenant, sessions.now());
     let begun = session.ledger.append(None, |batch| {
         let state = batch.state();
         // Since somebody looked, a slot may have been locked: whoever looks next says so.
@@ -261,6 +262,8 @@ async fn execute(sessions: &Sessions, session: &Session, started: Started) -> Ex
         environment: version.config.variables(),
         models: parts.models.clone(),
         model_names: version.config.model_names(),
+        policy: version.config.policy.clone(),
+        deadline: None,
         batching: version.config.batching,
         may_speak: version.config.grants().contains("reply"),
         watches,

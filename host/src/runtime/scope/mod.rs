@@ -25,9 +25,12 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+use http::HeaderMap;
 
 use crate::clock::Time;
+use crate::config::PolicySettings;
 use crate::id::{AgentName, Digest, RunId, Seq, SessionId, SlotName, TenantId, TurnId};
 use crate::journal::entry::{
     CallKind, CallResult, Called, Observation, Observed, Payload, Piece, Retried, RetryReason,
@@ -102,6 +105,10 @@ pub struct Scope {
     pub models: Models,
     /// Names of models the agent may use; the first is its default.
     pub model_names: Vec<String>,
+    /// How its calls are made, over what their targets' policies say.
+    pub policy: PolicySettings,
+    /// When whoever caused the turn stops waiting for it. No call of the turn runs longer.
+    pub deadline: Option<Time>,
     /// How messages that arrive while it runs become inputs, also its own.
     pub batching: Batching,
     /// Whether it was granted `reply`: `relay` speaks too.
@@ -399,6 +406,25 @@ impl Scope {
                 opening: back.opening,
                 poll: back.poll,
             }));
+        })
+    }
+
+    /// What calls of the turn carry besides their own: on whose behalf, how deep. The one place where it
+    /// enters.
+    fn outbound_headers(&self) -> HeaderMap {
+        HeaderMap::new()
+    }
+
+    /// How long the turn may still run; none if it is over.
+    fn wall_left(&self) -> Option<Duration> {
+        let now = self.ledger.clock().now();
+        self.ledger.look(|state| {
+            let open = state.turns.get(&self.turn)?;
+            let left_ms = self
+                .limits
+                .turn_ms_max
+                .saturating_sub(open.ran_until_ms(now));
+            Some(Duration::from_millis(left_ms))
         })
     }
 
