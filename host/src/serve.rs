@@ -17,9 +17,10 @@ use crate::config::{Config, Durability as DurabilitySetting};
 use crate::http::{self, Settings};
 use crate::id::TenantId;
 use crate::logs::Logs;
-use crate::model::{ModelConfig, Models, Secret, SetupError};
+use crate::model::{ModelConfig, Models, SetupError};
 use crate::runtime::engine::Runtime;
 use crate::runtime::limits::TurnLimits;
+use crate::seal::{Seal, SealError};
 use crate::session::{Instances, Parts, Sessions};
 use crate::shutdown::Shutdown;
 use crate::store::components::{ComponentError, Components};
@@ -51,6 +52,8 @@ pub enum ServeError {
     Origin(String),
     #[error("the listening socket: {0}")]
     Listener(io::Error),
+    #[error(transparent)]
+    Seal(#[from] SealError),
     #[error("starting was interrupted")]
     Interrupted,
 }
@@ -155,6 +158,7 @@ impl Host {
         let runtime =
             Arc::new(Runtime::new(turns_max, &limits, Some(&cache)).map_err(ServeError::Engine)?);
         let components = Components::open(&data.join("components"))?;
+        let seal = Seal::open_or_make(data)?;
         let clock = Clock::System;
         let tenants = Tenants::new(store.clone());
         let mut owners = tenants.list()?;
@@ -182,6 +186,11 @@ impl Host {
             turns_waiting_max: as_usize(config.limits.turns_waiting_max),
             sessions_open_max: as_usize(config.limits.sessions_open_max),
             forks_max: as_usize(config.limits.forks_max),
+            invoked_expire_after_ms: u64::try_from(
+                config.sessions.invoked_expire_after.as_millis(),
+            )
+            .unwrap_or(u64::MAX),
+            seal,
             unclean,
         });
         Ok(Self {
@@ -234,7 +243,7 @@ fn models(config: &Config) -> Result<Models, SetupError> {
     for (name, model) in &config.models {
         let mut endpoint = ModelConfig::new(&model.base_url, &model.model);
         endpoint.policy = endpoint.policy.with(&model.policy);
-        endpoint.api_key = model.api_key.as_ref().map(|key| Secret::new(key.reveal()));
+        endpoint.api_key = model.api_key.clone();
         models.insert(name.clone(), endpoint);
     }
     Models::new(models, Models::OFFLINE_TOKEN_MS)
@@ -254,6 +263,7 @@ fn turn_limits(config: &Config) -> TurnLimits {
         slot_bytes_max: as_usize(limits.slot_bytes_max),
         slots_max: as_usize(limits.slots_max),
         mailbox_messages_max: as_usize(limits.mailbox_messages_max),
+        call_depth_max: u32::try_from(limits.call_depth_max).unwrap_or(u32::MAX),
     }
 }
 
@@ -264,8 +274,6 @@ fn settings(config: &Config) -> Result<Settings, ServeError> {
         component_bytes_max: as_usize(config.limits.component_bytes_max),
         request_bytes_max: as_usize(config.limits.request_bytes_max),
         streams_max: as_usize(config.limits.streams_max),
-        invoked_expire_after_ms: u64::try_from(config.sessions.invoked_expire_after.as_millis())
-            .unwrap_or(u64::MAX),
         cors_origins: config
             .http
             .cors_origins

@@ -159,7 +159,12 @@ impl Voices {
                 SessionChange::Expired => self.note("the session has expired"),
                 SessionChange::Deleted => self.note("the session was deleted"),
             },
-            Payload::SessionOpened(_)
+            Payload::AgentCalled(called) => {
+                let text = format!("{} works for it in {}", called.agent, called.session);
+                self.note(&text)
+            }
+            Payload::CallCancelled(_)
+            | Payload::SessionOpened(_)
             | Payload::MessageSent(_)
             | Payload::Retried(_)
             | Payload::InterruptRequested(_)

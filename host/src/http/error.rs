@@ -14,6 +14,7 @@ use crate::id::{InvalidName, MalformedOffset, Offset};
 use crate::ledger::{Dead, FollowError};
 use crate::runtime::engine::ComponentError;
 use crate::session::commands::CommandError;
+use crate::session::following::FollowingError;
 use crate::session::fork::ForkError;
 use crate::session::{Session, SessionError};
 use crate::store::{CommitError, Damage, ReadError};
@@ -130,6 +131,14 @@ impl ApiError {
         }
     }
 
+    /// Asking again changes nothing.
+    pub(super) fn final_(self) -> Self {
+        Self {
+            is_final: true,
+            ..self
+        }
+    }
+
     fn latched(internal: impl ToString) -> Self {
         let message = "the server's disk failed: it takes no more writes until it is restarted";
         let error = Self::new(StatusCode::SERVICE_UNAVAILABLE, "store_latched", message);
@@ -242,6 +251,16 @@ impl From<FollowError> for ApiError {
     }
 }
 
+impl From<FollowingError> for ApiError {
+    fn from(error: FollowingError) -> Self {
+        match error {
+            FollowingError::Session(error) => error.into(),
+            FollowingError::Follow(error) => error.into(),
+            FollowingError::Read(error) => error.into(),
+        }
+    }
+}
+
 impl From<SessionError> for ApiError {
     fn from(error: SessionError) -> Self {
         match error {
@@ -326,6 +345,7 @@ impl From<CommandError> for ApiError {
                 )
                 .with(json!({"version": newest.0}))
             }
+            CommandError::Unsealed(_) => Self::internal(text),
             CommandError::Dead(dead) => dead.into(),
         }
     }

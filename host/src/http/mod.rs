@@ -7,12 +7,14 @@
 mod agents;
 mod auth;
 mod body;
+mod bus;
 mod error;
 mod events;
 mod forks;
 mod health;
 mod inspect;
 mod invoke;
+mod keys;
 mod operations;
 mod server;
 mod sessions;
@@ -66,7 +68,6 @@ pub struct Settings {
     pub request_bytes_max: usize,
     /// Event streams and long polls open at once.
     pub streams_max: usize,
-    pub invoked_expire_after_ms: u64,
     pub cors_origins: Vec<HeaderValue>,
 }
 
@@ -146,6 +147,8 @@ pub fn router(parts: Parts) -> Router {
             "/v1/sessions/{id}/slots/{name}",
             put(slots::put).get(slots::show),
         )
+        .route("/v1/keys", post(keys::mint))
+        .route("/v1/keys/{id}", delete(keys::revoke))
         .route("/metrics", get(health::metrics))
         .route("/healthz", get(health::alive))
         .route("/readyz", get(health::ready))

@@ -190,6 +190,7 @@ fn write_private(bytes: &mut BytesMut, payload: &Payload) {
         Payload::SlotCommitted(committed) => write_json(bytes, &committed.private),
         Payload::TurnEnded(ended) => write_json(bytes, &ended.private),
         Payload::SessionForked(forked) => write_json(bytes, &forked.private),
+        Payload::AgentCalled(called) => write_json(bytes, &called.private),
         Payload::SessionChanged(_)
         | Payload::MessageSent(_)
         | Payload::Called(_)
@@ -203,7 +204,8 @@ fn write_private(bytes: &mut BytesMut, payload: &Payload) {
         | Payload::MessageSetAside(_)
         | Payload::Retried(_)
         | Payload::AgentSuspended(_)
-        | Payload::AgentResumed(_) => {}
+        | Payload::AgentResumed(_)
+        | Payload::CallCancelled(_) => {}
     }
 }
 
@@ -219,6 +221,7 @@ fn set_private(payload: &mut Payload, json: &[u8]) -> Result<(), serde_json::Err
         Payload::SlotCommitted(committed) => parse(json, &mut committed.private),
         Payload::TurnEnded(ended) => parse(json, &mut ended.private),
         Payload::SessionForked(forked) => parse(json, &mut forked.private),
+        Payload::AgentCalled(called) => parse(json, &mut called.private),
         Payload::SessionChanged(_)
         | Payload::MessageSent(_)
         | Payload::Called(_)
@@ -232,7 +235,8 @@ fn set_private(payload: &mut Payload, json: &[u8]) -> Result<(), serde_json::Err
         | Payload::MessageSetAside(_)
         | Payload::Retried(_)
         | Payload::AgentSuspended(_)
-        | Payload::AgentResumed(_) => Ok(()),
+        | Payload::AgentResumed(_)
+        | Payload::CallCancelled(_) => Ok(()),
     }
 }
 

@@ -6,15 +6,17 @@
 use std::collections::BTreeMap;
 use std::str::FromStr;
 
+use crate::bus;
 use crate::clock::Time;
 use crate::id::{AgentName, Author, Digest, MessageId, RunId, Seq, SlotName, TurnId};
 use crate::journal::entry::{
-    AgentResumed, AgentSuspended, CallKind, CallResult, Called, Cause, Content, Entry, Fate,
-    Idempotency, InputFate, InterruptRequested, MessageReceived, MessageReceivedPrivate,
-    MessageSent, MessageSetAside, Observation, Observed, Outcome, Payload, Piece, Pinned, Retried,
-    RetryReason, Returned, SessionChange, SessionChanged, SessionForked, SessionOpened,
-    SessionOpenedPrivate, SlotCommitted, SlotCommittedPrivate, SlotLocked, SlotReleased, Spoke,
-    Streamed, TurnEnded, TurnEndedPrivate, TurnError, TurnStarted, Usage, Writer,
+    AgentCalled, AgentCalledPrivate, AgentResumed, AgentSuspended, CallCancelled, CallKind,
+    CallResult, Called, Cause, Content, Entry, Fate, Idempotency, InputFate, InterruptRequested,
+    MessageReceived, MessageReceivedPrivate, MessageSent, MessageSetAside, Observation, Observed,
+    Outcome, Payload, Piece, Pinned, Retried, RetryReason, Returned, SessionChange, SessionChanged,
+    SessionForked, SessionOpened, SessionOpenedPrivate, SlotCommitted, SlotCommittedPrivate,
+    SlotLocked, SlotReleased, Spoke, Streamed, TurnEnded, TurnEndedPrivate, TurnError, TurnStarted,
+    Usage, Writer,
 };
 use crate::journal::state::{IllegalEntry, State};
 
@@ -114,6 +116,7 @@ impl Script {
                 agents: words.plain.iter().map(|agent| name(agent)).collect(),
                 entry: words.option("entry").unwrap_or_else(|| words.at(0)),
                 expires_after_ms: words.option("expires"),
+                called_by: None,
                 private: SessionOpenedPrivate {
                     secret: "secret".into(),
                     idempotency: None,
@@ -124,12 +127,21 @@ impl Script {
                 author: name("ada"),
                 to: words.at(0),
                 body: "hello".into(),
+                called_by: None,
                 private: MessageReceivedPrivate {
                     idempotency: words.text("key").map(|key| Idempotency {
                         key: Digest::of(key.as_bytes()),
                         body: Digest::of(b"hello"),
                     }),
                     invoked: words.plain.contains(&"invoked"),
+                    bus: words.text("run").map(|run| bus::Context {
+                        run: name(run),
+                        parent: None,
+                        depth: words.option("depth").unwrap_or(0),
+                        deadline: words.option("until").map(Time),
+                        speaker: None,
+                        authorized: false,
+                    }),
                 },
             }),
             "fork" => Payload::SessionForked(SessionForked {
@@ -309,6 +321,29 @@ impl Script {
                 request: Digest::of(b"request"),
                 target: "default".into(),
             }),
+            "nest" => Payload::AgentCalled(AgentCalled {
+                turn,
+                n,
+                agent: words.at(2),
+                session: words.at(3),
+                private: AgentCalledPrivate::default(),
+            }),
+            "told" => Payload::CallCancelled(CallCancelled {
+                turn,
+                n,
+                agent: words.at(2),
+                session: words.at(3),
+            }),
+            "drop" => Payload::Returned(Returned {
+                turn,
+                n,
+                result: CallResult::Dropped,
+                usage: Usage::default(),
+                attempts: 1,
+                opening: false,
+                poll: None,
+                child: None,
+            }),
             "stream" => Payload::Streamed(Streamed {
                 turn,
                 n,
@@ -325,6 +360,7 @@ impl Script {
                 attempts: 1,
                 opening: false,
                 poll: None,
+                child: None,
             }),
             "see" => observed(Observation::SlotNames { slots: Vec::new() }),
             "pull" => observed(Observation::MailboxPulled {
@@ -439,6 +475,8 @@ pub(crate) fn print(entries: &[Entry]) -> String {
             Payload::AgentSuspended(it) => format!(" {}: {}", it.agent, it.reason),
             Payload::AgentResumed(it) => format!(" {}", it.agent),
             Payload::SessionForked(it) => format!(" {} at {}", it.from, it.at),
+            Payload::AgentCalled(it) => format!(" {} {} in {}", it.n, it.agent, it.session),
+            Payload::CallCancelled(it) => format!(" {} {} in {}", it.n, it.agent, it.session),
             Payload::SessionOpened(_)
             | Payload::Called(_)
             | Payload::Returned(_)

@@ -42,7 +42,7 @@ use crate::id::{Digest, TenantId};
 
 pub use admission::Admitted;
 pub use client::Endpoint;
-pub use config::{MaxTokens, ModelConfig, Secret};
+pub use config::{MaxTokens, ModelConfig};
 pub use error::{Class, Deadline, Fault, ModelError, SetupError};
 pub use policy::{Backoff, BreakerPolicy, CallPolicy};
 

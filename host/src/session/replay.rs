@@ -259,12 +259,18 @@ async fn perform(
     let record = story.entries.iter().filter(|entry| entry.seq <= until);
     let replay = Replay::of(&case.turn, record.cloned()).closed();
     let agent = &turn_started.agent;
+    let open = story.state.turns.get(&case.turn);
     let scope = Arc::new(Scope {
         tenant,
         session: case.session.clone(),
         turn: case.turn.clone(),
         run: turn_started.run.clone(),
         parent: turn_started.parent.clone(),
+        depth: open.map_or(0, |open| open.depth),
+        deadline: open.and_then(|open| open.bus.as_ref()?.deadline),
+        authorized: None,
+        credential: tokio::sync::OnceCell::new(),
+        peers: None,
         agent: agent.clone(),
         started: *started,
         ran_ms: 0,
@@ -274,7 +280,6 @@ async fn perform(
         models: Models::none()?,
         model_names: case.config.model_names(),
         policy: case.config.policy.clone(),
-        deadline: None,
         batching: case.config.batching,
         may_speak: case.config.grants().contains("reply"),
         watches: Arc::new(|_, _| false),

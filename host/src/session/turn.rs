@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+use tokio::sync::OnceCell;
 
 use crate::agents::Version;
 use crate::clock::Time;
@@ -19,6 +21,7 @@ use crate::runtime::replay::Replay;
 use crate::runtime::scope::{Record, Scope, TurnClock, TurnOutput};
 use crate::telemetry::Stage;
 
+use super::nested::Nested;
 use super::recovery::{End, end_turn};
 use super::rules::Rules;
 use super::{Session, Sessions};
@@ -35,6 +38,11 @@ pub(super) struct Started {
     pub(super) turn: TurnId,
     agent: AgentName,
     run: RunId,
+    parent: Option<TurnId>,
+    depth: u32,
+    deadline: Option<Time>,
+    /// The message that an authorization came with.
+    authorized: Option<MessageId>,
     seq: Seq,
     at: Time,
     causes: Vec<Cause>,
@@ -87,7 +95,7 @@ pub(super) fn begin(
         let seq = batch.push(Payload::TurnStarted(TurnStarted {
             turn: turn.clone(),
             run: run.clone(),
-            parent: None,
+            parent: due.parent.clone(),
             agent: agent.clone(),
             inputs: due.inputs,
             causes: due.causes.clone(),
@@ -97,6 +105,10 @@ pub(super) fn begin(
         Ok::<_, NothingDue>(Started {
             turn,
             agent: agent.clone(),
+            parent: due.parent,
+            depth: batch.state().depth(&run),
+            deadline: messages.iter().find_map(deadline),
+            authorized: messages.iter().find_map(authorized),
             run,
             seq,
             at: batch.state().time,
@@ -117,14 +129,19 @@ pub(super) fn again(sessions: &Sessions, session: &Session, turn: &TurnId) -> Op
     session.ledger.look(|state| {
         let open = state.turns.get(turn)?;
         let pinned = &open.pinned;
+        let messages = inputs(state, &open.agent, &open.inputs);
         Some(Started {
             turn: turn.clone(),
             agent: open.agent.clone(),
             run: open.run.clone(),
+            parent: open.parent.clone(),
+            depth: open.depth,
+            deadline: open.bus.as_ref().and_then(|bus| bus.deadline),
             seq: open.started,
             at: open.started_at,
             causes: open.causes(),
-            messages: inputs(state, &open.agent, &open.inputs),
+            authorized: messages.iter().find_map(authorized),
+            messages,
             version: agents.pinned(&session.journal.tenant, &open.agent, pinned.version),
             limits: TurnLimits::of_pinned(&pinned.limits),
             attempt: Attempt::Again {
@@ -133,6 +150,15 @@ pub(super) fn again(sessions: &Sessions, session: &Session, turn: &TurnId) -> Op
             },
         })
     })
+}
+
+fn deadline(pending: &Pending) -> Option<Time> {
+    pending.bus.as_ref()?.deadline
+}
+
+fn authorized(pending: &Pending) -> Option<MessageId> {
+    let is_authorized = pending.bus.as_ref()?.authorized;
+    is_authorized.then(|| pending.message.clone())
 }
 
 pub(super) fn inputs(state: &State, agent: &AgentName, inputs: &[MessageId]) -> Vec<Pending> {
@@ -217,10 +243,13 @@ async fn execute(sessions: &Sessions, session: &Session, started: Started) -> Ex
     let parts = &sessions.0.parts;
     let admitted = Instant::now();
     let waiting = Waiting::start(&sessions.0.turns_waiting);
-    let Ok(_permit) = sessions.0.turns.acquire().await else {
+    let Some(_place) = sessions.0.turns.take(started.depth).await else {
         return Exit::Over;
     };
     drop(waiting);
+    if started.deadline.is_some_and(|at| at <= sessions.now()) {
+        return too_late();
+    }
     let Some(version) = started.version.clone() else {
         return not_loaded("the version that the turn was started with is gone");
     };
@@ -253,7 +282,15 @@ async fn execute(sessions: &Sessions, session: &Session, started: Started) -> Ex
         session: session.journal.session.clone(),
         turn: started.turn,
         run: started.run,
-        parent: None,
+        parent: started.parent,
+        depth: started.depth,
+        deadline: started.deadline,
+        authorized: started.authorized,
+        credential: OnceCell::new(),
+        peers: Some(Arc::new(Nested {
+            sessions: sessions.clone(),
+            tenant: session.journal.tenant.clone(),
+        })),
         agent: started.agent,
         started: started.seq,
         ran_ms,
@@ -263,7 +300,6 @@ async fn execute(sessions: &Sessions, session: &Session, started: Started) -> Ex
         models: parts.models.clone(),
         model_names: version.config.model_names(),
         policy: version.config.policy.clone(),
-        deadline: None,
         batching: version.config.batching,
         may_speak: version.config.grants().contains("reply"),
         watches,
@@ -275,21 +311,37 @@ async fn execute(sessions: &Sessions, session: &Session, started: Started) -> Ex
         record,
     };
     Stage::Admission.took(admitted);
+    let deadline = scope.deadline;
     let input = Input {
         causes: started.causes,
         messages: started.messages,
         context,
         seeds,
     };
-    loaded.start(Arc::new(scope), input).await
+    let exit = loaded.start(Arc::new(scope), input);
+    let Some(deadline) = deadline else {
+        return exit.await;
+    };
+    let left = Duration::from_millis(deadline.ms_since(sessions.now()));
+    match tokio::time::timeout(left, exit).await {
+        Ok(exit) => exit,
+        Err(_) => too_late(),
+    }
+}
+
+/// Whoever caused the turn waits for it no longer.
+fn too_late() -> Exit {
+    let message = "the time that its caller gave it is up".to_owned();
+    failed(Failure::CallerDeadline, message)
 }
 
 fn not_loaded(message: &str) -> Exit {
+    failed(Failure::Component, message.to_owned())
+}
+
+fn failed(code: Failure, message: String) -> Exit {
     Exit::Failed {
-        error: TurnError {
-            code: Failure::Component,
-            message: message.to_owned(),
-        },
+        error: TurnError { code, message },
         backtrace: None,
         stderr: None,
     }

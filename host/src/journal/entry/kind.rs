@@ -24,10 +24,13 @@ pub enum Kind {
     AgentSuspended = 18,
     AgentResumed = 19,
     SessionForked = 20,
+    // 21 to 23 belong to conversations.
+    AgentCalled = 24,
+    CallCancelled = 25,
 }
 
 impl Kind {
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 22] = [
         Self::SessionOpened,
         Self::SessionChanged,
         Self::MessageReceived,
@@ -48,6 +51,8 @@ impl Kind {
         Self::AgentSuspended,
         Self::AgentResumed,
         Self::SessionForked,
+        Self::AgentCalled,
+        Self::CallCancelled,
     ];
 
     pub fn of_number(number: u16) -> Option<Self> {
@@ -85,6 +90,8 @@ impl Kind {
             Self::AgentSuspended => "agent-suspended",
             Self::AgentResumed => "agent-resumed",
             Self::SessionForked => "session-forked",
+            Self::AgentCalled => "agent-called",
+            Self::CallCancelled => "call-cancelled",
         }
     }
 
@@ -104,7 +111,9 @@ impl Kind {
             | Self::Retried
             | Self::AgentSuspended
             | Self::AgentResumed
-            | Self::SessionForked => true,
+            | Self::SessionForked
+            | Self::AgentCalled
+            | Self::CallCancelled => true,
             Self::Called
             | Self::Returned
             | Self::Streamed

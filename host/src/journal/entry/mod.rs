@@ -8,6 +8,7 @@
 mod call;
 mod kind;
 mod message;
+mod nested;
 mod session;
 mod slot;
 mod turn;
@@ -23,9 +24,10 @@ pub use call::{
 };
 pub use kind::Kind;
 pub use message::{
-    Fate, InputFate, MessageBody, MessageReceived, MessageReceivedPrivate, MessageSent,
+    CalledBy, Fate, InputFate, MessageBody, MessageReceived, MessageReceivedPrivate, MessageSent,
     MessageSetAside,
 };
+pub use nested::{AgentCalled, AgentCalledPrivate, CallCancelled};
 pub use session::{
     AgentResumed, AgentSuspended, Idempotency, SessionChange, SessionChanged, SessionForked,
     SessionOpened, SessionOpenedPrivate,
@@ -68,6 +70,8 @@ pub enum Payload {
     AgentSuspended(AgentSuspended),
     AgentResumed(AgentResumed),
     SessionForked(SessionForked),
+    AgentCalled(AgentCalled),
+    CallCancelled(CallCancelled),
 }
 
 impl Payload {
@@ -93,6 +97,8 @@ impl Payload {
             Self::AgentSuspended(_) => Kind::AgentSuspended,
             Self::AgentResumed(_) => Kind::AgentResumed,
             Self::SessionForked(_) => Kind::SessionForked,
+            Self::AgentCalled(_) => Kind::AgentCalled,
+            Self::CallCancelled(_) => Kind::CallCancelled,
         }
     }
 
@@ -100,6 +106,7 @@ impl Payload {
     pub fn made_by(&self) -> Option<&TurnId> {
         match self {
             Self::Called(it) => Some(&it.turn),
+            Self::AgentCalled(it) => Some(&it.turn),
             Self::Returned(it) => Some(&it.turn),
             Self::Streamed(it) => Some(&it.turn),
             Self::Observed(it) => Some(&it.turn),
@@ -118,7 +125,8 @@ impl Payload {
             | Self::Retried(_)
             | Self::AgentSuspended(_)
             | Self::AgentResumed(_)
-            | Self::SessionForked(_) => None,
+            | Self::SessionForked(_)
+            | Self::CallCancelled(_) => None,
         }
     }
 }

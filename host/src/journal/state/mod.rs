@@ -8,13 +8,14 @@
 //! same entries. A refused entry leaves the state as it was.
 //!
 //! One file per family of entries: `session`, `fork`, `mailbox`, `turns`, `slots`,
-//! `supervision`, with `runs` behind them; `due` says what follows from all of it, and `batching`
+//! `supervision`, `nested`, with `runs` behind them; `due` says what follows from all of it, and `batching`
 //! what of the messages.
 
 mod batching;
 mod due;
 mod fork;
 mod mailbox;
+mod nested;
 mod runs;
 mod session;
 mod slots;
@@ -34,6 +35,7 @@ use super::entry::{Entry, Idempotency, Payload, SessionOpened};
 pub use batching::{Batching, Policy};
 pub use due::Due;
 pub use mailbox::{DELIVERIES_MAX, Pending, REDELIVERY_MS, Sender};
+pub use nested::{Child, Owed};
 pub use session::{IDEMPOTENCY_MS, Remembered};
 pub use slots::{Document, Slot};
 pub use supervision::{Failures, Supervision, Suspension};
@@ -43,7 +45,7 @@ use runs::Run;
 
 /// Changes whenever a fold of the same entries would serialise differently:
 /// snapshots of another version are ignored.
-pub const FOLD_VERSION: u32 = 6;
+pub const FOLD_VERSION: u32 = 7;
 
 /// An entry that cannot follow the ones before it: a defect of the writer or a damaged journal.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -79,7 +81,13 @@ pub struct State {
     pub participants: BTreeMap<AgentName, Participant>,
     pub slots: BTreeMap<SlotName, Slot>,
     pub turns: BTreeMap<TurnId, OpenTurn>,
+    /// Nested calls that are over here, and whose sessions must be told.
+    pub owed: Vec<Owed>,
     runs: BTreeMap<RunId, Run>,
+    /// Runs that came from outside, as they came.
+    foreign: VecDeque<RunId>,
+    /// Some of them are not remembered any more.
+    foreign_forgotten: bool,
     remembered: BTreeMap<Digest, Remembered>,
     remembered_order: VecDeque<(Time, Digest)>,
 }
@@ -157,6 +165,8 @@ impl State {
             Payload::AgentSuspended(suspended) => self.agent_suspended(entry, suspended),
             Payload::AgentResumed(resumed) => self.agent_resumed(resumed),
             Payload::SessionForked(forked) => self.session_forked(forked),
+            Payload::AgentCalled(called) => self.agent_called(called),
+            Payload::CallCancelled(cancelled) => self.call_cancelled(cancelled),
         }
     }
 

@@ -86,12 +86,16 @@ impl Call {
             }
         };
         scope.cpu.waiting(scope.ledger.durable(written)).await?;
+        let headers = match scope.forwarded(scope.agent.as_str()).await? {
+            Ok(headers) => headers,
+            Err(lost) => return Ok(Err(ModelError::Refused(lost.to_string()))),
+        };
         self.tried.attempts += 1;
         let ms_max = self.policy.attempt_ms_max;
         let attempt = Attempt {
             request: &self.request,
             idempotency_key: &self.key(scope),
-            headers: scope.outbound_headers(),
+            headers,
             until: until.sooner(Until {
                 at: Instant::now() + Duration::from_millis(ms_max),
                 deadline: Deadline::Attempt { ms_max },
