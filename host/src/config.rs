@@ -8,6 +8,7 @@
 //! `limits.turns_max` is `ANTIPHON_LIMITS__TURNS_MAX`.
 
 mod limits;
+mod policy;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -23,6 +24,7 @@ use serde::{Deserialize, Deserializer, de};
 use crate::id::TenantId;
 
 pub use limits::Limits;
+pub use policy::{BackoffSettings, BreakerSettings, PolicySettings};
 
 use crate::secret::Secret;
 
@@ -111,6 +113,9 @@ pub struct Model {
     /// What calls of it cost; nothing if it is left out.
     #[serde(default)]
     pub price: Option<Price>,
+    /// How it is called.
+    #[serde(default)]
+    pub policy: PolicySettings,
 }
 
 /// Millionths of a currency per million tokens: the unit that budgets count.
@@ -250,6 +255,10 @@ impl Config {
                     &name,
                     "must begin with http:// or https://",
                 ));
+            }
+            if let Err((field, reason)) = model.policy.check() {
+                let name = format!("models.{name}.{field}");
+                return Err(invalid(figment, &name, &reason));
             }
         }
         Ok(())

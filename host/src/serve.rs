@@ -267,6 +267,7 @@ fn models(config: &Config) -> Result<Models, SetupError> {
     let mut models = BTreeMap::new();
     for (name, model) in &config.models {
         let mut endpoint = ModelConfig::new(&model.base_url, &model.model);
+        endpoint.policy = endpoint.policy.with(&model.policy);
         endpoint.api_key = model.api_key.clone();
         models.insert(name.clone(), endpoint);
     }

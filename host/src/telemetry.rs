@@ -3,7 +3,7 @@
 use std::sync::OnceLock;
 use std::time::Instant;
 
-use metrics::{counter, gauge, histogram};
+use metrics::{Gauge, counter, gauge, histogram};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 
 /// One recorder per process: metrics count the process, however many hosts tests run in it.
@@ -54,6 +54,23 @@ impl Telemetry {
             "What models' calls cost in micro-units, by tenant and model"
         );
         metrics::describe_gauge!("antiphon_sessions_open", "Sessions in memory");
+        for (name, what) in [
+            (
+                ATTEMPTS,
+                "Attempts of calls that leave the host, by outcome",
+            ),
+            (RETRIES, "Attempts that repeat one that failed or was lost"),
+            (REFUSED, "Calls refused before anything was sent, by reason"),
+        ] {
+            metrics::describe_counter!(name, what);
+        }
+        for (name, what) in [
+            (UNDER_WAY, "Calls under way"),
+            (WAITING, "Calls that wait for a place"),
+            (CIRCUIT, "Circuits: 0 closed, 1 being probed, 2 open"),
+        ] {
+            metrics::describe_gauge!(name, what);
+        }
         Self(handle.clone())
     }
 
@@ -141,5 +158,86 @@ impl ModelUse<'_> {
             let (tenant, model) = (self.tenant.to_owned(), self.model.to_owned());
             counter!(COST, "tenant" => tenant, "model" => model).increment(self.cost_micros);
         }
+    }
+}
+
+const ATTEMPTS: &str = "antiphon_call_attempts_total";
+const RETRIES: &str = "antiphon_call_retries_total";
+const REFUSED: &str = "antiphon_calls_refused_total";
+const UNDER_WAY: &str = "antiphon_calls_under_way";
+const WAITING: &str = "antiphon_calls_waiting";
+const CIRCUIT: &str = "antiphon_call_circuit";
+
+/// Calls of one tenant to one target. Several of the same labels add up.
+#[derive(Clone)]
+pub struct CallMetrics {
+    tenant: String,
+    target: String,
+    under_way: Gauge,
+    waiting: Gauge,
+    circuit: Gauge,
+}
+
+impl std::fmt::Debug for CallMetrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CallMetrics").finish_non_exhaustive()
+    }
+}
+
+impl CallMetrics {
+    /// `target` is one of few names: of a configured model, or of a kind of targets.
+    pub fn new(tenant: &str, target: &str) -> Self {
+        let gauge = |name: &'static str| {
+            let labels = [("tenant", tenant.to_owned()), ("target", target.to_owned())];
+            gauge!(name, &labels)
+        };
+        Self {
+            under_way: gauge(UNDER_WAY),
+            waiting: gauge(WAITING),
+            circuit: gauge(CIRCUIT),
+            tenant: tenant.to_owned(),
+            target: target.to_owned(),
+        }
+    }
+
+    /// So many more, or fewer.
+    pub fn under_way(&self, more: i64) {
+        self.under_way.increment(more as f64);
+    }
+
+    pub fn waiting(&self, more: i64) {
+        self.waiting.increment(more as f64);
+    }
+
+    /// The circuit's level rose or fell by this.
+    pub fn circuit(&self, more: f64) {
+        if more != 0.0 {
+            self.circuit.increment(more);
+        }
+    }
+
+    pub fn attempted(&self, outcome: &'static str) {
+        self.count(ATTEMPTS, "outcome", outcome);
+    }
+
+    pub fn refused(&self, reason: &'static str) {
+        self.count(REFUSED, "reason", reason);
+    }
+
+    pub fn retried(&self) {
+        let labels = [
+            ("tenant", self.tenant.clone()),
+            ("target", self.target.clone()),
+        ];
+        counter!(RETRIES, &labels).increment(1);
+    }
+
+    fn count(&self, name: &'static str, label: &'static str, value: &'static str) {
+        let labels = [
+            ("tenant", self.tenant.clone()),
+            ("target", self.target.clone()),
+            (label, value.to_owned()),
+        ];
+        counter!(name, &labels).increment(1);
     }
 }

@@ -62,6 +62,8 @@ mod models;
 #[cfg(test)]
 mod nested;
 #[cfg(test)]
+mod policy;
+#[cfg(test)]
 mod promise;
 #[cfg(test)]
 mod replay;

@@ -124,6 +124,7 @@ async fn one_that_is_not_there() {
             api_key: None,
             model: "x".to_owned(),
             price: None,
+            policy: antiphon::config::PolicySettings::default(),
         };
         config.models.insert("default".to_owned(), model);
     })

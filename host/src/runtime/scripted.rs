@@ -287,7 +287,7 @@ impl Agent {
             ..Request::default()
         };
         let scope = &self.scope;
-        let answered = match scope.ask(None, request).await {
+        let answered = match scope.ask(scope.model(None), request).await {
             Ok(answer) if verb == "ask" => answer.complete(scope).await,
             Ok(answer) => answer.relay(scope).await,
             Err(failed) => Err(failed),

@@ -286,6 +286,7 @@ async fn perform(
         budget: case.config.budget,
         // Nothing is spent here: every call is answered from the record.
         budgets: Budgets::new(store.clone(), Terms::default()),
+        policy: case.config.policy.clone(),
         batching: case.config.batching,
         may_speak: case.config.grants().contains("reply"),
         watches: Arc::new(|_, _| false),

@@ -7,7 +7,7 @@ use crate::budgets::{AgentBudget, Exhausted};
 use crate::clock::Time;
 use crate::id::{SlotName, TenantId};
 use crate::journal::state::{Batching, State};
-use crate::model::{Models, Readiness};
+use crate::model::{Models, Readiness, Target};
 
 use super::Sessions;
 
@@ -39,16 +39,20 @@ impl Rules {
         let exhausted = parts.budgets.check_tenant(tenant, now).err();
         Self {
             exhausted,
-            ..Self::of_config(&version.config, &parts.models, now)
+            ..Self::of_config(&version.config, &parts.models, tenant, now)
         }
     }
 
-    fn of_config(config: &AgentConfig, models: &Models, now: Time) -> Self {
+    fn of_config(config: &AgentConfig, models: &Models, tenant: &TenantId, now: Time) -> Self {
         let needed = config.before_turn.model_ready.then_some(&config.model);
         Self {
             batching: config.batching,
             slots_idle: config.before_turn.slots_idle.clone(),
-            no_model: needed.and_then(|model| NoModel::of(model, models.readiness(model), now)),
+            no_model: needed.and_then(|model| {
+                let policy = models.policy(&Target::Model(model.clone()));
+                let policy = policy.of_agent(&config.policy);
+                NoModel::of(model, models.readiness(tenant, model, &policy), now)
+            }),
             budget: config.budget,
             exhausted: None,
         }
@@ -110,7 +114,8 @@ mod tests {
     fn missing(config: &str) -> Option<String> {
         let config = AgentConfig::parse(config.as_bytes()).expect("it is allowed");
         let models = Models::new(BTreeMap::new(), 0).expect("none is configured");
-        let rules = Rules::of_config(&config, &models, Time(0));
+        let tenant = TenantId::new("t").expect("a name");
+        let rules = Rules::of_config(&config, &models, &tenant, Time(0));
         assert_eq!(rules.again_at(), None);
         rules.missing(&State::default())
     }

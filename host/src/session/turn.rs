@@ -306,6 +306,7 @@ async fn execute(sessions: &Sessions, session: &Session, started: Started) -> Ex
         model_names: version.config.model_names(),
         budget: version.config.budget,
         budgets: parts.budgets.clone(),
+        policy: version.config.policy.clone(),
         batching: version.config.batching,
         may_speak: version.config.grants().contains("reply"),
         watches,

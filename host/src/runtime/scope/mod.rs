@@ -27,11 +27,12 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::budgets::{AgentBudget, Budgets};
 use crate::bus::Authorization;
 use crate::clock::Time;
+use crate::config::PolicySettings;
 use crate::id::{AgentName, Digest, MessageId, RunId, Seq, SessionId, SlotName, TenantId, TurnId};
 use crate::journal::entry::{
     Answered, CallKind, CallResult, Called, Observation, Observed, Payload, Piece, Price, Retried,
@@ -99,7 +100,7 @@ pub struct Scope {
     pub parent: Option<TurnId>,
     /// How many calls deep it runs; whatever it calls is one deeper.
     pub depth: u32,
-    /// When its caller stops waiting.
+    /// When its caller stops waiting. No call of the turn goes on after it.
     pub deadline: Option<Time>,
     /// The message that an authorization came with, which calls forward.
     pub authorized: Option<MessageId>,
@@ -122,6 +123,8 @@ pub struct Scope {
     pub budget: AgentBudget,
     /// What models cost, and what the tenant may spend.
     pub budgets: Budgets,
+    /// How its calls are made, over what their targets' policies say.
+    pub policy: PolicySettings,
     /// How messages that arrive while it runs become inputs, also its own.
     pub batching: Batching,
     /// Whether it was granted `reply`: `relay` speaks too.
@@ -483,6 +486,19 @@ impl Scope {
             answered: back.answered,
             child: back.child,
         }));
+    }
+
+    /// How long the turn may still run; none if it is over.
+    fn wall_left(&self) -> Option<Duration> {
+        let now = self.ledger.clock().now();
+        self.ledger.look(|state| {
+            let open = state.turns.get(&self.turn)?;
+            let left_ms = self
+                .limits
+                .turn_ms_max
+                .saturating_sub(open.ran_until_ms(now));
+            Some(Duration::from_millis(left_ms))
+        })
     }
 
     /// The key under which call `n` is made, the same if it is made again.

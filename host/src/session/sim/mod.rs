@@ -19,6 +19,7 @@ mod lives;
 mod nested;
 mod prefix;
 mod resumed;
+mod retried;
 mod waits;
 
 use std::cell::RefCell;
@@ -78,13 +79,19 @@ fn components() -> Components {
 }
 
 /// A disk on which the agents `a` and `b` are deployed. `b` watches the slot `x`, begins nothing while
-/// `y` is locked, and needs a model.
+/// `y` is locked, and needs a model. No circuit opens, so that what
+/// they say follows from their scripts.
 fn fresh() -> Memory {
     deployed(Batching::default())
 }
 
 /// The same, and how they take their messages.
 fn deployed(batching: Batching) -> Memory {
+    configured(batching, |_, _| {})
+}
+
+/// The same, with more of their configuration.
+fn configured(batching: Batching, change: impl Fn(&str, &mut AgentConfig)) -> Memory {
     PROVIDER.take();
     ORIGIN.take();
     let disk = Memory::new();
@@ -100,6 +107,8 @@ fn deployed(batching: Batching) -> Memory {
             config.before_turn.slots_idle.insert(name("y"));
             config.before_turn.model_ready = true;
         }
+        config.policy.breaker.failures_to_open = Some(0);
+        change(agent, &mut config);
         let mut deployment = Deployment::default();
         deployment.put_config(Arc::new(config), Time(0), 10);
         deployment.put_component(Digest::of(agent.as_bytes()), Time(0), 10);

@@ -16,18 +16,20 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::id::{Digest, Seq};
 use crate::journal::entry::{CallKind, CallResult, Payload, Piece, Usage};
 use crate::journal::state::Used;
 use crate::ledger::WINDOW_MS;
-use crate::model::{ModelError, Request};
+use crate::model::{ModelError, Request, Target};
 
 pub(in crate::runtime) use self::failure::{Failed, NoAnswer};
 
-use self::call::{Call, DETAIL_CHARS_MAX};
+use self::call::{Begin, Call, DETAIL_CHARS_MAX};
 use self::failure::no_answer;
 use super::reply::TooLarge;
-use super::{Back, Scope, Stop, Tried};
+use super::{Back, Scope, Stop};
+
+/// What is written down of a target's name.
+const TARGET_CHARS_MAX: usize = 64;
 
 /// A whole answer.
 #[derive(Debug, Clone, PartialEq)]
@@ -52,24 +54,28 @@ pub(in crate::runtime) struct Answer {
 }
 
 impl Scope {
+    /// The model of this name, or the agent's first.
+    pub(in crate::runtime) fn model(&self, name: Option<String>) -> Target {
+        let default = || self.model_names.first().map_or("default", String::as_str);
+        let name = name.unwrap_or_else(|| default().to_owned());
+        // Longer than any that there is: what is written down of it is bounded.
+        Target::Model(name.chars().take(TARGET_CHARS_MAX).collect())
+    }
+
     /// Ask a model: write the call down, make it durable, make it.
     pub(in crate::runtime) async fn ask(
         &self,
-        model: Option<String>,
+        target: Target,
         request: Request,
     ) -> Result<Answer, Failed> {
-        let default = self.model_names.first().map_or("default", String::as_str);
-        let model = model.unwrap_or_else(|| default.to_owned());
-        let target: String = model.chars().take(64).collect();
         let (digest, request_bytes) = request.digest_and_bytes();
-        let asked = || format!("asks the model {target:?}, request {digest}");
+        let name = target.name().to_owned();
+        let asked = || format!("asks the model {name:?}, request {digest}");
         let recorded = self.recorded(asked).map_err(|stop| stop.asking(&request))?;
         if let Some(recorded) = recorded {
             let n = match &recorded.payload {
                 Payload::Called(it)
-                    if it.call == CallKind::Model
-                        && it.request == digest
-                        && it.target == target =>
+                    if it.call == CallKind::Model && it.request == digest && it.target == name =>
                 {
                     it.n
                 }
@@ -77,26 +83,30 @@ impl Scope {
             };
             self.record.keep(&request);
             let failed = self.failed_at_opening(n)?;
-            let mut answer = Answer::new(model, request, digest);
+            let mut answer = Answer::new(Call::new(self, target, request, digest));
             answer.is_call(n);
             return match failed {
                 Some(result) => Err(Failed::Guest(no_answer(result, ""))),
                 None => Ok(answer),
             };
         }
-        let mut answer = Answer::new(model, request, digest);
-        let (n, over_budget) = self.called_model(&target, digest, request_bytes)?;
+        let may_ask = match &target {
+            Target::Model(name) => self.model_names.contains(name),
+            Target::Remote { .. } => true,
+        };
+        let mut answer = Answer::new(Call::new(self, target, request, digest));
+        let (n, over_budget) = self.called_model(&name, digest, request_bytes)?;
         answer.is_call(n);
         if let Some(result) = over_budget {
             return Err(Failed::Guest(no_answer(result, "")));
         }
-        if !self.model_names.contains(&target) {
-            let text = format!("the agent is not configured for the model {target:?}");
+        if !may_ask {
+            let text = format!("the agent is not configured for the model {name:?}");
             let refused = ModelError::Refused(text);
             return Err(answer.fail(self, &refused, true)?);
         }
         let called = self.ledger.look(|state| state.last);
-        match answer.make(self, called).await? {
+        match answer.make(self, Begin::Written(called)).await? {
             Ok(()) => Ok(answer),
             Err(error) => Err(answer.fail(self, &error, true)?),
         }
@@ -125,20 +135,9 @@ impl Scope {
 }
 
 impl Answer {
-    fn new(model: String, request: Request, digest: Digest) -> Self {
+    fn new(call: Call) -> Self {
         Self {
-            call: Some(Call {
-                n: 0,
-                model,
-                request,
-                digest,
-                tried: Tried {
-                    attempts: 0,
-                    failures: 0,
-                },
-                source: None,
-                broken: None,
-            }),
+            call: Some(call),
             ready: VecDeque::new(),
             text: String::new(),
             tool_calls: Vec::new(),
@@ -153,36 +152,27 @@ impl Answer {
         }
     }
 
-    /// Make the call once `written` is durable, and again while it fails in a way that may pass.
+    /// Make the call, and again while it fails in a way that may pass.
     async fn make(
         &mut self,
         scope: &Scope,
-        mut written: Seq,
+        mut begin: Begin,
     ) -> Result<Result<(), ModelError>, Stop> {
         let Some(call) = &mut self.call else {
             return Ok(Ok(()));
         };
         loop {
-            scope.cpu.waiting(scope.ledger.durable(written)).await?;
-            call.tried.attempts += 1;
-            let key = scope.call_key(call.n, &call.digest);
-            let headers = match scope.forwarded(scope.agent.as_str()).await? {
-                Ok(headers) => headers,
-                Err(lost) => return Ok(Err(ModelError::Refused(lost.to_string()))),
-            };
-            let opened = scope
-                .models
-                .open_with(&call.model, &call.request, &key, headers);
-            match scope.cpu.waiting(opened).await {
+            let error = match call.attempt(scope, begin).await? {
                 Ok(source) => {
                     call.source = Some(source);
                     return Ok(Ok(()));
                 }
-                Err(error) if call.may_retry(&error) => {
-                    written = call.retry(scope, &error).await?;
-                }
+                Err(error) => error,
+            };
+            begin = match call.again(scope, error).await {
+                Ok(begin) => begin,
                 Err(error) => return Ok(Err(error)),
-            }
+            };
         }
     }
 

@@ -6,6 +6,7 @@ use tokio::time::Instant;
 use crate::journal::entry::{CallResult, Payload, Piece, RetryReason};
 use crate::model::{self, Delta, ModelError};
 
+use super::call::Begin;
 use super::failure::no_answer;
 use super::pieces::{delta_bytes, joined};
 use super::{Answer, Back, Failed, Scope, Stop};
@@ -47,9 +48,11 @@ impl Answer {
                 return Err(self.fail(scope, &lost, false)?);
             }
             call.tried = scope.record.tried(n);
-            let attempt = call.tried.attempts + 1;
-            let written = scope.retried(n, attempt, RetryReason::HostLost, None)?;
-            if let Err(error) = self.make(scope, written).await? {
+            let begin = Begin::Again {
+                reason: RetryReason::HostLost,
+                detail: None,
+            };
+            if let Err(error) = self.make(scope, begin).await? {
                 return Err(self.fail(scope, &error, false)?);
             }
         }
@@ -58,12 +61,15 @@ impl Answer {
             let call = self.call.as_mut().expect("it was open at the start");
             match error {
                 Some(error) if deltas.is_empty() => {
-                    let again = !self.begun && call.may_retry(&error);
-                    if !again {
-                        return Err(self.fail(scope, &error, false)?);
-                    }
-                    let written = call.retry(scope, &error).await?;
-                    if let Err(error) = self.make(scope, written).await? {
+                    let again = match self.begun {
+                        true => Err(error),
+                        false => call.again(scope, error).await,
+                    };
+                    let made = match again {
+                        Ok(begin) => self.make(scope, begin).await?,
+                        Err(error) => Err(error),
+                    };
+                    if let Err(error) = made {
                         return Err(self.fail(scope, &error, false)?);
                     }
                 }
