@@ -2,6 +2,7 @@
 //!
 //! # Layout, in reading order
 //!
+//! - [`bus`]: slugs and turn ids of the agent bus. Pure.
 //! - [`id`], [`clock`]: names, digests, offsets; time handed in at the top.
 //! - [`journal`]: what a session's journal says. Pure.
 //! - [`store`]: what is durable, and how.
@@ -17,6 +18,7 @@
 //! tidy test holds it. docs/architecture.md says what is absent on purpose.
 
 pub mod agents;
+pub mod bus;
 pub mod clock;
 pub mod config;
 pub mod guest;

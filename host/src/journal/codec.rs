@@ -203,7 +203,10 @@ fn write_private(bytes: &mut BytesMut, payload: &Payload) {
         | Payload::MessageSetAside(_)
         | Payload::Retried(_)
         | Payload::AgentSuspended(_)
-        | Payload::AgentResumed(_) => {}
+        | Payload::AgentResumed(_)
+        | Payload::SpeakerStarted(_)
+        | Payload::SpeakerEnded(_)
+        | Payload::Halted(_) => {}
     }
 }
 
@@ -232,7 +235,10 @@ fn set_private(payload: &mut Payload, json: &[u8]) -> Result<(), serde_json::Err
         | Payload::MessageSetAside(_)
         | Payload::Retried(_)
         | Payload::AgentSuspended(_)
-        | Payload::AgentResumed(_) => Ok(()),
+        | Payload::AgentResumed(_)
+        | Payload::SpeakerStarted(_)
+        | Payload::SpeakerEnded(_)
+        | Payload::Halted(_) => Ok(()),
     }
 }
 

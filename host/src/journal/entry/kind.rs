@@ -24,10 +24,13 @@ pub enum Kind {
     AgentSuspended = 18,
     AgentResumed = 19,
     SessionForked = 20,
+    SpeakerStarted = 21,
+    SpeakerEnded = 22,
+    Halted = 23,
 }
 
 impl Kind {
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 23] = [
         Self::SessionOpened,
         Self::SessionChanged,
         Self::MessageReceived,
@@ -48,6 +51,9 @@ impl Kind {
         Self::AgentSuspended,
         Self::AgentResumed,
         Self::SessionForked,
+        Self::SpeakerStarted,
+        Self::SpeakerEnded,
+        Self::Halted,
     ];
 
     pub fn of_number(number: u16) -> Option<Self> {
@@ -85,6 +91,9 @@ impl Kind {
             Self::AgentSuspended => "agent-suspended",
             Self::AgentResumed => "agent-resumed",
             Self::SessionForked => "session-forked",
+            Self::SpeakerStarted => "speaker-started",
+            Self::SpeakerEnded => "speaker-ended",
+            Self::Halted => "halted",
         }
     }
 
@@ -104,7 +113,10 @@ impl Kind {
             | Self::Retried
             | Self::AgentSuspended
             | Self::AgentResumed
-            | Self::SessionForked => true,
+            | Self::SessionForked
+            | Self::SpeakerStarted
+            | Self::SpeakerEnded
+            | Self::Halted => true,
             Self::Called
             | Self::Returned
             | Self::Streamed
@@ -126,6 +138,6 @@ mod tests {
             assert_eq!(Kind::of_name(kind.name()), Some(kind));
         }
         assert_eq!(Kind::of_number(0), None);
-        assert_eq!(Kind::of_number(21), None);
+        assert_eq!(Kind::of_number(24), None);
     }
 }

@@ -6,6 +6,7 @@
 //! beside the public part and shown only under scope `inspect`.
 
 mod call;
+mod conversation;
 mod kind;
 mod message;
 mod session;
@@ -21,6 +22,7 @@ pub use call::{
     CallKind, CallResult, Called, Observation, Observed, Piece, Retried, RetryReason, Returned,
     Streamed, Usage,
 };
+pub use conversation::{Cents, Halt, Halted, SpeakerEnded, SpeakerStarted};
 pub use kind::Kind;
 pub use message::{
     Fate, InputFate, MessageBody, MessageReceived, MessageReceivedPrivate, MessageSent,
@@ -68,6 +70,9 @@ pub enum Payload {
     AgentSuspended(AgentSuspended),
     AgentResumed(AgentResumed),
     SessionForked(SessionForked),
+    SpeakerStarted(SpeakerStarted),
+    SpeakerEnded(SpeakerEnded),
+    Halted(Halted),
 }
 
 impl Payload {
@@ -93,6 +98,9 @@ impl Payload {
             Self::AgentSuspended(_) => Kind::AgentSuspended,
             Self::AgentResumed(_) => Kind::AgentResumed,
             Self::SessionForked(_) => Kind::SessionForked,
+            Self::SpeakerStarted(_) => Kind::SpeakerStarted,
+            Self::SpeakerEnded(_) => Kind::SpeakerEnded,
+            Self::Halted(_) => Kind::Halted,
         }
     }
 
@@ -108,6 +116,9 @@ impl Payload {
             Self::SlotLocked(it) => it.n.and(Some(&it.turn)),
             Self::SlotReleased(it) => it.n.and(Some(&it.turn)),
             Self::SlotCommitted(it) => it.turn.as_ref(),
+            Self::SpeakerStarted(it) => Some(&it.turn),
+            Self::SpeakerEnded(it) => Some(&it.turn),
+            Self::Halted(it) => Some(&it.turn),
             Self::SessionOpened(_)
             | Self::SessionChanged(_)
             | Self::MessageReceived(_)

@@ -7,11 +7,12 @@
 //! Invariant: an entry that `next` accepted once is accepted again after the
 //! same entries. A refused entry leaves the state as it was.
 //!
-//! One file per family of entries: `session`, `fork`, `mailbox`, `turns`, `slots`,
+//! One file per family of entries: `session`, `fork`, `mailbox`, `turns`, `slots`, `conversation`,
 //! `supervision`, with `runs` behind them; `due` says what follows from all of it, and `batching`
 //! what of the messages.
 
 mod batching;
+mod conversation;
 mod due;
 mod fork;
 mod mailbox;
@@ -32,6 +33,7 @@ use super::context::Context;
 use super::entry::{Entry, Idempotency, Payload, SessionOpened};
 
 pub use batching::{Batching, Policy};
+pub use conversation::Conversing;
 pub use due::Due;
 pub use mailbox::{DELIVERIES_MAX, Pending, REDELIVERY_MS, Sender};
 pub use session::{IDEMPOTENCY_MS, Remembered};
@@ -157,6 +159,9 @@ impl State {
             Payload::AgentSuspended(suspended) => self.agent_suspended(entry, suspended),
             Payload::AgentResumed(resumed) => self.agent_resumed(resumed),
             Payload::SessionForked(forked) => self.session_forked(forked),
+            Payload::SpeakerStarted(started) => self.speaker_started(started),
+            Payload::SpeakerEnded(ended) => self.speaker_ended(ended),
+            Payload::Halted(halted) => self.halted(halted),
         }
     }
 
