@@ -3,7 +3,6 @@
 //! Invariant: a [`Config`] is complete and checked; nothing reads the environment or a
 //! file of settings after it was made. A setting nobody knows is refused by name, so
 //! that a misspelt limit is never silently the default.
-//! Invariant: a [`Secret`] is in no log: its `Debug` hides it, and it has no `Display`.
 //!
 //! A nested setting's name in the environment joins its parts with two underscores:
 //! `limits.turns_max` is `ANTIPHON_LIMITS__TURNS_MAX`.
@@ -11,7 +10,6 @@
 mod limits;
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -23,6 +21,8 @@ use figment::{Figment, Metadata, Profile, Provider};
 use serde::{Deserialize, Deserializer, de};
 
 pub use limits::Limits;
+
+use crate::secret::Secret;
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -94,27 +94,6 @@ pub struct Model {
 pub struct Price {
     pub input_micros: u64,
     pub output_micros: u64,
-}
-
-/// A text that never shows itself.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    pub fn new(text: impl Into<String>) -> Self {
-        Self(text.into())
-    }
-
-    /// The text, for the one place that sends it.
-    pub fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("(hidden)")
-    }
 }
 
 /// Settings given on the command line; they win.

@@ -2,8 +2,8 @@
 //!
 //! # Layout, in reading order
 //!
-//! - [`bus`]: slugs and turn ids of the agent bus. Pure.
 //! - [`id`], [`clock`]: names, digests, offsets; time handed in at the top.
+//! - [`bus`]: what one runtime tells another about a call. Pure.
 //! - [`journal`]: what a session's journal says. Pure.
 //! - [`store`]: what is durable, and how.
 //! - [`ledger`]: the open journal: where entries are numbered.
@@ -12,7 +12,7 @@
 //! - [`agents`], [`tenants`], [`logs`]: deployments; keys; what agents print.
 //! - [`session`]: who runs, when, and what happens after a crash.
 //! - [`http`]: the only place that knows status codes.
-//! - [`config`], [`shutdown`], [`telemetry`], [`guest`]: leaves.
+//! - [`config`], [`seal`], [`secret`], [`shutdown`], [`telemetry`], [`guest`]: leaves.
 //!
 //! Data flows one way: http -> session -> runtime -> ledger, model -> store; the
 //! tidy test holds it. docs/architecture.md says what is absent on purpose.
@@ -29,6 +29,8 @@ pub mod ledger;
 pub mod logs;
 pub mod model;
 pub mod runtime;
+pub mod seal;
+pub mod secret;
 mod serve;
 pub mod session;
 pub mod shutdown;

@@ -17,7 +17,7 @@ use crate::config::{Config, Durability as DurabilitySetting};
 use crate::http::{self, Settings};
 use crate::id::TenantId;
 use crate::logs::Logs;
-use crate::model::{ModelConfig, Models, Secret, SetupError};
+use crate::model::{ModelConfig, Models, SetupError};
 use crate::runtime::engine::Runtime;
 use crate::runtime::limits::TurnLimits;
 use crate::session::{Instances, Parts, Sessions};
@@ -233,7 +233,7 @@ fn models(config: &Config) -> Result<Models, SetupError> {
     let mut models = BTreeMap::new();
     for (name, model) in &config.models {
         let mut endpoint = ModelConfig::new(&model.base_url, &model.model);
-        endpoint.api_key = model.api_key.as_ref().map(|key| Secret::new(key.reveal()));
+        endpoint.api_key = model.api_key.clone();
         models.insert(name.clone(), endpoint);
     }
     Models::new(models, Models::OFFLINE_TOKEN_MS)
@@ -253,6 +253,7 @@ fn turn_limits(config: &Config) -> TurnLimits {
         slot_bytes_max: as_usize(limits.slot_bytes_max),
         slots_max: as_usize(limits.slots_max),
         mailbox_messages_max: as_usize(limits.mailbox_messages_max),
+        call_depth_max: u32::try_from(limits.call_depth_max).unwrap_or(u32::MAX),
     }
 }
 

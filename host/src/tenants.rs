@@ -27,6 +27,8 @@ pub enum Right {
     Read,
     Inspect,
     Admin,
+    /// Forward the authorization of somebody else: for runtimes that call this one.
+    InterAgent,
     /// Session tokens: send messages.
     Send,
     /// Session tokens: interrupt.
@@ -41,6 +43,7 @@ impl Right {
             Self::Read => "read",
             Self::Inspect => "inspect",
             Self::Admin => "admin",
+            Self::InterAgent => "inter-agent",
             Self::Send => "send",
             Self::Interrupt => "interrupt",
         }

@@ -52,7 +52,7 @@ fn code(file: &File) -> impl Iterator<Item = &str> {
 /// How far up a module of host/src stands; it may import from below and beside.
 fn height(module: &str) -> Option<u32> {
     Some(match module {
-        "id" | "clock" => 1,
+        "id" | "clock" | "bus" => 1,
         "journal" => 2,
         "store" => 3,
         "model" | "logs" => 4,
@@ -61,7 +61,7 @@ fn height(module: &str) -> Option<u32> {
         "session" => 7,
         "http" => 8,
         // Leaves: anybody may use them, and they use nothing above names and time.
-        "config" | "shutdown" | "telemetry" | "guest" => 1,
+        "config" | "seal" | "secret" | "shutdown" | "telemetry" | "guest" => 1,
         // The top puts everything together.
         "serve" | "lib" | "main" | "cli" => 9,
         _ => return None,

@@ -5,8 +5,8 @@
 
 use std::time::Duration;
 
-use antiphon::config::Secret;
 use antiphon::id::{AgentName, Author, Digest, SessionId, TurnId};
+use antiphon::secret::Secret;
 use bytes::Bytes;
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};

@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use antiphon::config::Secret;
 use antiphon::id::{AgentName, Author, SessionId};
+use antiphon::secret::Secret;
 use anyhow::Context;
 
 use super::fault::{Hint, hinted};

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use antiphon::ServeError;
-use antiphon::config::{Config, Secret};
+use antiphon::config::Config;
+use antiphon::secret::Secret;
 use antiphon::shutdown::Shutdown;
 use anyhow::Context;
 use tokio::net::TcpListener;

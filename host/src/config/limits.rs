@@ -2,6 +2,8 @@
 
 use serde::Deserialize;
 
+use crate::bus;
+
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
 
@@ -27,6 +29,9 @@ pub struct Limits {
     pub handles_max: u64,
     /// Said in one turn.
     pub reply_bytes_max: u64,
+
+    /// Calls between agents that are so many calls deep are refused, also those from outside.
+    pub call_depth_max: u64,
 
     // What a session may hold.
     pub message_bytes_max: u64,
@@ -75,6 +80,9 @@ impl Default for Limits {
             // More text than any model says in one answer.
             reply_bytes_max: MIB,
 
+            // The protocol's: cycles end there, and people nest no deeper.
+            call_depth_max: bus::DEPTH_MAX as u64,
+
             // A message is what a person writes or pastes; longer things belong in a slot.
             message_bytes_max: MIB,
             slot_bytes_max: 4 * MIB,
@@ -103,7 +111,7 @@ impl Default for Limits {
 
 impl Limits {
     /// Every limit by name.
-    pub(super) fn named(&self) -> [(&'static str, u64); 20] {
+    pub(super) fn named(&self) -> [(&'static str, u64); 21] {
         // Taken apart whole, so that a new field cannot be forgotten here.
         let Self {
             component_bytes_max,
@@ -114,6 +122,7 @@ impl Limits {
             host_call_bytes_max,
             handles_max,
             reply_bytes_max,
+            call_depth_max,
             message_bytes_max,
             slot_bytes_max,
             slots_max,
@@ -136,6 +145,7 @@ impl Limits {
             ("host_call_bytes_max", host_call_bytes_max),
             ("handles_max", handles_max),
             ("reply_bytes_max", reply_bytes_max),
+            ("call_depth_max", call_depth_max),
             ("message_bytes_max", message_bytes_max),
             ("slot_bytes_max", slot_bytes_max),
             ("slots_max", slots_max),

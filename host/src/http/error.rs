@@ -130,6 +130,14 @@ impl ApiError {
         }
     }
 
+    /// Asking again changes nothing.
+    pub(super) fn final_(self) -> Self {
+        Self {
+            is_final: true,
+            ..self
+        }
+    }
+
     fn latched(internal: impl ToString) -> Self {
         let message = "the server's disk failed: it takes no more writes until it is restarted";
         let error = Self::new(StatusCode::SERVICE_UNAVAILABLE, "store_latched", message);

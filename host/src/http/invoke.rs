@@ -22,6 +22,7 @@ use crate::tenants::Right;
 use super::Api;
 use super::auth::Caller;
 use super::body::{self, Body, Names};
+use super::bus;
 use super::error::{ApiError, ApiResult, agent_not_found, settled};
 use super::{sse, wire};
 
@@ -53,9 +54,9 @@ pub(super) async fn invoke(
     };
     api.must_be_ready(&caller, &agent)?;
     api.admit(&invocation.body)?;
+    let inbound = api.forwarded(&caller, &headers)?;
     let target = format!("invoke/{agent}");
-    let idempotency = body::idempotency_key(&headers)?
-        .map(|key| commands::idempotency(caller.tenant().as_str(), &target, key, &bytes));
+    let idempotency = bus::idempotency(&caller, &target, &headers, &inbound, &bytes)?;
     let (id, new) = match &invocation.session {
         Some(session) => (session.clone(), None),
         None => {
@@ -79,6 +80,8 @@ pub(super) async fn invoke(
         body: invocation.body,
         idempotency,
         invoked: true,
+        bus: bus::context(&api, &inbound),
+        called_by: None,
     };
     let posted = settled(
         &session,
@@ -240,7 +243,7 @@ fn finished(session: &SessionId, taken: &Taken) -> ApiResult<Response> {
     let error = taken.ended.as_ref().and_then(|ended| ended.error.as_ref());
     if let Some(error) = error {
         let (status, code) = match error.code {
-            Failure::Deadline => (StatusCode::GATEWAY_TIMEOUT, "turn_deadline"),
+            Failure::Deadline | Failure::CallerDeadline => (StatusCode::GATEWAY_TIMEOUT, "turn_deadline"),
             _ => (StatusCode::BAD_GATEWAY, "turn_failed"),
         };
         let message = format!("{}: {}", error.code.name(), error.message);

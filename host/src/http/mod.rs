@@ -7,6 +7,7 @@
 mod agents;
 mod auth;
 mod body;
+mod bus;
 mod error;
 mod events;
 mod forks;

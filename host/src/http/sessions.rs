@@ -17,6 +17,7 @@ use crate::tenants::Right;
 use super::Api;
 use super::auth::Caller;
 use super::body::{self, Body, Names, Params};
+use super::bus;
 use super::error::{ApiError, ApiResult, agent_not_found, settled};
 use super::invoke::set;
 use super::wire;
@@ -255,14 +256,9 @@ pub(super) async fn send(
         body::json(&bytes)?
     };
     api.admit(&message.body)?;
-    let idempotency = body::idempotency_key(&headers)?.map(|key| {
-        commands::idempotency(
-            caller.tenant().as_str(),
-            &format!("messages/{id}"),
-            key,
-            &bytes,
-        )
-    });
+    let inbound = api.forwarded(&caller, &headers)?;
+    let target = format!("messages/{id}");
+    let idempotency = bus::idempotency(&caller, &target, &headers, &inbound, &bytes)?;
     let session: Arc<Session> = api.sessions.get(caller.tenant(), &id).await?;
     let message = NewMessage {
         author: caller.author(message.author)?,
@@ -270,6 +266,8 @@ pub(super) async fn send(
         body: message.body,
         idempotency,
         invoked: false,
+        bus: bus::context(&api, &inbound),
+        called_by: None,
     };
     let posted = commands::post(&api.sessions, &session.ledger, None, message);
     let posted = settled(&session, posted).await?;

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::str::FromStr;
 
+use crate::bus;
 use crate::clock::Time;
 use crate::id::{AgentName, Author, Digest, MessageId, RunId, Seq, SlotName, TurnId};
 use crate::journal::entry::{
@@ -126,12 +127,21 @@ impl Script {
                 author: name("ada"),
                 to: words.at(0),
                 body: "hello".into(),
+                called_by: None,
                 private: MessageReceivedPrivate {
                     idempotency: words.text("key").map(|key| Idempotency {
                         key: Digest::of(key.as_bytes()),
                         body: Digest::of(b"hello"),
                     }),
                     invoked: words.plain.contains(&"invoked"),
+                    bus: words.text("run").map(|run| bus::Context {
+                        run: name(run),
+                        parent: None,
+                        depth: words.option("depth").unwrap_or(0),
+                        deadline: words.option("until").map(Time),
+                        speaker: None,
+                        authorized: false,
+                    }),
                 },
             }),
             "fork" => Payload::SessionForked(SessionForked {

@@ -240,6 +240,7 @@ fn got(seq: Seq, agent: &str) -> Payload {
         author: name("ada"),
         to: name(agent),
         body: serde_json::Value::Null,
+        called_by: None,
         private: Default::default(),
     })
 }

@@ -20,7 +20,8 @@ use reqwest::Url;
 use tokio::time::{Instant, timeout_at};
 
 use super::decoder::Decoder;
-use super::{Delta, Fault, ModelConfig, ModelError, Request, Secret, SetupError, wire};
+use super::{Delta, Fault, ModelConfig, ModelError, Request, SetupError, wire};
+use crate::secret::Secret;
 
 /// A provider that takes longer to accept a connection is down.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -75,7 +76,7 @@ impl Endpoint {
         let authorization = config
             .api_key
             .as_ref()
-            .map(|key| HeaderValue::from_str(&format!("Bearer {}", key.expose())))
+            .map(|key| HeaderValue::from_str(&format!("Bearer {}", key.reveal())))
             .transpose()
             .map_err(|_| wrong("the key contains characters that no header can hold"))?
             .map(|mut value| {
@@ -226,9 +227,9 @@ impl Incoming {
     fn without_key(&self, mut fault: Fault) -> Fault {
         if let Fault::Status { text, .. } | Fault::Reported { text, .. } = &mut fault
             && let Some(key) = &self.api_key
-            && !key.expose().is_empty()
+            && !key.reveal().is_empty()
         {
-            *text = text.replace(key.expose(), "(key)");
+            *text = text.replace(key.reveal(), "(key)");
         }
         fault
     }

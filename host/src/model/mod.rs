@@ -38,7 +38,7 @@ use tokio::time::Instant;
 
 use crate::id::Digest;
 
-pub use config::{MaxTokens, ModelConfig, Secret};
+pub use config::{MaxTokens, ModelConfig};
 pub use error::{Fault, ModelError, SetupError};
 
 use health::{Health, Heard};

@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 use wasmtime::ResourceLimiter;
 
+use crate::bus;
+
 /// Time between two looks at a running guest: a hundredth of the CPU a turn may use by default,
 /// so the limit is met within 1 %, and far above the cost of a look.
 pub const TICK: Duration = Duration::from_millis(10);
@@ -36,6 +38,8 @@ pub struct TurnLimits {
     pub slot_bytes_max: usize,
     pub slots_max: usize,
     pub mailbox_messages_max: usize,
+    /// Calls so many calls deep are refused.
+    pub call_depth_max: u32,
 }
 
 impl Default for TurnLimits {
@@ -52,6 +56,7 @@ impl Default for TurnLimits {
             slot_bytes_max: 4 * 1024 * 1024,
             slots_max: 256,
             mailbox_messages_max: 10_000,
+            call_depth_max: bus::DEPTH_MAX,
         }
     }
 }
@@ -82,7 +87,7 @@ impl TurnLimits {
         limits
     }
 
-    fn by_name(&mut self) -> [(&'static str, Number<'_>); 11] {
+    fn by_name(&mut self) -> [(&'static str, Number<'_>); 12] {
         [
             ("memory_bytes_max", Number::Long(&mut self.memory_bytes_max)),
             ("cpu_ms_max", Number::Long(&mut self.cpu_ms_max)),
@@ -104,11 +109,13 @@ impl TurnLimits {
                 "mailbox_messages_max",
                 Number::Size(&mut self.mailbox_messages_max),
             ),
+            ("call_depth_max", Number::Short(&mut self.call_depth_max)),
         ]
     }
 }
 
 enum Number<'a> {
+    Short(&'a mut u32),
     Long(&'a mut u64),
     Size(&'a mut usize),
 }
@@ -116,6 +123,7 @@ enum Number<'a> {
 impl Number<'_> {
     fn get(&self) -> u64 {
         match self {
+            Self::Short(number) => u64::from(**number),
             Self::Long(number) => **number,
             Self::Size(number) => **number as u64,
         }
@@ -123,6 +131,7 @@ impl Number<'_> {
 
     fn set(self, value: u64) {
         match self {
+            Self::Short(number) => *number = u32::try_from(value).unwrap_or(u32::MAX),
             Self::Long(number) => *number = value,
             Self::Size(number) => *number = usize::try_from(value).unwrap_or(usize::MAX),
         }

@@ -259,12 +259,15 @@ async fn perform(
     let record = story.entries.iter().filter(|entry| entry.seq <= until);
     let replay = Replay::of(&case.turn, record.cloned()).closed();
     let agent = &turn_started.agent;
+    let open = story.state.turns.get(&case.turn);
     let scope = Arc::new(Scope {
         tenant,
         session: case.session.clone(),
         turn: case.turn.clone(),
         run: turn_started.run.clone(),
         parent: turn_started.parent.clone(),
+        depth: open.map_or(0, |open| open.depth),
+        deadline: open.and_then(|open| open.bus.as_ref()?.deadline),
         agent: agent.clone(),
         started: *started,
         ran_ms: 0,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::agents::Version;
 use crate::clock::Time;
@@ -35,6 +35,9 @@ pub(super) struct Started {
     pub(super) turn: TurnId,
     agent: AgentName,
     run: RunId,
+    parent: Option<TurnId>,
+    depth: u32,
+    deadline: Option<Time>,
     seq: Seq,
     at: Time,
     causes: Vec<Cause>,
@@ -86,7 +89,7 @@ pub(super) fn begin(
         let seq = batch.push(Payload::TurnStarted(TurnStarted {
             turn: turn.clone(),
             run: run.clone(),
-            parent: None,
+            parent: due.parent.clone(),
             agent: agent.clone(),
             inputs: due.inputs,
             causes: due.causes.clone(),
@@ -96,6 +99,9 @@ pub(super) fn begin(
         Ok::<_, NothingDue>(Started {
             turn,
             agent: agent.clone(),
+            parent: due.parent,
+            depth: batch.state().depth(&run),
+            deadline: messages.iter().find_map(deadline),
             run,
             seq,
             at: batch.state().time,
@@ -120,6 +126,9 @@ pub(super) fn again(sessions: &Sessions, session: &Session, turn: &TurnId) -> Op
             turn: turn.clone(),
             agent: open.agent.clone(),
             run: open.run.clone(),
+            parent: open.parent.clone(),
+            depth: open.depth,
+            deadline: open.bus.as_ref().and_then(|bus| bus.deadline),
             seq: open.started,
             at: open.started_at,
             causes: open.causes(),
@@ -132,6 +141,10 @@ pub(super) fn again(sessions: &Sessions, session: &Session, turn: &TurnId) -> Op
             },
         })
     })
+}
+
+fn deadline(pending: &Pending) -> Option<Time> {
+    pending.bus.as_ref()?.deadline
 }
 
 pub(super) fn inputs(state: &State, agent: &AgentName, inputs: &[MessageId]) -> Vec<Pending> {
@@ -220,6 +233,9 @@ async fn execute(sessions: &Sessions, session: &Session, started: Started) -> Ex
         return Exit::Over;
     };
     drop(waiting);
+    if started.deadline.is_some_and(|at| at <= sessions.now()) {
+        return too_late();
+    }
     let Some(version) = started.version.clone() else {
         return not_loaded("the version that the turn was started with is gone");
     };
@@ -252,7 +268,9 @@ async fn execute(sessions: &Sessions, session: &Session, started: Started) -> Ex
         session: session.journal.session.clone(),
         turn: started.turn,
         run: started.run,
-        parent: None,
+        parent: started.parent,
+        depth: started.depth,
+        deadline: started.deadline,
         agent: started.agent,
         started: started.seq,
         ran_ms,
@@ -272,21 +290,37 @@ async fn execute(sessions: &Sessions, session: &Session, started: Started) -> Ex
         record,
     };
     Stage::Admission.took(admitted);
+    let deadline = scope.deadline;
     let input = Input {
         causes: started.causes,
         messages: started.messages,
         context,
         seeds,
     };
-    loaded.start(Arc::new(scope), input).await
+    let exit = loaded.start(Arc::new(scope), input);
+    let Some(deadline) = deadline else {
+        return exit.await;
+    };
+    let left = Duration::from_millis(deadline.ms_since(sessions.now()));
+    match tokio::time::timeout(left, exit).await {
+        Ok(exit) => exit,
+        Err(_) => too_late(),
+    }
+}
+
+/// Whoever caused the turn waits for it no longer.
+fn too_late() -> Exit {
+    let message = "the time that its caller gave it is up".to_owned();
+    failed(Failure::CallerDeadline, message)
 }
 
 fn not_loaded(message: &str) -> Exit {
+    failed(Failure::Component, message.to_owned())
+}
+
+fn failed(code: Failure, message: String) -> Exit {
     Exit::Failed {
-        error: TurnError {
-            code: Failure::Component,
-            message: message.to_owned(),
-        },
+        error: TurnError { code, message },
         backtrace: None,
         stderr: None,
     }

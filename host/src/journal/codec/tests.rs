@@ -33,9 +33,11 @@ fn received(seq: u64) -> Entry {
             author: Author::new("ada").unwrap(),
             to: AgentName::new("echo").unwrap(),
             body: serde_json::json!({"n": 1}),
+            called_by: None,
             private: MessageReceivedPrivate {
                 idempotency: None,
                 invoked: true,
+                bus: None,
             },
         }),
     }

@@ -2,7 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::{AgentName, Author, MessageId, TurnId};
+use crate::id::{AgentName, Author, MessageId, SessionId, TurnId};
+
+use crate::bus;
 
 use super::Idempotency;
 
@@ -15,6 +17,9 @@ pub struct MessageReceived {
     pub author: Author,
     pub to: AgentName,
     pub body: MessageBody,
+    /// For a nested call.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub called_by: Option<CalledBy>,
     #[serde(skip)]
     pub private: MessageReceivedPrivate,
 }
@@ -26,6 +31,16 @@ pub struct MessageReceivedPrivate {
     /// A caller waits for the turn that takes it, so no other turn ever gets it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub invoked: bool,
+    /// What the caller's runtime said about the call. Such a message is a turn of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bus: Option<bus::Context>,
+}
+
+/// The turn that called an agent as a nested one, on this host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CalledBy {
+    pub session: SessionId,
+    pub turn: TurnId,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -25,7 +25,7 @@ pub use call::{
 pub use conversation::{Cents, Halt, Halted, SpeakerEnded, SpeakerStarted};
 pub use kind::Kind;
 pub use message::{
-    Fate, InputFate, MessageBody, MessageReceived, MessageReceivedPrivate, MessageSent,
+    CalledBy, Fate, InputFate, MessageBody, MessageReceived, MessageReceivedPrivate, MessageSent,
     MessageSetAside,
 };
 pub use session::{

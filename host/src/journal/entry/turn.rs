@@ -106,6 +106,8 @@ pub enum Failure {
     Cpu,
     /// The turn took longer than it may.
     Deadline,
+    /// The time was up that whoever caused it had given it.
+    CallerDeadline,
     /// It answered with an error.
     Agent,
     /// The host stopped while the turn was open.
@@ -127,6 +129,7 @@ impl Failure {
             Self::Limit => "limit",
             Self::Cpu => "cpu",
             Self::Deadline => "deadline",
+            Self::CallerDeadline => "caller-deadline",
             Self::Agent => "agent",
             Self::HostLost => "host-lost",
             Self::Component => "component",

@@ -1,7 +1,7 @@
 //! What is due: what a turn would take now, and when the session next needs its host.
 
 use crate::clock::Time;
-use crate::id::{AgentName, MessageId, RunId};
+use crate::id::{AgentName, MessageId, RunId, TurnId};
 use crate::journal::entry::Cause;
 
 use super::{Batching, Participant, Phase, State};
@@ -14,6 +14,8 @@ pub struct Due {
     /// The run it belongs to: of the message that it takes, if an agent sent it; of its oldest cause, if it
     /// takes none. What people send begins a run of its own.
     pub run: Option<RunId>,
+    /// The turn that called.
+    pub parent: Option<TurnId>,
 }
 
 impl State {
@@ -27,13 +29,17 @@ impl State {
             inputs: Vec::new(),
             causes: Vec::new(),
             run: None,
+            parent: None,
         };
         if participant
             .batch_at(now, batching)
             .is_some_and(|at| at <= now)
         {
             let mut batch = participant.batch(now, batching).peekable();
-            due.run = batch.peek().and_then(|first| first.run.clone());
+            let first = batch.peek();
+            due.run = first.and_then(|first| first.run.clone());
+            let bus = first.and_then(|first| first.bus.as_ref());
+            due.parent = bus.and_then(|bus| bus.parent.clone());
             due.inputs = batch.map(|pending| pending.message.clone()).collect();
             due.causes.push(Cause::Messages);
         }

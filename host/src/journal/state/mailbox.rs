@@ -2,10 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::bus;
 use crate::clock::Time;
 use crate::id::{AgentName, Author, MessageId, RunId, TurnId};
 use crate::journal::entry::{
-    Entry, Fate, InputFate, MessageReceived, MessageSent, MessageSetAside, Outcome,
+    CalledBy, Entry, Fate, InputFate, MessageReceived, MessageSent, MessageSetAside, Outcome,
 };
 
 use super::{Participant, State};
@@ -31,6 +32,9 @@ pub struct Pending {
     pub bytes: u32,
     pub received_at: Time,
     pub run: Option<RunId>,
+    /// What its sender's runtime said about the call.
+    pub bus: Option<bus::Context>,
+    pub called_by: Option<CalledBy>,
     pub invoked: bool,
     /// No completed turn has seen it: by itself a cause for a turn.
     pub fresh: bool,
@@ -40,6 +44,12 @@ pub struct Pending {
 }
 
 impl Pending {
+    /// Whoever sent it has the outcome, or has given up waiting: no second turn gets it.
+    fn is_once(&self) -> bool {
+        let deadline = self.bus.as_ref().and_then(|bus| bus.deadline);
+        self.invoked || deadline.is_some()
+    }
+
     pub(super) fn is_due(&self, now: Time) -> bool {
         self.fresh && self.not_before <= now && self.deliveries < DELIVERIES_MAX
     }
@@ -80,13 +90,20 @@ impl State {
         {
             return Err("its idempotency key is taken");
         }
+        let bus = received.private.bus.clone();
+        if let Some(bus) = &bus {
+            self.hold(&bus.run);
+            self.deepen(&bus.run, bus.depth);
+        }
         let participant = self.participant_mut(&received.to)?;
         participant.pending.push_back(Pending {
             message: received.message.clone(),
             sender: Sender::Person(received.author.clone()),
             bytes: body_bytes(&received.body),
             received_at: entry.time,
-            run: None,
+            run: bus.as_ref().map(|bus| bus.run.clone()),
+            bus,
+            called_by: received.called_by.clone(),
             invoked: received.private.invoked,
             fresh: true,
             deliveries: 0,
@@ -118,6 +135,8 @@ impl State {
             bytes: body_bytes(&sent.body),
             received_at: entry.time,
             run: Some(run),
+            bus: None,
+            called_by: None,
             invoked: false,
             fresh: true,
             deliveries: 0,
@@ -175,7 +194,7 @@ impl State {
                 );
                 let fate = match outcome {
                     // Whoever invoked has the answer: no other turn may answer again.
-                    _ if pending.invoked && input => Fate::Consumed,
+                    _ if pending.is_once() && input => Fate::Consumed,
                     Outcome::Completed if pulled => Fate::Consumed,
                     Outcome::Completed => Fate::Left,
                     Outcome::Interrupted | Outcome::Cancelled => Fate::Consumed,

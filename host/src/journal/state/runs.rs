@@ -11,6 +11,8 @@ pub(super) struct Run {
     next_index: u32,
     /// Open turns and causes that name it; at zero it is forgotten.
     holds: u32,
+    /// How many calls deep it came here. Whatever belongs to it calls from there, whatever caused it.
+    depth: u32,
 }
 
 impl State {
@@ -34,6 +36,18 @@ impl State {
         if let Some(run) = self.runs.get_mut(run) {
             run.next_index += 1;
         }
+    }
+
+    /// Something of the run came in from so many calls deep.
+    pub(super) fn deepen(&mut self, run: &RunId, depth: u32) {
+        if let Some(run) = self.runs.get_mut(run) {
+            run.depth = run.depth.max(depth);
+        }
+    }
+
+    /// How many calls deep the run came here; 0 if it began here.
+    pub fn depth(&self, run: &RunId) -> u32 {
+        self.runs.get(run).map_or(0, |run| run.depth)
     }
 
     /// The index of the run's next turn.

@@ -94,9 +94,13 @@ impl Failures {
     }
 }
 
-/// Whether a failure says that the agent is broken. What the agent itself answers is its decision.
+/// Whether a failure says that the agent is broken. What the agent itself answers is its decision, and
+/// how long it is given its caller's.
 pub(super) fn counts(failure: Failure) -> bool {
-    !matches!(failure, Failure::Agent | Failure::Forked)
+    !matches!(
+        failure,
+        Failure::Agent | Failure::CallerDeadline | Failure::Forked
+    )
 }
 
 /// Whether a turn that failed without a word is to be tried again. One that cannot be run is
@@ -109,7 +113,11 @@ fn is_tried_again(failure: Failure) -> bool {
         | Failure::Deadline
         | Failure::Component
         | Failure::HostLost => true,
-        Failure::Agent | Failure::Poison | Failure::Nondeterminism | Failure::Forked => false,
+        Failure::Agent
+        | Failure::CallerDeadline
+        | Failure::Poison
+        | Failure::Nondeterminism
+        | Failure::Forked => false,
     }
 }
 

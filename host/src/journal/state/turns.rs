@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
+use crate::bus;
 use crate::clock::Time;
 use crate::id::{AgentName, MessageId, RunId, Seq, SlotName, TurnId};
 use crate::journal::entry::{
@@ -18,6 +19,12 @@ use super::{Conversing, State, WakeUp, supervision};
 pub struct OpenTurn {
     pub agent: AgentName,
     pub run: RunId,
+    /// The turn that called.
+    pub parent: Option<TurnId>,
+    /// How many calls deep it runs.
+    pub depth: u32,
+    /// What its message came with.
+    pub bus: Option<bus::Context>,
     /// The seq of its `turn-started`.
     pub started: Seq,
     pub started_at: Time,
@@ -159,6 +166,9 @@ impl State {
             // The turn keeps the hold on the run: should it fail, the cause comes back.
             causes.push((cause.clone(), run));
         }
+        let mut inputs = started.inputs.iter();
+        let taken = inputs.find_map(|input| participant.pending.get(position(participant, input)?));
+        let bus = taken.and_then(|pending| pending.bus.clone());
         self.hold(&started.run);
         self.take_index(&started.run);
         self.turns.insert(
@@ -166,6 +176,9 @@ impl State {
             OpenTurn {
                 agent: started.agent.clone(),
                 run: started.run.clone(),
+                parent: started.parent.clone(),
+                depth: self.depth(&started.run),
+                bus,
                 started: entry.seq,
                 started_at: entry.time,
                 inputs: started.inputs.clone(),

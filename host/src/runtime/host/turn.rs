@@ -16,8 +16,8 @@ impl Host for Guest {
                 .as_ref()
                 .map(|parent| parent.as_str().to_owned()),
             agent: scope.agent.as_str().to_owned(),
-            // Callers that send a deadline or instructions come with the agent bus and the OpenAI surface.
-            deadline: None,
+            deadline: scope.deadline.map(|deadline| deadline.0),
+            // Callers that send instructions come with the OpenAI surface.
             instructions: None,
         })
     }

@@ -91,6 +91,10 @@ pub struct Scope {
     pub turn: TurnId,
     pub run: RunId,
     pub parent: Option<TurnId>,
+    /// How many calls deep it runs; whatever it calls is one deeper.
+    pub depth: u32,
+    /// When its caller stops waiting.
+    pub deadline: Option<Time>,
     pub agent: AgentName,
     /// The seq of `turn-started`.
     pub started: Seq,

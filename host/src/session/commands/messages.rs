@@ -2,9 +2,10 @@
 
 use serde_json::Value;
 
+use crate::bus;
 use crate::id::{AgentName, Author, Digest, MessageId, Seq, TurnId};
 use crate::journal::entry::{
-    Idempotency, MessageReceived, MessageReceivedPrivate, MessageSetAside, Outcome, Payload,
+    CalledBy, Idempotency, MessageReceived, MessageReceivedPrivate, MessageSetAside, Outcome, Payload,
 };
 use crate::journal::state::{Phase, Policy};
 use crate::ledger::{Batch, Ledger};
@@ -26,6 +27,10 @@ pub struct NewMessage {
     pub idempotency: Option<Idempotency>,
     /// The caller waits for the turn.
     pub invoked: bool,
+    /// What the caller's runtime said about the call.
+    pub bus: Option<bus::Context>,
+    /// The turn of this host that makes the call.
+    pub called_by: Option<CalledBy>,
 }
 
 /// A message that is in the journal, though perhaps not durable yet.
@@ -105,9 +110,11 @@ pub fn post(
             author: message.author.clone(),
             to: to.clone(),
             body: message.body,
+            called_by: message.called_by,
             private: MessageReceivedPrivate {
                 idempotency: message.idempotency,
                 invoked: message.invoked,
+                bus: message.bus,
             },
         }));
         if let Some(turn) = interrupted {

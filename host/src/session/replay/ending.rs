@@ -62,6 +62,7 @@ fn is_cut(ended: &TurnEnded) -> bool {
             Some(
                 Failure::Cpu
                 | Failure::Deadline
+                | Failure::CallerDeadline
                 | Failure::HostLost
                 | Failure::Component
                 | Failure::Poison

@@ -351,6 +351,8 @@ fn new_message(to: &str, text: &str) -> NewMessage {
         body: text.into(),
         idempotency: None,
         invoked: false,
+        bus: None,
+        called_by: None,
     }
 }
 
