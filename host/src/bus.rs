@@ -145,7 +145,9 @@ fn text<'a>(headers: &'a HeaderMap, header: &HeaderName) -> Result<Option<&'a st
     };
     let why = "it must be visible ASCII";
     let header = header.clone();
-    let text = value.to_str().map_err(|_| Malformed::Value { header, why })?;
+    let text = value
+        .to_str()
+        .map_err(|_| Malformed::Value { header, why })?;
     Ok(Some(text.trim()).filter(|text| !text.is_empty()))
 }
 
@@ -171,7 +173,9 @@ fn name<T>(
     let Some(text) = text(headers, &header)? else {
         return Ok(None);
     };
-    new(text).map(Some).map_err(|rule| Malformed::Name { header, rule })
+    new(text)
+        .map(Some)
+        .map_err(|rule| Malformed::Name { header, rule })
 }
 
 fn speaker(headers: &HeaderMap) -> Result<Option<String>, Malformed> {
@@ -336,7 +340,8 @@ const SLUG_BYTES_MAX: usize = 63;
 pub fn speaker_turn(run: &RunId, index: u32, name: &str) -> TurnId {
     let mut slug = slug(name);
     slug.truncate(SLUG_BYTES_MAX);
-    TurnId::new(&format!("{run}.t{index}.{slug}")).expect("a run and a slug hold what a turn id may")
+    TurnId::new(&format!("{run}.t{index}.{slug}"))
+        .expect("a run and a slug hold what a turn id may")
 }
 
 #[cfg(test)]

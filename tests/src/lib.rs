@@ -38,6 +38,8 @@ mod conversations;
 #[cfg(test)]
 mod damage;
 #[cfg(test)]
+mod debates;
+#[cfg(test)]
 mod edge;
 #[cfg(test)]
 mod events;

@@ -8,7 +8,10 @@ fn headers(pairs: &[(&str, &str)]) -> HeaderMap {
     for (name, value) in pairs {
         // As a server reads them: names in any case.
         let name = HeaderName::from_bytes(name.as_bytes()).expect("a header's name");
-        headers.append(name, HeaderValue::from_bytes(value.as_bytes()).expect("a value"));
+        headers.append(
+            name,
+            HeaderValue::from_bytes(value.as_bytes()).expect("a value"),
+        );
     }
     headers
 }
@@ -20,11 +23,32 @@ fn read(pairs: &[(&str, &str)]) -> Result<Inbound, Malformed> {
 #[test]
 fn depth_is_a_number_or_an_error() {
     const NAME: &str = "X-Tangle-Forwarded-Depth";
-    for (value, depth) in [("", 0), ("0", 0), ("3", 3), ("007", 7), ("4294967295", u32::MAX)] {
-        assert_eq!(read(&[(NAME, value)]).map(|it| it.depth), Ok(depth), "{value:?}");
+    for (value, depth) in [
+        ("", 0),
+        ("0", 0),
+        ("3", 3),
+        ("007", 7),
+        ("4294967295", u32::MAX),
+    ] {
+        assert_eq!(
+            read(&[(NAME, value)]).map(|it| it.depth),
+            Ok(depth),
+            "{value:?}"
+        );
     }
     for value in [
-        "banana", "-1", "1.5", " ", "0x3", "3.0", "1e0", "+3", "2, 99", "2,99", "4294967296", "٣",
+        "banana",
+        "-1",
+        "1.5",
+        " ",
+        "0x3",
+        "3.0",
+        "1e0",
+        "+3",
+        "2, 99",
+        "2,99",
+        "4294967296",
+        "٣",
     ] {
         let error = read(&[(NAME, value)]).unwrap_err().to_string();
         assert!(error.contains("must be a non-negative integer"), "{error}");
@@ -109,7 +133,10 @@ fn version_0_is_the_only_one() {
 }
 
 fn outbound(depth: u32, authorization: Option<&Authorization>, speaker: &str) -> HeaderMap {
-    let (run, turn) = (RunId::new("run_1").unwrap(), TurnId::new("run_1.t3.a").unwrap());
+    let (run, turn) = (
+        RunId::new("run_1").unwrap(),
+        TurnId::new("run_1.t3.a").unwrap(),
+    );
     let parent = TurnId::new("run_1.t0.b").unwrap();
     Outbound {
         depth,
@@ -153,13 +180,28 @@ fn what_is_absent_in_is_absent_out() {
     let headers = out.headers();
     let mut names: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();
     names.sort_unstable();
-    assert_eq!(names, ["x-tangle-forwarded-depth", "x-tangle-runid", "x-tangle-turnid"]);
+    assert_eq!(
+        names,
+        [
+            "x-tangle-forwarded-depth",
+            "x-tangle-runid",
+            "x-tangle-turnid"
+        ]
+    );
     assert_eq!(headers[DEPTH], "1");
 }
 
 #[test]
 fn names_survive_their_header() {
-    for name in ["GPT-5 Codex", "José", "日本", "a%20b", "line\nbreak", " edges ", "\u{7f}"] {
+    for name in [
+        "GPT-5 Codex",
+        "José",
+        "日本",
+        "a%20b",
+        "line\nbreak",
+        " edges ",
+        "\u{7f}",
+    ] {
         let headers = outbound(0, None, name);
         let read = Inbound::read(&headers).expect("what we write can be read");
         assert_eq!(read.speaker.as_deref(), Some(name));
@@ -193,7 +235,10 @@ fn turn_ids_are_as_the_protocol_has_them() {
     let run = RunId::new("run_1").unwrap();
     let turn = TurnId::of(&run, 0, &AgentName::new("researcher").unwrap());
     assert_eq!(turn.as_str(), "run_1.t0.researcher");
-    assert_eq!(speaker_turn(&run, 12, "GPT-5 Codex").as_str(), "run_1.t12.gpt-5-codex");
+    assert_eq!(
+        speaker_turn(&run, 12, "GPT-5 Codex").as_str(),
+        "run_1.t12.gpt-5-codex"
+    );
 }
 
 #[test]
@@ -218,7 +263,10 @@ fn a_context_is_what_the_caller_said() {
     let context = Context::of(&inbound.unwrap(), fresh, Time(5)).expect("it said something");
     assert_eq!((context.run.as_str(), context.depth), ("fresh", 2));
     assert_eq!(context.deadline, Some(Time(15)));
-    assert_eq!(context.parent.map(|it| it.to_string()).as_deref(), Some("r.t1.a"));
+    assert_eq!(
+        context.parent.map(|it| it.to_string()).as_deref(),
+        Some("r.t1.a")
+    );
     assert!(!context.authorized);
 }
 

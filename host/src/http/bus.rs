@@ -46,7 +46,9 @@ pub(super) fn idempotency(
     let parent = inbound.parent.as_ref().map_or("", TurnId::as_str);
     let tuple = [run.as_str(), parent, turn.as_str()].map(str::as_bytes);
     let [run, parent, turn] = tuple;
-    Ok(Some(of(&Digest::of_parts(&[run, parent, turn, bytes]).to_string())))
+    Ok(Some(of(
+        &Digest::of_parts(&[run, parent, turn, bytes]).to_string()
+    )))
 }
 
 /// What a turn carries on of it.

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use crate::agents::{ConfigError, DeployError};
 use crate::id::{InvalidName, MalformedOffset, Offset};
 use crate::ledger::{Dead, FollowError};
+use crate::runtime::conversation::definition::{DEFINITION_BYTES_MAX, DefinitionError};
 use crate::runtime::engine::ComponentError;
 use crate::session::commands::CommandError;
 use crate::session::fork::ForkError;
@@ -348,6 +349,22 @@ impl From<ConfigError> for ApiError {
     }
 }
 
+impl From<DefinitionError> for ApiError {
+    fn from(error: DefinitionError) -> Self {
+        let text = error.to_string();
+        match error {
+            DefinitionError::UnknownField(_) => Self::bad("unknown_field", text),
+            DefinitionError::Malformed(_) => Self::bad("invalid_json", text),
+            DefinitionError::TooLarge => Self::too_large(DEFINITION_BYTES_MAX),
+            DefinitionError::Invalid(_) | DefinitionError::Cycle { .. } => Self::new(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "invalid_conversation",
+                text,
+            ),
+        }
+    }
+}
+
 impl From<DeployError> for ApiError {
     fn from(error: DeployError) -> Self {
         let unprocessable = |code, text| Self::new(StatusCode::UNPROCESSABLE_ENTITY, code, text);
@@ -365,6 +382,7 @@ impl From<DeployError> for ApiError {
             DeployError::Component(ComponentError::ImportNotGranted(_)) => {
                 unprocessable("import_not_granted", text)
             }
+            DeployError::Definition(error) => error.into(),
             DeployError::NotFound => agent_not_found(),
             DeployError::NoSuchVersion => Self::not_found("version_not_found", text),
             DeployError::Commit(error) => error.into(),

@@ -243,7 +243,9 @@ fn finished(session: &SessionId, taken: &Taken) -> ApiResult<Response> {
     let error = taken.ended.as_ref().and_then(|ended| ended.error.as_ref());
     if let Some(error) = error {
         let (status, code) = match error.code {
-            Failure::Deadline | Failure::CallerDeadline => (StatusCode::GATEWAY_TIMEOUT, "turn_deadline"),
+            Failure::Deadline | Failure::CallerDeadline => {
+                (StatusCode::GATEWAY_TIMEOUT, "turn_deadline")
+            }
             _ => (StatusCode::BAD_GATEWAY, "turn_failed"),
         };
         let message = format!("{}: {}", error.code.name(), error.message);

@@ -48,7 +48,7 @@ pub(super) fn connections() -> Result<reqwest::Client, SetupError> {
 
 /// A checked configuration.
 #[derive(Debug)]
-pub(super) struct Endpoint {
+pub struct Endpoint {
     url: Url,
     /// Marked sensitive, so that nothing prints it.
     authorization: Option<HeaderValue>,
@@ -56,7 +56,7 @@ pub(super) struct Endpoint {
 }
 
 impl Endpoint {
-    pub(super) fn new(model: &str, config: ModelConfig) -> Result<Self, SetupError> {
+    pub fn new(model: &str, config: ModelConfig) -> Result<Self, SetupError> {
         let wrong = |reason| SetupError::Config {
             model: model.to_owned(),
             reason,

@@ -38,6 +38,7 @@ use tokio::time::Instant;
 
 use crate::id::Digest;
 
+pub use client::Endpoint;
 pub use config::{MaxTokens, ModelConfig};
 pub use error::{Fault, ModelError, SetupError};
 
@@ -168,10 +169,30 @@ pub enum Delta {
     },
 }
 
+/// Whom a call goes to.
+#[derive(Debug, Clone)]
+pub enum Target {
+    /// One of the host's models.
+    Model(String),
+    /// An endpoint that became known at run time, and what it is called.
+    Remote {
+        name: String,
+        endpoint: Arc<Endpoint>,
+    },
+}
+
+impl Target {
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Model(name) | Self::Remote { name, .. } => name,
+        }
+    }
+}
+
 /// What answers under a name.
 #[derive(Debug)]
 enum Provider {
-    Remote(Box<client::Endpoint>),
+    Remote(Box<Endpoint>),
     Offline,
     #[cfg(test)]
     Simulated(simulated::Log),
@@ -219,7 +240,7 @@ impl Models {
             providers.insert(Self::DEFAULT.to_owned(), Provider::Offline);
         }
         for (name, config) in configs {
-            let endpoint = client::Endpoint::new(&name, config)?;
+            let endpoint = Endpoint::new(&name, config)?;
             providers.insert(name, Provider::Remote(Box::new(endpoint)));
         }
         Ok(Self(Arc::new(Shared {
@@ -270,6 +291,34 @@ impl Models {
     ) -> Result<Answer, ModelError> {
         self.open_with(name, request, idempotency_key, HeaderMap::new())
             .await
+    }
+
+    /// Ask whoever it is.
+    pub async fn open_target(
+        &self,
+        target: &Target,
+        request: &Request,
+        idempotency_key: &str,
+    ) -> Result<Answer, ModelError> {
+        let Target::Remote { endpoint, .. } = target else {
+            return self.open(target.name(), request, idempotency_key).await;
+        };
+        #[cfg(test)]
+        if let Some(Provider::Simulated(log)) = self.0.providers.get(Self::DEFAULT) {
+            let incoming = simulated::Incoming::open(log, request, idempotency_key)?;
+            return Ok(Answer {
+                source: Source::Simulated(incoming),
+                begun: false,
+                over: false,
+            });
+        }
+        let (http, headers) = (&self.0.http, HeaderMap::new());
+        let incoming = client::open(http, endpoint, request, idempotency_key, headers).await?;
+        Ok(Answer {
+            source: Source::Remote(Box::new(incoming)),
+            begun: false,
+            over: false,
+        })
     }
 
     /// Ask with more headers, such as those that say on whose behalf. They cannot

@@ -83,7 +83,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::agents::AgentConfig;
+    use crate::agents::{AgentConfig, AgentKind};
     use crate::id::Digest;
 
     fn missing(config: &str) -> Option<String> {
@@ -91,6 +91,7 @@ mod tests {
         let version = Version {
             number: 1,
             component: Digest::of(b"a"),
+            kind: AgentKind::Component,
             config: Arc::new(config),
             created_at: Time(0),
         };

@@ -1,5 +1,7 @@
 //! Entries of a conversation: whose turn begins, how it ended, why the whole of it halted.
 
+use std::fmt;
+
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::clock::Time;
@@ -92,6 +94,26 @@ impl Halt {
             Self::Predicate { .. } => "predicate",
             Self::Abort => "abort",
             Self::ParticipantError { .. } => "participant_error",
+        }
+    }
+}
+
+impl fmt::Display for Halt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::MaxTurns { turns: 1 } => f.write_str("its one turn is made"),
+            Self::MaxTurns { turns } => write!(f, "all {turns} turns are made"),
+            Self::MaxCredits {
+                spent_micros,
+                cap_micros,
+                ..
+            } => write!(f, "{spent_micros} of {cap_micros} micro-units are spent"),
+            Self::Predicate { reason } => f.write_str(reason),
+            Self::Abort => f.write_str("somebody stopped it"),
+            Self::ParticipantError {
+                participant,
+                message,
+            } => write!(f, "{participant}: {message}"),
         }
     }
 }

@@ -118,7 +118,8 @@ impl Payload {
             Self::SlotCommitted(it) => it.turn.as_ref(),
             Self::SpeakerStarted(it) => Some(&it.turn),
             Self::SpeakerEnded(it) => Some(&it.turn),
-            Self::Halted(it) => Some(&it.turn),
+            // Whoever stops a conversation writes the abort.
+            Self::Halted(it) => (it.halt != Halt::Abort).then_some(&it.turn),
             Self::SessionOpened(_)
             | Self::SessionChanged(_)
             | Self::MessageReceived(_)

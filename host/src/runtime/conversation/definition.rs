@@ -47,6 +47,8 @@ pub enum DefinitionError {
     Malformed(String),
     #[error("{0}")]
     Invalid(String),
+    #[error("a conversation has at most {DEFINITION_BYTES_MAX} bytes")]
+    TooLarge,
     #[error("`{field}` leads back to the conversation itself: {path}")]
     Cycle { field: String, path: String },
 }
@@ -232,9 +234,7 @@ fn invalid<T>(text: impl fmt::Display) -> Result<T, DefinitionError> {
 impl Definition {
     pub fn parse(json: &[u8]) -> Result<Self, DefinitionError> {
         if json.len() > DEFINITION_BYTES_MAX {
-            return invalid(format!(
-                "a conversation has at most {DEFINITION_BYTES_MAX} bytes"
-            ));
+            return Err(DefinitionError::TooLarge);
         }
         // serde takes an array for an object, by the order of the fields.
         if json.trim_ascii_start().first() == Some(&b'[') {

@@ -3,9 +3,10 @@
 //! A [`Talk`] is told what came of each step and says which step is next. It makes no call and
 //! knows no clock, so a talk that is told the same again comes to the same step again.
 //!
-//! Invariant: what halts is looked at in one order: before a turn, whether all are made, whether somebody
-//! stopped it, whether it cost as much as it may, who speaks; after a turn, whether its words end it. So a turn
-//! that goes beyond the cap is complete, and the next is not begun. A talk that halted stays so.
+//! Invariant: what halts is looked at in one order: before a turn, whether all are made, whether it cost as
+//! much as it may, who speaks; after a turn, whether its words end it. So a turn that goes beyond the cap is
+//! complete, and the next is not begun. A talk that halted stays so. Whoever stops a conversation ends its
+//! turn from outside, between any two steps: that is not decided here.
 
 use std::fmt;
 use std::sync::Arc;
@@ -63,7 +64,6 @@ pub struct Talk {
     selected: Option<usize>,
     /// The newest turn waits for its verdict.
     unjudged: bool,
-    is_stopped: bool,
     halt: Option<Halt>,
 }
 
@@ -76,7 +76,6 @@ impl Talk {
             spent_micros: 0,
             selected: None,
             unjudged: false,
-            is_stopped: false,
             halt: None,
         }
     }
@@ -126,9 +125,6 @@ impl Talk {
         if turns >= self.definition.max_turns {
             return Some(Halt::MaxTurns { turns });
         }
-        if self.is_stopped {
-            return Some(Halt::Abort);
-        }
         let cap = self.definition.max_cost_micros?;
         (self.spent_micros >= cap).then(|| Halt::max_credits(self.spent_micros, cap))
     }
@@ -136,11 +132,6 @@ impl Talk {
     /// A call cost something, whatever came of it.
     pub fn spend(&mut self, cost_micros: u64) {
         self.spent_micros = self.spent_micros.saturating_add(cost_micros);
-    }
-
-    /// Somebody stopped it: no turn begins any more.
-    pub fn stop(&mut self) {
-        self.is_stopped = true;
     }
 
     /// The participant whose turn it was said this.

@@ -24,7 +24,7 @@ fn three(fields: &str) -> Arc<Definition> {
     Arc::new(Definition::parse(json.to_string().as_bytes()).expect("it is valid"))
 }
 
-/// Play a conversation: `say TEXT`, `cost MICROS`, `choose ANSWER`, `judge ANSWER`, `break WHY`, `stop`. Answers the
+/// Play a conversation: `say TEXT`, `cost MICROS`, `choose ANSWER`, `judge ANSWER`, `break WHY`. Answers the
 /// steps that were next, each as it came, and the last one.
 fn play(definition: &Arc<Definition>, lines: &[&str]) -> Vec<String> {
     let mut talk = Talk::new(definition.clone(), "the seed".into());
@@ -34,10 +34,6 @@ fn play(definition: &Arc<Definition>, lines: &[&str]) -> Vec<String> {
         match verb {
             "cost" => {
                 talk.spend(rest.parse().expect("a number"));
-                continue;
-            }
-            "stop" => {
-                talk.stop();
                 continue;
             }
             _ => {}
@@ -240,18 +236,16 @@ fn who_cannot_speak_ends_it() {
 #[test]
 fn the_order_of_looking_is_one() {
     let cost = r#""max_cost_micros":1"#;
-    let abort = r#"{"kind":"abort"}"#;
-    let both = definition(&format!(r#"{{"max_turns":2,{cost}}}"#));
-    assert_eq!(play(&both, &["cost 1", "stop"])[0], abort, "before the cap");
-    assert_eq!(play(&both, &["stop"])[0], abort);
     let once = definition(&format!(r#"{{"max_turns":1,{cost}}}"#));
-    assert_eq!(
-        play(&once, &["say a", "cost 5", "stop"])[1],
-        MAX(1),
-        "all is said"
+    assert_eq!(play(&once, &["say a", "cost 5"])[1], MAX(1), "all is said");
+    let chaired = definition(&format!(r#"{{"order":{{"selector":"chair"}},{cost}}}"#));
+    let steps = play(&chaired, &["choose Bo", "say a", "cost 1"]);
+    assert!(
+        steps[2].contains("max_credits"),
+        "nobody is selected for nothing"
     );
     let judged = definition(&format!(r#"{{"halt_on":{{"agent":"judge"}},{cost}}}"#));
-    let steps = play(&judged, &["say a", "cost 5", "stop", "judge halt: done"]);
+    let steps = play(&judged, &["say a", "cost 5", "judge halt: done"]);
     assert_eq!(
         steps[2],
         predicate("done"),
@@ -267,7 +261,6 @@ fn a_halt_stands() {
     let mut talk = Talk::new(two, "seed".into());
     talk.said(0, "a");
     assert!(matches!(talk.next(), Step::Halt(Halt::MaxTurns { .. })));
-    talk.stop();
     talk.spend(u64::MAX);
     assert!(matches!(
         talk.next(),

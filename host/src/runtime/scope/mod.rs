@@ -4,8 +4,8 @@
 //! the turn is resumed and the record reaches that far, else decided and written down. The host
 //! interfaces above only translate.
 //!
-//! - `slots`, `messages`, `transcript`, `reply`, `answer` (of a model), `timer`, `budget`: the
-//!   operations.
+//! - `slots`, `messages`, `transcript`, `reply`, `answer` (of a model), `timer`, `budget`, `conversation`:
+//!   the operations.
 //! - `clock`, `output`: what of a turn is not an entry.
 //!
 //! Invariant: what a guest sees of the outside is in the journal before it sees it, and both
@@ -14,6 +14,7 @@
 pub(super) mod answer;
 mod budget;
 mod clock;
+pub(super) mod conversation;
 pub(super) mod messages;
 mod output;
 pub(super) mod reply;

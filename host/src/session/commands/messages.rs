@@ -5,7 +5,8 @@ use serde_json::Value;
 use crate::bus;
 use crate::id::{AgentName, Author, Digest, MessageId, Seq, TurnId};
 use crate::journal::entry::{
-    CalledBy, Idempotency, MessageReceived, MessageReceivedPrivate, MessageSetAside, Outcome, Payload,
+    CalledBy, Idempotency, MessageReceived, MessageReceivedPrivate, MessageSetAside, Outcome,
+    Payload,
 };
 use crate::journal::state::{Phase, Policy};
 use crate::ledger::{Batch, Ledger};

@@ -9,6 +9,7 @@
 //! `stop AGENT`, `put SLOT TEXT`, `pass MS`, `answered`, `delete`. Each waits until what it did is acknowledged.
 
 mod bursts;
+mod conversations;
 mod crash;
 mod damage;
 mod differs;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::id::{Digest, Seq};
 use crate::journal::entry::RetryReason;
-use crate::model::{self, ModelError, Request};
+use crate::model::{self, ModelError, Request, Target};
 
 use super::{Scope, Stop, Tried};
 
@@ -21,7 +21,7 @@ pub(super) const DETAIL_CHARS_MAX: usize = 1_000;
 /// The part that is still open.
 pub(super) struct Call {
     pub(super) n: u32,
-    pub(super) model: String,
+    pub(super) target: Target,
     pub(super) request: Request,
     pub(super) digest: Digest,
     pub(super) tried: Tried,

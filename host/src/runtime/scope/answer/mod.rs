@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use crate::id::{Digest, Seq};
 use crate::journal::entry::{CallKind, CallResult, Payload, Piece, Usage};
 use crate::ledger::WINDOW_MS;
-use crate::model::{ModelError, Request};
+use crate::model::{ModelError, Request, Target};
 
 pub(in crate::runtime) use self::failure::{Failed, NoAnswer};
 
@@ -27,6 +27,9 @@ use self::call::{Call, DETAIL_CHARS_MAX};
 use self::failure::no_answer;
 use super::reply::TooLarge;
 use super::{Back, Scope, Stop, Tried};
+
+/// Characters of the name of whom a call goes to: of a model, or of a remote participant with its address.
+const TARGET_CHARS_MAX: usize = 128;
 
 /// A whole answer.
 #[derive(Debug, Clone, PartialEq)]
@@ -48,6 +51,8 @@ pub(in crate::runtime) struct Answer {
     end: Option<(String, Option<Usage>)>,
     /// Pieces came.
     begun: bool,
+    /// How often the call was made, once it has come back.
+    attempts: u32,
 }
 
 impl Scope {
@@ -59,7 +64,16 @@ impl Scope {
     ) -> Result<Answer, Failed> {
         let default = self.model_names.first().map_or("default", String::as_str);
         let model = model.unwrap_or_else(|| default.to_owned());
-        let target: String = model.chars().take(64).collect();
+        self.ask_target(Target::Model(model), request).await
+    }
+
+    /// Ask whoever it is.
+    pub(in crate::runtime) async fn ask_target(
+        &self,
+        whom: Target,
+        request: Request,
+    ) -> Result<Answer, Failed> {
+        let target: String = whom.name().chars().take(TARGET_CHARS_MAX).collect();
         let digest = request.digest();
         let asked = || format!("asks the model {target:?}, request {digest}");
         let recorded = self.recorded(asked).map_err(|stop| stop.asking(&request))?;
@@ -76,17 +90,24 @@ impl Scope {
             };
             self.record.keep(&request);
             let failed = self.failed_at_opening(n)?;
-            let mut answer = Answer::new(model, request, digest);
+            let mut answer = Answer::new(whom, request, digest);
             answer.is_call(n);
             return match failed {
                 Some(result) => Err(Failed::Guest(no_answer(result, ""))),
                 None => Ok(answer),
             };
         }
-        let mut answer = Answer::new(model, request, digest);
+        let mut answer = Answer::new(whom, request, digest);
         let n = self.called(CallKind::Model, &target, digest)?;
         answer.is_call(n);
-        if !self.model_names.contains(&target) {
+        let is_known = match &answer.call {
+            Some(call) => match &call.target {
+                Target::Model(name) => self.model_names.contains(name),
+                Target::Remote { .. } => true,
+            },
+            None => true,
+        };
+        if !is_known {
             let text = format!("the agent is not configured for the model {target:?}");
             let refused = ModelError::Refused(text);
             return Err(answer.fail(self, &refused, true)?);
@@ -121,11 +142,11 @@ impl Scope {
 }
 
 impl Answer {
-    fn new(model: String, request: Request, digest: Digest) -> Self {
+    fn new(target: Target, request: Request, digest: Digest) -> Self {
         Self {
             call: Some(Call {
                 n: 0,
-                model,
+                target,
                 request,
                 digest,
                 tried: Tried {
@@ -140,6 +161,7 @@ impl Answer {
             tool_calls: Vec::new(),
             end: None,
             begun: false,
+            attempts: 0,
         }
     }
 
@@ -162,7 +184,7 @@ impl Answer {
             scope.cpu.waiting(scope.ledger.durable(written)).await?;
             call.tried.attempts += 1;
             let key = scope.call_key(call.n, &call.digest);
-            let opened = scope.models.open(&call.model, &call.request, &key);
+            let opened = scope.models.open_target(&call.target, &call.request, &key);
             match scope.cpu.waiting(opened).await {
                 Ok(source) => {
                     call.source = Some(source);
@@ -210,6 +232,31 @@ impl Answer {
         }
         let mut shown = Instant::now() - Duration::from_millis(WINDOW_MS);
         loop {
+            let until = shown + Duration::from_millis(WINDOW_MS);
+            let Some(text) = self.words(scope, until).await? else {
+                return Ok(self.completion());
+            };
+            if let Err(TooLarge) = scope.say(&text)? {
+                self.give_up(scope)?;
+                let error = "the turn has said as many bytes as it may".to_owned();
+                return Err(Failed::Guest(NoAnswer::Other(error)));
+            }
+            if self.call.is_some() && !scope.is_replaying() {
+                scope.ledger.flush();
+            }
+            shown = Instant::now();
+            scope.may_say().await?;
+        }
+    }
+
+    /// The text that has come, or the first to come; what follows it within the window comes with it.
+    /// None after the end.
+    pub(in crate::runtime) async fn words(
+        &mut self,
+        scope: &Scope,
+        until: Instant,
+    ) -> Result<Option<String>, Failed> {
+        loop {
             let mut text = String::new();
             for piece in self.ready.drain(..) {
                 if let Piece::Text(more) = piece {
@@ -217,23 +264,28 @@ impl Answer {
                 }
             }
             if !text.is_empty() {
-                if let Err(TooLarge) = scope.say(&text)? {
-                    self.give_up(scope)?;
-                    let error = "the turn has said as many bytes as it may".to_owned();
-                    return Err(Failed::Guest(NoAnswer::Other(error)));
-                }
-                if self.call.is_some() && !scope.is_replaying() {
-                    scope.ledger.flush();
-                }
-                shown = Instant::now();
-                scope.may_say().await?;
+                return Ok(Some(text));
             }
             if self.call.is_none() {
-                return Ok(self.completion());
+                return Ok(None);
             }
-            let until = shown + Duration::from_millis(WINDOW_MS);
             self.advance(scope, Some(until)).await?;
         }
+    }
+
+    /// Whether more may come.
+    pub(in crate::runtime) fn is_open(&self) -> bool {
+        self.call.is_some()
+    }
+
+    /// How often the call was made; 0 until it has come back.
+    pub(in crate::runtime) fn attempts(&self) -> u32 {
+        self.attempts
+    }
+
+    /// What the provider says that it used, once the answer is whole.
+    pub(in crate::runtime) fn usage(&self) -> Option<Usage> {
+        self.end.as_ref().and_then(|(_, usage)| *usage)
     }
 
     /// The guest lets go of the answer.
@@ -262,6 +314,7 @@ impl Answer {
             .call
             .take()
             .map_or((0, 1), |call| (call.n, call.tried.attempts));
+        self.attempts = attempts;
         let mut back = Back::new(
             n,
             CallResult::Failed {

@@ -32,6 +32,7 @@ impl Answer {
                 Payload::Streamed(it) if it.n == n => self.take_again(scope, it.pieces),
                 Payload::Returned(it) if it.n == n && it.result != CallResult::Dropped => {
                     self.call = None;
+                    self.attempts = it.attempts;
                     Err(Failed::Guest(no_answer(it.result, &self.text)))
                 }
                 _ => Err(scope.differs(&recorded, asked()).into()),
@@ -133,6 +134,7 @@ impl Answer {
         if let Some((_, usage)) = self.end {
             let mut back = Back::new(call.n, CallResult::Ok);
             back.attempts = call.tried.attempts;
+            self.attempts = back.attempts;
             back.usage = Usage {
                 model_calls: 1,
                 ..usage.unwrap_or_default()
@@ -158,13 +160,17 @@ impl Answer {
         let asked = || format!("takes the end of call {n}");
         match scope.recorded_part(asked)? {
             Some(recorded) => match &recorded.payload {
-                Payload::Returned(it) if it.n == n => Ok(()),
+                Payload::Returned(it) if it.n == n => {
+                    self.attempts = it.attempts;
+                    Ok(())
+                }
                 _ => Err(scope.differs(&recorded, asked()).into()),
             },
             // Both are one append, but a journal may be cut between any two entries.
             None => {
                 let mut back = Back::new(n, CallResult::Ok);
                 back.usage.model_calls = 1;
+                self.attempts = back.attempts;
                 Ok(scope.returned(back, &[])?)
             }
         }
