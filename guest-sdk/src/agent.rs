@@ -6,7 +6,7 @@ use std::time::Duration;
 pub use crate::bindings::exports::antiphon::agent::agent::{
     AgentError, Cause, TurnInput, TurnOutput,
 };
-use crate::{bindings, context, kernel, mailbox, model, reply, turn};
+use crate::{agents, bindings, context, kernel, mailbox, model, reply, turn};
 
 /// Something that handles turns. Say so with [`export!`](crate::export).
 ///
@@ -102,6 +102,12 @@ impl From<kernel::CommitError> for AgentError {
 impl From<mailbox::SendError> for AgentError {
     fn from(error: mailbox::SendError) -> Self {
         Self::Unavailable(format!("send: {error}"))
+    }
+}
+
+impl From<agents::CallError> for AgentError {
+    fn from(error: agents::CallError) -> Self {
+        Self::Unavailable(error.to_string())
     }
 }
 

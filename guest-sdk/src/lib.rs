@@ -2,7 +2,8 @@
 //!
 //! An agent is something that handles turns ([`Agent`]). In a turn it pulls what was sent
 //! to it ([`mailbox`]), reads what the session holds ([`transcript`], [`kernel`],
-//! [`context`]), asks models ([`model`]) and says something to the people ([`reply`]). The
+//! [`context`]), asks models ([`model`]) and other agents ([`agents`]), and says something to
+//! the people ([`reply`]). The
 //! modules are the interfaces of `wit/`, in the same words, with nothing hidden and nothing
 //! added to what a model is sent.
 //!
@@ -49,6 +50,7 @@
 //! network of WASI's, and the clock moves only with the host's answers.
 
 mod agent;
+pub mod agents;
 #[doc(hidden)]
 pub mod bindings;
 pub mod context;

@@ -139,6 +139,11 @@ impl SessionId {
         Self(format!("s-{}", uuid::Uuid::now_v7().simple()).into())
     }
 
+    /// The session of a nested call, by the call's key.
+    pub fn of_call(key: &Digest) -> Self {
+        Self(key.to_string().into())
+    }
+
     /// The session that an idempotency key stands for: the same key opens the same session.
     pub fn of_key(key: &Digest) -> Self {
         Self(format!("s-{}", &key.to_string()[..32]).into())

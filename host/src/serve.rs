@@ -20,6 +20,7 @@ use crate::logs::Logs;
 use crate::model::{ModelConfig, Models, SetupError};
 use crate::runtime::engine::Runtime;
 use crate::runtime::limits::TurnLimits;
+use crate::seal::{Seal, SealError};
 use crate::session::{Instances, Parts, Sessions};
 use crate::shutdown::Shutdown;
 use crate::store::components::{ComponentError, Components};
@@ -51,6 +52,8 @@ pub enum ServeError {
     Origin(String),
     #[error("the listening socket: {0}")]
     Listener(io::Error),
+    #[error(transparent)]
+    Seal(#[from] SealError),
     #[error("starting was interrupted")]
     Interrupted,
 }
@@ -155,6 +158,7 @@ impl Host {
         let runtime =
             Arc::new(Runtime::new(turns_max, &limits, Some(&cache)).map_err(ServeError::Engine)?);
         let components = Components::open(&data.join("components"))?;
+        let seal = Seal::open_or_make(data)?;
         let clock = Clock::System;
         let tenants = Tenants::new(store.clone());
         let mut owners = tenants.list()?;
@@ -182,6 +186,11 @@ impl Host {
             turns_waiting_max: as_usize(config.limits.turns_waiting_max),
             sessions_open_max: as_usize(config.limits.sessions_open_max),
             forks_max: as_usize(config.limits.forks_max),
+            invoked_expire_after_ms: u64::try_from(
+                config.sessions.invoked_expire_after.as_millis(),
+            )
+            .unwrap_or(u64::MAX),
+            seal,
             unclean,
         });
         Ok(Self {
@@ -264,8 +273,6 @@ fn settings(config: &Config) -> Result<Settings, ServeError> {
         component_bytes_max: as_usize(config.limits.component_bytes_max),
         request_bytes_max: as_usize(config.limits.request_bytes_max),
         streams_max: as_usize(config.limits.streams_max),
-        invoked_expire_after_ms: u64::try_from(config.sessions.invoked_expire_after.as_millis())
-            .unwrap_or(u64::MAX),
         cors_origins: config
             .http
             .cors_origins

@@ -103,6 +103,53 @@ pub(crate) mod kernel {
     }
 }
 
+pub(crate) mod agents {
+    use super::with;
+    use crate::agents::{CallError, Options, Reply};
+    use crate::mailbox::Body;
+    use crate::testing::Sent;
+
+    pub(crate) fn call(agent: &str, body: &Body, options: Options) -> Result<Reply, CallError> {
+        spawn(agent, body, options).and_then(Run::wait)
+    }
+
+    pub(crate) fn spawn(agent: &str, body: &Body, _: Options) -> Result<Run, CallError> {
+        with(|session| {
+            if body.as_text().len() > session.limits.message_bytes_max {
+                return Err(CallError::TooLarge);
+            }
+            let replies = session.replies.get_mut(agent);
+            let replies = replies.ok_or(CallError::UnknownAgent)?;
+            let reply = replies.pop_front();
+            let reply = reply.unwrap_or_else(|| panic!("no reply of {agent:?} is scripted"));
+            let running = session.running();
+            running.called.push(Sent {
+                to: agent.to_owned(),
+                body: body.clone(),
+            });
+            let session = format!("{}-called-{}", running.id, running.called.len());
+            Ok(Run { session, reply })
+        })
+    }
+
+    #[derive(Debug)]
+    pub(crate) struct Run {
+        session: String,
+        reply: Result<String, CallError>,
+    }
+
+    impl Run {
+        pub(crate) fn session(&self) -> String {
+            self.session.clone()
+        }
+
+        pub(crate) fn wait(run: Self) -> Result<Reply, CallError> {
+            let Self { session, reply } = run;
+            with(|_| reply.map(|text| Reply { text, session }))
+        }
+    }
+}
+
 pub(crate) mod mailbox {
     use super::with;
     use crate::mailbox::{Body, Header, Message, Page, SendError};

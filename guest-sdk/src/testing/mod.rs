@@ -39,6 +39,7 @@ pub use answer::Answer;
 pub use turn::Turn;
 
 use crate::agent::{Agent, AgentError, Cause, TurnInput, TurnOutput};
+use crate::agents::CallError;
 use crate::context::Item;
 use crate::kernel::{SlotState, Snapshot};
 use crate::log::Level;
@@ -51,7 +52,7 @@ use session::Session;
 #[derive(Clone)]
 pub struct Host(Rc<RefCell<Session>>);
 
-/// Something that the agent sent to another agent.
+/// Something that the agent sent to another agent, or called one with.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sent {
     /// The agent it went to.
@@ -194,6 +195,24 @@ impl Host {
     /// Script the answer to the next model call that has none yet.
     pub fn answer(&self, answer: Answer) -> &Self {
         self.0.borrow_mut().answers.push_back(answer);
+        self
+    }
+
+    /// There is such an agent to call, and it replies this to the next call that has no reply yet.
+    pub fn agent_says(&self, agent: &str, text: &str) -> &Self {
+        self.agent_replies(agent, Ok(text.to_owned()))
+    }
+
+    /// Like [`agent_says`](Self::agent_says), for a call that fails.
+    pub fn agent_fails(&self, agent: &str, error: CallError) -> &Self {
+        self.agent_replies(agent, Err(error))
+    }
+
+    fn agent_replies(&self, agent: &str, reply: Result<String, CallError>) -> &Self {
+        let mut session = self.0.borrow_mut();
+        let replies = session.replies.entry(agent.to_owned()).or_default();
+        replies.push_back(reply);
+        drop(session);
         self
     }
 

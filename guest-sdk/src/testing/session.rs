@@ -3,13 +3,14 @@
 //! Invariant: everything in the session's one order has a `seq`, taken from one counter.
 //! A running turn sees of messages and transcript what has a seq below its start.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 
 use super::answer::Answer;
 use super::context::Context;
 use super::slots::Slots;
 use super::{Limits, Logged, Sent, Turn};
 use crate::agent::{AgentError, Cause, TurnInput, TurnOutput};
+use crate::agents::CallError;
 use crate::kernel::{CommitError, LockError, SlotState};
 use crate::mailbox::{Body, Header, Message, Sender};
 use crate::model::Request;
@@ -27,6 +28,8 @@ pub(super) struct Session {
     pub(super) now: u64,
     pub(super) context: Context,
     pub(super) answers: VecDeque<Answer>,
+    /// By agent that can be called.
+    pub(super) replies: HashMap<String, VecDeque<Result<String, CallError>>>,
     pub(super) requests: Vec<Request>,
     pub(super) logs: Vec<Logged>,
     pub(super) running: Option<Running>,
@@ -44,6 +47,7 @@ pub(super) struct Running {
     pub(super) context: Context,
     pub(super) said: String,
     pub(super) sent: Vec<Sent>,
+    pub(super) called: Vec<Sent>,
     pub(super) calls: u64,
     causes: Vec<Cause>,
     /// The messages that it was started with.
@@ -87,6 +91,7 @@ impl Session {
             now: START,
             context: Context::default(),
             answers: VecDeque::new(),
+            replies: HashMap::new(),
             requests: Vec::new(),
             logs: Vec::new(),
             running: None,
@@ -147,6 +152,7 @@ impl Session {
             context: self.context.clone(),
             said: String::new(),
             sent: Vec::new(),
+            called: Vec::new(),
             calls: 0,
             causes: causes.clone(),
             offered: headers
@@ -217,6 +223,7 @@ impl Session {
             result,
             said: running.said,
             sent: running.sent,
+            called: running.called,
             consumed,
             left,
             requests: self.requests[running.requests_before..].to_vec(),

@@ -18,6 +18,8 @@ pub struct Turn {
     pub said: String,
     /// What was sent to other agents, in order.
     pub sent: Vec<Sent>,
+    /// What other agents were called with, in order.
+    pub called: Vec<Sent>,
     /// The ids of the messages that this turn consumed, oldest first.
     pub consumed: Vec<String>,
     /// The ids of the messages that waited and still do, oldest first.

@@ -48,7 +48,7 @@ impl Default for AgentConfig {
         Self {
             model: "default".into(),
             models: Vec::new(),
-            grants: INTERFACES.iter().map(|name| (*name).to_owned()).collect(),
+            grants: Grants::by_default().names().map(str::to_owned).collect(),
             watches: BTreeSet::new(),
             batching: Batching::default(),
             before_turn: BeforeTurn::default(),
@@ -179,7 +179,7 @@ impl AgentConfig {
     }
 
     pub fn grants(&self) -> Grants {
-        Grants::new(self.grants.iter().cloned()).unwrap_or_else(|_| Grants::all())
+        Grants::new(self.grants.iter().cloned()).unwrap_or_else(|_| Grants::by_default())
     }
 
     /// Models it may name, its default first.

@@ -173,7 +173,12 @@ impl Voices {
                 shown.push_str(&self.note(&format!("the conversation is over: {}", it.halt)));
                 shown
             }
-            Payload::SpeakerStarted(_)
+            Payload::AgentCalled(called) => {
+                let text = format!("{} works for it in {}", called.agent, called.session);
+                self.note(&text)
+            }
+            Payload::CallCancelled(_)
+            | Payload::SpeakerStarted(_)
             | Payload::SpeakerEnded(_)
             | Payload::SessionOpened(_)
             | Payload::MessageSent(_)

@@ -15,6 +15,7 @@ use crate::ledger::{Dead, FollowError};
 use crate::runtime::conversation::definition::{DEFINITION_BYTES_MAX, DefinitionError};
 use crate::runtime::engine::ComponentError;
 use crate::session::commands::CommandError;
+use crate::session::following::FollowingError;
 use crate::session::fork::ForkError;
 use crate::session::{Session, SessionError};
 use crate::store::{CommitError, Damage, ReadError};
@@ -251,6 +252,16 @@ impl From<FollowError> for ApiError {
     }
 }
 
+impl From<FollowingError> for ApiError {
+    fn from(error: FollowingError) -> Self {
+        match error {
+            FollowingError::Session(error) => error.into(),
+            FollowingError::Follow(error) => error.into(),
+            FollowingError::Read(error) => error.into(),
+        }
+    }
+}
+
 impl From<SessionError> for ApiError {
     fn from(error: SessionError) -> Self {
         match error {
@@ -335,6 +346,7 @@ impl From<CommandError> for ApiError {
                 )
                 .with(json!({"version": newest.0}))
             }
+            CommandError::Unsealed(_) => Self::internal(text),
             CommandError::Dead(dead) => dead.into(),
         }
     }

@@ -10,12 +10,12 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::id::{AgentName, Author, MessageId, Offset, SessionId};
+use crate::id::{AgentName, Author, Offset, SessionId};
 use crate::journal::codec::Encoded;
 use crate::journal::entry::Failure;
-use crate::ledger::{Dead, FollowError, Follower};
 use crate::session::Session;
 use crate::session::commands::{self, NewMessage, NewSession, Posted};
+use crate::session::following::Following;
 use crate::session::outcome::{Standing, Taken, Tracker};
 use crate::tenants::Right;
 
@@ -64,7 +64,8 @@ pub(super) async fn invoke(
             let new = NewSession {
                 agents: vec![agent.clone()],
                 entry: agent.clone(),
-                expires_after_ms: Some(api.settings.invoked_expire_after_ms),
+                expires_after_ms: Some(api.sessions.invoked_expire_after_ms()),
+                called_by: None,
                 idempotency: None,
             };
             (id, Some(new))
@@ -82,6 +83,7 @@ pub(super) async fn invoke(
         invoked: true,
         bus: bus::context(&api, &inbound),
         called_by: None,
+        authorization: inbound.authorization,
     };
     let posted = settled(
         &session,
@@ -169,60 +171,10 @@ async fn accepted(session: &Session, posted: &Posted) -> ApiResult<Response> {
     Ok(response)
 }
 
-/// Follows a message to its end across sessions that are closed and opened again.
-struct Following {
-    api: Api,
-    session: Arc<Session>,
-    follower: Follower,
-    tracker: Tracker,
-}
-
-impl Following {
-    fn new(api: Api, session: Arc<Session>, message: &MessageId) -> Self {
-        // From before the message, which is the first event of its turn.
-        let follower = session.ledger.follow(crate::id::Seq(message.seq().0 - 1));
-        Self {
-            api,
-            session,
-            follower,
-            tracker: Tracker::new(message.clone()),
-        }
-    }
-
-    /// The next durable entries. Each must be given to the tracker.
-    async fn next(&mut self) -> ApiResult<Vec<Encoded>> {
-        loop {
-            match self.follower.next().await {
-                Ok(entries) => return Ok(entries),
-                Err(FollowError::Dead(Dead::Closed | Dead::Fenced | Dead::Illegal(_))) => {
-                    let journal = &self.session.journal;
-                    self.session = self
-                        .api
-                        .sessions
-                        .get(&journal.tenant, &journal.session)
-                        .await?;
-                    self.follower = self.session.ledger.follow(self.follower.at());
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
-    }
-
-    fn track(&mut self, encoded: &Encoded) -> ApiResult<()> {
-        let undecodable = |error| self.session.ledger.undecodable(&error);
-        Ok(self.tracker.next(encoded).map_err(undecodable)?)
-    }
-}
-
 async fn answered(api: &Api, session: Arc<Session>, posted: &Posted) -> ApiResult<Response> {
     let id = session.journal.session.clone();
-    let mut following = Following::new(api.clone(), session, &posted.message);
-    while !following.tracker.is_over() {
-        for encoded in following.next().await? {
-            following.track(&encoded)?;
-        }
-    }
-    let mut response = match following.tracker.standing() {
+    let mut following = Following::new(api.sessions.clone(), session, &posted.message);
+    let mut response = match following.end().await? {
         Standing::Done(taken) => finished(&id, &taken)?,
         Standing::SetAside(reason) => {
             return Err(failed(
@@ -288,7 +240,7 @@ fn failed(
 async fn streamed(api: Api, session: Arc<Session>, posted: &Posted) -> ApiResult<Response> {
     let permit = api.stream_permit()?;
     let id = session.journal.session.clone();
-    let mut following = Following::new(api, session, &posted.message);
+    let mut following = Following::new(api.sessions.clone(), session, &posted.message);
     // The head names the run, so it waits for the turn; what came until then follows it.
     let mut first = Vec::new();
     while following.tracker.turn().is_none() && !following.tracker.is_over() {

@@ -67,7 +67,6 @@ pub struct Settings {
     pub request_bytes_max: usize,
     /// Event streams and long polls open at once.
     pub streams_max: usize,
-    pub invoked_expire_after_ms: u64,
     pub cors_origins: Vec<HeaderValue>,
 }
 

@@ -86,6 +86,7 @@ impl New {
             agents,
             entry,
             expires_after_ms,
+            called_by: None,
             idempotency: None,
         })
     }
@@ -268,6 +269,7 @@ pub(super) async fn send(
         invoked: false,
         bus: bus::context(&api, &inbound),
         called_by: None,
+        authorization: inbound.authorization,
     };
     let posted = commands::post(&api.sessions, &session.ledger, None, message);
     let posted = settled(&session, posted).await?;

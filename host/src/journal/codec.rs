@@ -190,6 +190,7 @@ fn write_private(bytes: &mut BytesMut, payload: &Payload) {
         Payload::SlotCommitted(committed) => write_json(bytes, &committed.private),
         Payload::TurnEnded(ended) => write_json(bytes, &ended.private),
         Payload::SessionForked(forked) => write_json(bytes, &forked.private),
+        Payload::AgentCalled(called) => write_json(bytes, &called.private),
         Payload::SessionChanged(_)
         | Payload::MessageSent(_)
         | Payload::Called(_)
@@ -206,7 +207,8 @@ fn write_private(bytes: &mut BytesMut, payload: &Payload) {
         | Payload::AgentResumed(_)
         | Payload::SpeakerStarted(_)
         | Payload::SpeakerEnded(_)
-        | Payload::Halted(_) => {}
+        | Payload::Halted(_)
+        | Payload::CallCancelled(_) => {}
     }
 }
 
@@ -222,6 +224,7 @@ fn set_private(payload: &mut Payload, json: &[u8]) -> Result<(), serde_json::Err
         Payload::SlotCommitted(committed) => parse(json, &mut committed.private),
         Payload::TurnEnded(ended) => parse(json, &mut ended.private),
         Payload::SessionForked(forked) => parse(json, &mut forked.private),
+        Payload::AgentCalled(called) => parse(json, &mut called.private),
         Payload::SessionChanged(_)
         | Payload::MessageSent(_)
         | Payload::Called(_)
@@ -238,7 +241,8 @@ fn set_private(payload: &mut Payload, json: &[u8]) -> Result<(), serde_json::Err
         | Payload::AgentResumed(_)
         | Payload::SpeakerStarted(_)
         | Payload::SpeakerEnded(_)
-        | Payload::Halted(_) => Ok(()),
+        | Payload::Halted(_)
+        | Payload::CallCancelled(_) => Ok(()),
     }
 }
 

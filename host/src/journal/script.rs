@@ -10,13 +10,13 @@ use crate::bus;
 use crate::clock::Time;
 use crate::id::{AgentName, Author, Digest, MessageId, RunId, Seq, SlotName, TurnId};
 use crate::journal::entry::{
-    AgentResumed, AgentSuspended, CallKind, CallResult, Called, Cause, Content, Entry, Fate, Halt,
-    Halted, Idempotency, InputFate, InterruptRequested, MessageReceived, MessageReceivedPrivate,
-    MessageSent, MessageSetAside, Observation, Observed, Outcome, Payload, Piece, Pinned, Retried,
-    RetryReason, Returned, SessionChange, SessionChanged, SessionForked, SessionOpened,
-    SessionOpenedPrivate, SlotCommitted, SlotCommittedPrivate, SlotLocked, SlotReleased,
-    SpeakerEnded, SpeakerStarted, Spoke, Streamed, TurnEnded, TurnEndedPrivate, TurnError,
-    TurnStarted, Usage, Writer,
+    AgentCalled, AgentCalledPrivate, AgentResumed, AgentSuspended, CallCancelled, CallKind,
+    CallResult, Called, Cause, Content, Entry, Fate, Halt, Halted, Idempotency, InputFate,
+    InterruptRequested, MessageReceived, MessageReceivedPrivate, MessageSent, MessageSetAside,
+    Observation, Observed, Outcome, Payload, Piece, Pinned, Retried, RetryReason, Returned,
+    SessionChange, SessionChanged, SessionForked, SessionOpened, SessionOpenedPrivate,
+    SlotCommitted, SlotCommittedPrivate, SlotLocked, SlotReleased, SpeakerEnded, SpeakerStarted,
+    Spoke, Streamed, TurnEnded, TurnEndedPrivate, TurnError, TurnStarted, Usage, Writer,
 };
 use crate::journal::state::{IllegalEntry, State};
 
@@ -117,6 +117,7 @@ impl Script {
                 agents: words.plain.iter().map(|agent| name(agent)).collect(),
                 entry: words.option("entry").unwrap_or_else(|| words.at(0)),
                 expires_after_ms: words.option("expires"),
+                called_by: None,
                 private: SessionOpenedPrivate {
                     secret: "secret".into(),
                     idempotency: None,
@@ -354,6 +355,29 @@ impl Script {
                 request: Digest::of(b"request"),
                 target: "default".into(),
             }),
+            "nest" => Payload::AgentCalled(AgentCalled {
+                turn,
+                n,
+                agent: words.at(2),
+                session: words.at(3),
+                private: AgentCalledPrivate::default(),
+            }),
+            "told" => Payload::CallCancelled(CallCancelled {
+                turn,
+                n,
+                agent: words.at(2),
+                session: words.at(3),
+            }),
+            "drop" => Payload::Returned(Returned {
+                turn,
+                n,
+                result: CallResult::Dropped,
+                usage: Usage::default(),
+                attempts: 1,
+                opening: false,
+                poll: None,
+                child: None,
+            }),
             "stream" => Payload::Streamed(Streamed {
                 turn,
                 n,
@@ -370,6 +394,7 @@ impl Script {
                 attempts: 1,
                 opening: false,
                 poll: None,
+                child: None,
             }),
             "see" => observed(Observation::SlotNames { slots: Vec::new() }),
             "pull" => observed(Observation::MailboxPulled {
@@ -487,6 +512,8 @@ pub(crate) fn print(entries: &[Entry]) -> String {
             Payload::SpeakerStarted(it) => format!(" {} {}", it.index, it.speaker),
             Payload::SpeakerEnded(it) => format!(" {} {}", it.index, it.speaker),
             Payload::Halted(it) => format!(" {}", it.halt.name()),
+            Payload::AgentCalled(it) => format!(" {} {} in {}", it.n, it.agent, it.session),
+            Payload::CallCancelled(it) => format!(" {} {} in {}", it.n, it.agent, it.session),
             Payload::SessionOpened(_)
             | Payload::Called(_)
             | Payload::Returned(_)

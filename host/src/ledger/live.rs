@@ -5,13 +5,13 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use bytes::Bytes;
 
 use crate::clock::Time;
-use crate::id::{Digest, Seq, TurnId};
+use crate::id::{Digest, MessageId, Seq, TurnId};
 use crate::journal::codec::{Encoded, Frame, encode};
 use crate::journal::entry::{Content, Entry, Payload, Spoke};
 use crate::journal::state::{FOLD_VERSION, IllegalEntry, State};
 use crate::store::{Generation, JournalId, OpenError, ReadError, RecordKey, Store, Tail, Write};
 
-use super::Dead;
+use super::{Dead, sealed};
 
 /// Newest entries kept in memory for followers and guests, beside those not durable yet.
 const RECENT_BYTES_MAX: usize = 256 * 1024;
@@ -68,6 +68,8 @@ pub(super) struct Live {
     recent_bytes: usize,
     /// Long values that unflushed entries name.
     new_values: Vec<(Digest, Bytes)>,
+    /// Other records of the next commit.
+    new_records: Vec<Write>,
     /// Long documents of slots, so that reading a slot never touches the disk.
     texts: HashMap<Digest, Bytes>,
     chunks: BTreeMap<TurnId, Chunk>,
@@ -112,6 +114,7 @@ impl Live {
             recent: VecDeque::new(),
             recent_bytes: 0,
             new_values: Vec::new(),
+            new_records: Vec::new(),
             texts: HashMap::new(),
             chunks: BTreeMap::new(),
             wake: WakeRecord::Unknown,
@@ -229,6 +232,7 @@ impl Live {
                 bytes,
             })
             .collect();
+        writes.append(&mut self.new_records);
         writes.push(Write::Append {
             journal: journal.clone(),
             generation: owner.generation,
@@ -372,10 +376,13 @@ impl<'a> Batch<'a> {
 
     /// Append. An illegal entry is a defect of the caller: it ends the ledger.
     pub fn push(&mut self, payload: Payload) -> Seq {
-        if self.illegal.is_none()
-            && let Err(illegal) = self.live.push(self.now, payload)
-        {
-            self.illegal = Some(illegal);
+        if self.illegal.is_none() {
+            let tenant = &self.journal.tenant;
+            let removed = sealed::removed(&self.live.state, tenant, &payload);
+            match self.live.push(self.now, payload) {
+                Ok(_) => self.live.new_records.extend(removed),
+                Err(illegal) => self.illegal = Some(illegal),
+            }
         }
         self.live.state.last
     }
@@ -398,6 +405,12 @@ impl<'a> Batch<'a> {
             self.live.new_values.push((digest, bytes));
         }
         content
+    }
+
+    /// Keep the sealed credential of the message that is pushed next.
+    pub fn keep_sealed(&mut self, message: &MessageId, sealed: Vec<u8>) {
+        let write = sealed::kept(&self.journal.tenant, message, sealed);
+        self.live.new_records.push(write);
     }
 
     /// Forget long texts that no slot names any more.

@@ -16,6 +16,7 @@
 
 mod live;
 mod read;
+mod sealed;
 pub mod transcript;
 mod wait;
 
@@ -40,6 +41,7 @@ use crate::telemetry::Stage;
 pub use live::{Batch, Voice, parse_wake};
 use live::{Live, Owner};
 pub use read::{Back, FollowError, Follower};
+pub use sealed::authorization_key;
 
 /// Bytes of a session that may wait for the flush before `say` pushes back:
 /// several times what one sync writes, and small beside an instance's memory.

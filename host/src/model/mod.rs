@@ -299,9 +299,13 @@ impl Models {
         target: &Target,
         request: &Request,
         idempotency_key: &str,
+        headers: HeaderMap,
     ) -> Result<Answer, ModelError> {
         let Target::Remote { endpoint, .. } = target else {
-            return self.open(target.name(), request, idempotency_key).await;
+            let name = target.name();
+            return self
+                .open_with(name, request, idempotency_key, headers)
+                .await;
         };
         #[cfg(test)]
         if let Some(Provider::Simulated(log)) = self.0.providers.get(Self::DEFAULT) {
@@ -312,7 +316,7 @@ impl Models {
                 over: false,
             });
         }
-        let (http, headers) = (&self.0.http, HeaderMap::new());
+        let http = &self.0.http;
         let incoming = client::open(http, endpoint, request, idempotency_key, headers).await?;
         Ok(Answer {
             source: Source::Remote(Box::new(incoming)),

@@ -26,11 +26,15 @@ wasmtime::component::bindgen!({
         "antiphon:agent/model.open": async | trappable,
         "antiphon:agent/model.[method]deltas.next": async | trappable,
         "antiphon:agent/model.[static]deltas.relay": async | trappable,
+        "antiphon:agent/agents.call": async | trappable,
+        "antiphon:agent/agents.spawn": async | trappable,
+        "antiphon:agent/agents.[static]run.wait": async | trappable,
         default: trappable,
     },
     exports: { default: async },
     with: {
         "antiphon:agent/kernel.slot-lock": super::host::kernel::SlotLock,
+        "antiphon:agent/agents.run": super::host::agents::Run,
         "antiphon:agent/model.deltas": super::host::model::Deltas,
     },
 });

@@ -29,7 +29,7 @@ use super::limits::{
 use super::wasi;
 
 /// Interfaces of `antiphon:agent` that can be granted.
-pub const INTERFACES: [&str; 8] = [
+pub const INTERFACES: [&str; 9] = [
     "kernel",
     "mailbox",
     "context",
@@ -38,7 +38,11 @@ pub const INTERFACES: [&str; 8] = [
     "model",
     "turn",
     "log",
+    "agents",
 ];
+
+/// Of these, the ones that reach beyond the session: an agent has them only if its configuration says so.
+const ASKED_FOR: [&str; 1] = ["agents"];
 
 const PACKAGE: &str = "antiphon:agent/";
 const VERSION: &str = "@0.1.0";
@@ -76,8 +80,14 @@ impl Grants {
         }
     }
 
-    pub fn all() -> Self {
-        Self(INTERFACES.iter().map(|name| (*name).to_owned()).collect())
+    /// What an agent may import whose configuration says nothing.
+    pub fn by_default() -> Self {
+        let names = INTERFACES.iter().filter(|name| !ASKED_FOR.contains(name));
+        Self(names.map(|name| (*name).to_owned()).collect())
+    }
+
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(String::as_str)
     }
 
     pub fn contains(&self, name: &str) -> bool {

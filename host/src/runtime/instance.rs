@@ -106,6 +106,13 @@ async fn run(runtime: &Runtime, loaded: &Loaded, scope: &Arc<Scope>, input: Inpu
     // Armed before instantiation: start functions are guest code too.
     store.set_epoch_deadline(1);
 
+    let is_nested = input.messages.iter().any(Pending::is_nested);
+    let cause = |cause: &Cause| match cause {
+        Cause::Messages if is_nested => export::Cause::Nested,
+        Cause::Messages => export::Cause::Messages,
+        Cause::Slot(slot) => export::Cause::Slot(slot.as_str().to_owned()),
+        Cause::Wake => export::Cause::Wake,
+    };
     let causes = input.causes.iter().map(cause).collect();
     let headers = input.messages.iter().map(Header::from);
     let headers = headers.map(mailbox::header).collect();
@@ -136,14 +143,6 @@ async fn run(runtime: &Runtime, loaded: &Loaded, scope: &Arc<Scope>, input: Inpu
         },
         Ok(Err(error)) => failed(scope, Failure::Agent, agent_error(error), None),
         Err(error) => trapped(scope, store.data(), &error),
-    }
-}
-
-fn cause(cause: &Cause) -> export::Cause {
-    match cause {
-        Cause::Messages => export::Cause::Messages,
-        Cause::Slot(slot) => export::Cause::Slot(slot.as_str().to_owned()),
-        Cause::Wake => export::Cause::Wake,
     }
 }
 

@@ -278,7 +278,7 @@ mod tests {
         for (at, (_, limit)) in limits.by_name().into_iter().enumerate() {
             limit.set(at as u64);
         }
-        assert_eq!(limits.pinned().len(), 11);
+        assert_eq!(limits.pinned().len(), 12);
         assert_eq!(TurnLimits::of_pinned(&limits.pinned()), limits);
     }
 

@@ -131,6 +131,13 @@ impl Replay {
         self.calls.is_empty() && self.said == self.spoken.len()
     }
 
+    /// Whether call `n` came back, in what is left of the record.
+    pub fn has_returned(&self, n: u32) -> bool {
+        let is_it =
+            |recorded: &Recorded| matches!(&recorded.payload, Payload::Returned(it) if it.n == n);
+        self.calls.iter().any(is_it)
+    }
+
     /// The entry that the next call must have made, left where it is.
     pub fn peek(&self) -> Option<&Recorded> {
         self.calls.front()
@@ -288,6 +295,7 @@ pub fn describe(recorded: &Recorded) -> String {
             CallKind::Model => format!("call {}, asking the model {:?}", it.n, it.target),
             CallKind::Timer => format!("call {}, sleeping {} ms", it.n, it.target),
         },
+        Payload::AgentCalled(it) => format!("call {}, calling the agent {}", it.n, it.agent),
         Payload::Returned(it) => format!("the return of call {}", it.n),
         Payload::Streamed(it) => format!("pieces of call {}", it.n),
         Payload::Observed(it) => observation(it),
@@ -309,7 +317,9 @@ pub fn describe(recorded: &Recorded) -> String {
 fn observation(observed: &Observed) -> String {
     let json = serde_json::to_value(&observed.what).unwrap_or_default();
     let text = |name: &str| json[name].as_str().map(str::to_owned);
-    let about = ["slot", "message", "to"].into_iter().find_map(text);
+    let about = ["slot", "message", "to", "agent"]
+        .into_iter()
+        .find_map(text);
     let about = about.map_or_else(String::new, |about| format!(" of {about}"));
     let word = text("call").unwrap_or_else(|| "read".to_owned());
     format!("call {}, {word}{about}", observed.n)

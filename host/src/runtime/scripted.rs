@@ -4,7 +4,8 @@
 //! A message is steps with `;` between: `say WORDS`, `model WORDS` (a model call whose answer is
 //! relayed), `ask WORDS` (one whose answer is said when it is whole), `lock SLOT`, `commit SLOT TEXT`,
 //! `free SLOT`, `send AGENT STEPS` (with `,` for `;`), `read SLOT` (and say what it holds),
-//! `wake MS`, `sleep MS`, `leave` (what it pulled), `more` (pull again, and do what that says when all else
+//! `call AGENT STEPS` (with `,` for `;`; what it says is said in brackets), `spawn AGENT STEPS`, `wait` and
+//! `drop` (the oldest of those), `wake MS`, `sleep MS`, `leave` (what it pulled), `more` (pull again, and do what that says when all else
 //! is done), `once STEP` (one of the turn's messages does it for all), `fail` (as an agent answers an error),
 //! `trap`, `panic`, `hang`, `now` (say the time), `differ` (say something else in every attempt), `differ lock`
 //! (lock another slot). A turn that takes no message says which slots and wake-ups it was started for.
@@ -21,6 +22,7 @@ use crate::journal::entry::{Cause, Failure, TurnError};
 use crate::model::{Message, Request};
 
 use super::instance::{Exit, Input};
+use super::scope::agents::{NestedCall, NoReply, Reply, Run};
 use super::scope::answer::{Failed, NoAnswer};
 use super::scope::slots::CommitRefused;
 use super::scope::timer::Timer;
@@ -44,6 +46,7 @@ pub(crate) async fn start(scope: Arc<Scope>, input: Input) -> Exit {
         locks: BTreeSet::new(),
         wake_at: None,
         was_once: false,
+        runs: VecDeque::new(),
         work: VecDeque::new(),
     };
     let failed = |code, message: String| Exit::Failed {
@@ -74,6 +77,25 @@ pub(crate) async fn start(scope: Arc<Scope>, input: Input) -> Exit {
     }
 }
 
+/// A call of an agent: `AGENT STEPS`, with `,` for `;`.
+fn nested(rest: &str) -> NestedCall<'_> {
+    let (agent, body) = rest.split_once(' ').expect("AGENT STEPS");
+    NestedCall {
+        agent,
+        body: Ok(Value::String(body.replace(',', ";"))),
+        timeout_ms: None,
+        session: None,
+        caller: None,
+    }
+}
+
+fn told(reply: Result<Reply, NoReply>) -> String {
+    match reply {
+        Ok(reply) => format!("({})", reply.text),
+        Err(error) => format!("[{error:?}]"),
+    }
+}
+
 /// Counts all attempts of all turns, so that no two are alike.
 static ATTEMPTS: AtomicU64 = AtomicU64::new(0);
 
@@ -83,6 +105,8 @@ struct Agent {
     wake_at: Option<Time>,
     /// A `once` of this turn is done.
     was_once: bool,
+    /// Calls that were not waited for.
+    runs: VecDeque<Run>,
     /// Steps to do, each with its message.
     work: VecDeque<(MessageId, String)>,
 }
@@ -176,6 +200,28 @@ impl Agent {
                 scope.poll_begins();
                 Timer::set(&scope, rest.parse().expect("ms"))?.wait().await;
                 scope.poll_ended()?;
+            }
+            "call" => {
+                let reply = match scope.call_agent(nested(rest)).await? {
+                    Ok(reply) => told(reply),
+                    Err(refused) => format!("[{refused:?}]"),
+                };
+                self.say(&reply)?;
+            }
+            "spawn" => match scope.spawn_agent(nested(rest)).await? {
+                Ok(run) => self.runs.push_back(run),
+                Err(refused) => self.say(&format!("[{refused:?}]"))?,
+            },
+            "wait" => {
+                if let Some(run) = self.runs.pop_front() {
+                    let reply = told(scope.take_reply(run).await?);
+                    self.say(&reply)?;
+                }
+            }
+            "drop" => {
+                if let Some(run) = self.runs.pop_front() {
+                    scope.drop_run(&run)?;
+                }
             }
             "leave" => drop(scope.leave(message.as_str())?),
             "differ" => {

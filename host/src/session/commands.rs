@@ -14,8 +14,8 @@ mod turns;
 
 use crate::id::{AgentName, MessageId, Seq, TurnId};
 use crate::journal::entry::{
-    Idempotency, MessageSetAside, Outcome, Payload, SessionChange, SessionChanged, SessionOpened,
-    SessionOpenedPrivate,
+    CalledBy, Idempotency, MessageSetAside, Outcome, Payload, SessionChange, SessionChanged,
+    SessionOpened, SessionOpenedPrivate,
 };
 use crate::journal::state::Phase;
 use crate::ledger::{AppendError, Batch, Dead, Ledger};
@@ -60,6 +60,9 @@ pub enum CommandError {
     VersionMismatch(Option<Seq>),
     #[error("the slot exists: say which version is replaced")]
     VersionRequired(Seq),
+    /// The machine has no randomness.
+    #[error("what the caller forwards cannot be sealed: {0}")]
+    Unsealed(String),
     #[error(transparent)]
     Dead(#[from] Dead),
 }
@@ -87,6 +90,8 @@ pub struct NewSession {
     pub agents: Vec<AgentName>,
     pub entry: AgentName,
     pub expires_after_ms: Option<u64>,
+    /// The turn of this host that it is opened for.
+    pub called_by: Option<CalledBy>,
     pub idempotency: Option<Idempotency>,
 }
 
@@ -119,6 +124,7 @@ fn open_in(batch: &mut Batch<'_>, new: &NewSession) -> Result<bool> {
         agents: new.agents.clone(),
         entry: new.entry.clone(),
         expires_after_ms: new.expires_after_ms,
+        called_by: new.called_by.clone(),
         private: SessionOpenedPrivate {
             secret: fresh_secret(),
             idempotency: new.idempotency,

@@ -12,12 +12,14 @@ use tokio::time::Instant;
 use crate::clock::Time;
 use crate::id::{AgentName, TurnId};
 use crate::journal::entry::{
-    AgentResumed, AgentSuspended, Failure, MessageSetAside, Payload, SessionChange, SessionChanged,
+    AgentResumed, AgentSuspended, CallCancelled, Failure, MessageSetAside, Payload, SessionChange,
+    SessionChanged,
 };
-use crate::journal::state::{Participant, State};
+use crate::journal::state::{Owed, Participant, Phase, State};
 use crate::ledger::{Dead, WINDOW_MS};
 
 use super::machine::{Action, Situation, decide};
+use super::nested;
 use super::recovery::{End, end_turn};
 use super::rules::Rules;
 use super::turn::{self, Started};
@@ -28,6 +30,12 @@ struct Driver {
     session: Arc<Session>,
     tasks: JoinSet<()>,
     running: BTreeMap<TurnId, (Id, AbortHandle)>,
+    /// Turns that are over, whose instances are being dropped.
+    ending: BTreeMap<TurnId, Id>,
+    /// Nested calls whose sessions are being told that they are over.
+    cancelling: BTreeMap<(TurnId, u32), Id>,
+    /// Those that were told when no entry could say so any more.
+    cancelled: BTreeSet<(TurnId, u32)>,
     /// Agents that cannot start before something is deployed.
     unready: BTreeSet<AgentName>,
     idle_since: Time,
@@ -52,6 +60,9 @@ pub(super) async fn drive(sessions: Sessions, session: Arc<Session>) {
         session,
         tasks: JoinSet::new(),
         running: BTreeMap::new(),
+        ending: BTreeMap::new(),
+        cancelling: BTreeMap::new(),
+        cancelled: BTreeSet::new(),
         unready: BTreeSet::new(),
         idle_since,
         flush_at: None,
@@ -128,6 +139,9 @@ impl Driver {
         let mut situation = Situation {
             rules: BTreeMap::new(),
             running: self.running.keys().cloned().collect(),
+            ending: self.ending.keys().cloned().collect(),
+            cancelling: self.cancelling.keys().cloned().collect(),
+            cancelled: self.cancelled.clone(),
             busy: self.unready.clone(),
             unflushed: self.session.ledger.has_unflushed(),
             idle_since: self.idle_since,
@@ -159,10 +173,12 @@ impl Driver {
                     }
                 }
                 Action::Abort(turn) => {
-                    if let Some((_, task)) = self.running.remove(&turn) {
+                    if let Some((id, task)) = self.running.remove(&turn) {
                         task.abort();
+                        self.ending.insert(turn, id);
                     }
                 }
+                Action::Cancel(owed) => self.cancel(owed),
                 Action::SetAside {
                     agent,
                     message,
@@ -268,11 +284,52 @@ impl Driver {
         self.running.insert(name, (task.id(), task));
     }
 
+    /// Have a nested call end in its own session. Whatever keeps that from happening now, the call stays owed.
+    fn cancel(&mut self, owed: Owed) {
+        let name = (owed.turn.clone(), owed.n);
+        let (sessions, session) = (self.sessions.clone(), self.session.clone());
+        let task = self.tasks.spawn(async move {
+            let tenant = &session.journal.tenant;
+            while let Err(error) = nested::cancel(&sessions, tenant, &owed.child).await {
+                tracing::warn!(session = %owed.child.session, %error, "a nested call cannot be cancelled yet");
+                tokio::time::sleep(Duration::from_millis(wake::AGAIN_MS)).await;
+            }
+            let cancelled = CallCancelled {
+                turn: owed.turn.clone(),
+                n: owed.n,
+                agent: owed.child.agent.clone(),
+                session: owed.child.session.clone(),
+            };
+            // A session that has ended takes no entry: its driver remembers.
+            let told = session.ledger.append(None, |batch| {
+                let state = batch.state();
+                if state.phase == Phase::Open && state.owed.contains(&owed) {
+                    batch.push(Payload::CallCancelled(cancelled));
+                }
+                Ok::<_, Dead>(())
+            });
+            if told.is_ok() {
+                session.ledger.flush();
+            }
+        });
+        self.cancelling.insert(name, task.id());
+    }
+
     fn turn_done(&mut self, done: Result<(Id, ()), tokio::task::JoinError>) {
         let id = match &done {
             Ok((id, ())) => *id,
             Err(error) => error.id(),
         };
+        self.ending.retain(|_, task| *task != id);
+        let cancelling = self.cancelling.iter().find(|(_, task)| **task == id);
+        if let Some(name) = cancelling.map(|(name, _)| name.clone()) {
+            self.cancelling.remove(&name);
+            // No entry can say so any more.
+            if done.is_ok() && self.session.ledger.look(|state| state.phase) == Phase::Ended {
+                self.cancelled.insert(name);
+            }
+            return;
+        }
         let turn = self
             .running
             .iter()

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::clock::Time;
 use crate::id::{AgentName, MessageId, TurnId};
-use crate::journal::state::{Batching, Phase, State};
+use crate::journal::state::{Batching, Owed, Phase, State};
 
 use super::rules::Rules;
 
@@ -16,6 +16,12 @@ use super::rules::Rules;
 pub(super) struct Situation {
     /// Instances that run.
     pub(super) running: BTreeSet<TurnId>,
+    /// Turns whose instances are being ended.
+    pub(super) ending: BTreeSet<TurnId>,
+    /// Nested calls that are being cancelled, by turn and number.
+    pub(super) cancelling: BTreeSet<(TurnId, u32)>,
+    /// Those that are cancelled, where no entry can say so any more.
+    pub(super) cancelled: BTreeSet<(TurnId, u32)>,
     /// Agents whose next turn is being prepared, or cannot start until something is deployed.
     pub(super) busy: BTreeSet<AgentName>,
     /// When the turns of each agent that runs none begin, as configured now; by default if it is not
@@ -36,6 +42,15 @@ impl Situation {
         self.rules
             .get(agent)
             .map_or_else(Batching::default, |rules| rules.batching)
+    }
+
+    /// Nothing is owed to other sessions.
+    fn is_settled(&self, state: &State) -> bool {
+        let name = |owed: &Owed| (owed.turn.clone(), owed.n);
+        state
+            .owed
+            .iter()
+            .all(|owed| self.cancelled.contains(&name(owed)))
     }
 
     fn missing(&self, agent: &AgentName, state: &State) -> Option<String> {
@@ -64,6 +79,8 @@ pub(super) enum Action {
         message: MessageId,
         deliveries: u32,
     },
+    /// A nested call is over here: have it end in its own session.
+    Cancel(Owed),
     /// Hand over what was appended once the window is over.
     FlushSoon,
     Expire,
@@ -86,9 +103,10 @@ pub(super) fn decide(now: Time, state: &State, situation: &Situation, idle_ms: u
     if situation.unflushed {
         actions.push(Action::FlushSoon);
     }
+    actions.extend(owed(state, situation).cloned().map(Action::Cancel));
     match state.phase {
         Phase::Ended => {
-            if situation.running.is_empty() && !situation.unflushed {
+            if situation.running.is_empty() && !situation.unflushed && situation.is_settled(state) {
                 actions.push(Action::Bury);
             }
             return actions;
@@ -105,7 +123,8 @@ pub(super) fn decide(now: Time, state: &State, situation: &Situation, idle_ms: u
     let later = state.later(now, |agent| situation.batching(agent));
     let later = again.chain(later).min();
     let mut look_at = vec![later];
-    if actions.is_empty() && state.turns.is_empty() && situation.running.is_empty() {
+    let is_idle = state.turns.is_empty() && state.owed.is_empty() && situation.running.is_empty();
+    if actions.is_empty() && is_idle {
         // What is due and does not start waits for something else than time, such as a
         // deployment: not for ever, and not in memory.
         let expires_at = state.expires_at().filter(|_| !situation.draining);
@@ -128,6 +147,19 @@ pub(super) fn decide(now: Time, state: &State, situation: &Situation, idle_ms: u
     }
     actions.extend(look_at.into_iter().flatten().min().map(Action::WakeAt));
     actions
+}
+
+/// Nested calls to cancel: those that an open turn let go of, and those of turns that are over as soon
+/// as no instance may begin them any more.
+fn owed<'a>(state: &'a State, situation: &'a Situation) -> impl Iterator<Item = &'a Owed> {
+    let owed = state.owed.iter().filter(|_| !situation.draining);
+    owed.filter(|owed| {
+        let name = (owed.turn.clone(), owed.n);
+        let is_begun = situation.cancelling.contains(&name) || situation.cancelled.contains(&name);
+        let is_open = state.turns.contains_key(&owed.turn);
+        let lives = situation.running.contains(&owed.turn) || situation.ending.contains(&owed.turn);
+        !is_begun && (is_open || !lives)
+    })
 }
 
 /// What the agents have to do now.

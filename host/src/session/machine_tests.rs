@@ -25,6 +25,7 @@ fn print(action: &Action) -> String {
         } => {
             format!("aside {agent} {} {deliveries}", message.seq())
         }
+        Action::Cancel(owed) => format!("cancel {} {}", owed.turn, owed.n),
         Action::FlushSoon => "flush".into(),
         Action::Expire => "expire".into(),
         Action::Bury => "bury".into(),

@@ -15,17 +15,22 @@
 //! - [`replay`]: a turn that is over, run again from its journal alone.
 //! - [`fork`]: a session made from the beginning of another one.
 //! - `set_aside`: sessions whose journals are damaged.
+//! - `nested`: the sessions of nested calls; `following`: a message to its end; `authorization`: what
+//!   callers forward.
 //! - `wake`: sessions that are due without anybody asking.
 //!
 //! Invariants: at most one open [`Session`] per journal; a session that nobody holds and that has
 //! nothing to do is in the store alone; the locks that an old process left are free, and its
 //! turns known, before anything new is admitted.
 
+mod authorization;
 pub mod commands;
 mod driver;
+pub mod following;
 pub mod fork;
 mod instances;
 mod machine;
+mod nested;
 pub mod outcome;
 mod recovery;
 pub mod replay;
@@ -41,7 +46,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use tokio::sync::{OnceCell, Semaphore};
+use tokio::sync::{OnceCell, Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -53,6 +58,7 @@ use crate::ledger::{Dead, Ledger};
 use crate::logs::Logs;
 use crate::model::Models;
 use crate::runtime::limits::TurnLimits;
+use crate::seal::Seal;
 use crate::store::{JournalId, Latched, OpenError, ReadError, Store};
 
 pub use instances::Instances;
@@ -127,6 +133,10 @@ pub struct Parts {
     pub sessions_open_max: usize,
     /// Sessions that are copied at once; what comes then is refused.
     pub forks_max: usize,
+    /// After how long without events sessions end that calls made by themselves.
+    pub invoked_expire_after_ms: u64,
+    /// What credentials are kept sealed with.
+    pub seal: Seal,
     /// The last process did not stop cleanly: every turn is written down before it runs.
     pub unclean: bool,
 }
@@ -142,7 +152,7 @@ struct Inner {
     open: Mutex<HashMap<JournalId, Arc<OnceCell<Arc<Session>>>>>,
     set_aside: SetAside,
     agenda: Agenda,
-    turns: Semaphore,
+    turns: Places,
     forks: Semaphore,
     turns_waiting: AtomicUsize,
     drivers: TaskTracker,
@@ -150,6 +160,27 @@ struct Inner {
     draining: CancellationToken,
     /// What still runs is dropped.
     stopping: CancellationToken,
+}
+
+/// Places for turns that run, a set for each depth of calls: a turn that waits for one that it called keeps
+/// its place, and must not keep that one from having any.
+struct Places(Vec<Semaphore>);
+
+impl Places {
+    fn new(turns_max: usize, depth_max: u32) -> Self {
+        Self(
+            (0..depth_max.max(1))
+                .map(|_| Semaphore::new(turns_max))
+                .collect(),
+        )
+    }
+
+    /// Wait for a place; none if the host has no more.
+    async fn take(&self, depth: u32) -> Option<SemaphorePermit<'_>> {
+        let at = usize::try_from(depth).unwrap_or(usize::MAX);
+        let places = self.0.get(at).or(self.0.last())?;
+        places.acquire().await.ok()
+    }
 }
 
 /// An open session. Whoever holds one keeps it in memory.
@@ -160,7 +191,7 @@ pub struct Session {
 
 impl Sessions {
     pub fn new(parts: Parts) -> Self {
-        let turns = Semaphore::new(parts.turns_max);
+        let turns = Places::new(parts.turns_max, parts.limits.call_depth_max);
         let forks = Semaphore::new(parts.forks_max);
         let started_at = parts.clock.now();
         Self(Arc::new(Inner {
@@ -338,6 +369,11 @@ impl Sessions {
 
     pub fn store(&self) -> &Arc<dyn Store> {
         &self.0.parts.store
+    }
+
+    /// After how long without events sessions end that calls made by themselves.
+    pub fn invoked_expire_after_ms(&self) -> u64 {
+        self.0.parts.invoked_expire_after_ms
     }
 
     pub fn limits(&self) -> &TurnLimits {

@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use tokio::sync::OnceCell;
+
 use crate::agents::Version;
 use crate::clock::Time;
 use crate::id::{AgentName, MessageId, RunId, Seq, TurnId};
@@ -19,6 +21,7 @@ use crate::runtime::replay::Replay;
 use crate::runtime::scope::{Record, Scope, TurnClock, TurnOutput};
 use crate::telemetry::Stage;
 
+use super::nested::Nested;
 use super::recovery::{End, end_turn};
 use super::rules::Rules;
 use super::{Session, Sessions};
@@ -38,6 +41,8 @@ pub(super) struct Started {
     parent: Option<TurnId>,
     depth: u32,
     deadline: Option<Time>,
+    /// The message that an authorization came with.
+    authorized: Option<MessageId>,
     seq: Seq,
     at: Time,
     causes: Vec<Cause>,
@@ -103,6 +108,7 @@ pub(super) fn begin(
             parent: due.parent,
             depth: batch.state().depth(&run),
             deadline: messages.iter().find_map(deadline),
+            authorized: messages.iter().find_map(authorized),
             run,
             seq,
             at: batch.state().time,
@@ -123,6 +129,7 @@ pub(super) fn again(sessions: &Sessions, session: &Session, turn: &TurnId) -> Op
     session.ledger.look(|state| {
         let open = state.turns.get(turn)?;
         let pinned = &open.pinned;
+        let messages = inputs(state, &open.agent, &open.inputs);
         Some(Started {
             turn: turn.clone(),
             agent: open.agent.clone(),
@@ -133,7 +140,8 @@ pub(super) fn again(sessions: &Sessions, session: &Session, turn: &TurnId) -> Op
             seq: open.started,
             at: open.started_at,
             causes: open.causes(),
-            messages: inputs(state, &open.agent, &open.inputs),
+            authorized: messages.iter().find_map(authorized),
+            messages,
             version: agents.pinned(&session.journal.tenant, &open.agent, pinned.version),
             limits: TurnLimits::of_pinned(&pinned.limits),
             attempt: Attempt::Again {
@@ -146,6 +154,11 @@ pub(super) fn again(sessions: &Sessions, session: &Session, turn: &TurnId) -> Op
 
 fn deadline(pending: &Pending) -> Option<Time> {
     pending.bus.as_ref()?.deadline
+}
+
+fn authorized(pending: &Pending) -> Option<MessageId> {
+    let is_authorized = pending.bus.as_ref()?.authorized;
+    is_authorized.then(|| pending.message.clone())
 }
 
 pub(super) fn inputs(state: &State, agent: &AgentName, inputs: &[MessageId]) -> Vec<Pending> {
@@ -230,7 +243,7 @@ async fn execute(sessions: &Sessions, session: &Session, started: Started) -> Ex
     let parts = &sessions.0.parts;
     let admitted = Instant::now();
     let waiting = Waiting::start(&sessions.0.turns_waiting);
-    let Ok(_permit) = sessions.0.turns.acquire().await else {
+    let Some(_place) = sessions.0.turns.take(started.depth).await else {
         return Exit::Over;
     };
     drop(waiting);
@@ -272,6 +285,12 @@ async fn execute(sessions: &Sessions, session: &Session, started: Started) -> Ex
         parent: started.parent,
         depth: started.depth,
         deadline: started.deadline,
+        authorized: started.authorized,
+        credential: OnceCell::new(),
+        peers: Some(Arc::new(Nested {
+            sessions: sessions.clone(),
+            tenant: session.journal.tenant.clone(),
+        })),
         agent: started.agent,
         started: started.seq,
         ran_ms,

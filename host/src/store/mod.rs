@@ -88,10 +88,12 @@ pub enum RecordSpace {
     Tombstone,
     /// Sessions that are being copied from another one, and are not there before that is done.
     Fork,
+    /// Sealed credentials that came with messages, by message.
+    Authorization,
 }
 
 impl RecordSpace {
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Tenant,
         Self::Key,
         Self::Agent,
@@ -99,6 +101,7 @@ impl RecordSpace {
         Self::Wake,
         Self::Tombstone,
         Self::Fork,
+        Self::Authorization,
     ];
 
     pub fn name(self) -> &'static str {
@@ -110,6 +113,7 @@ impl RecordSpace {
             Self::Wake => "wake",
             Self::Tombstone => "tombstone",
             Self::Fork => "fork",
+            Self::Authorization => "authorization",
         }
     }
 }

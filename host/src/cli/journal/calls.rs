@@ -32,6 +32,34 @@ impl Open {
         Told::plain(self.who(&turn), text).quiet().in_turn(turn)
     }
 
+    pub(super) fn agent_called(
+        &mut self,
+        fields: &mut Fields,
+        private: &mut Fields,
+        time: Option<Time>,
+    ) -> Told {
+        let turn = fields.text("turn");
+        let n = fields.number("n");
+        // They name the request and the call for replay.
+        private.ignore(&["request", "key"]);
+        let agent = fields.text("agent").unwrap_or_default();
+        let session = fields.text("session").unwrap_or_default();
+        let text = format!("calls agent {agent}, in {session}{}", call_number(n));
+        let call = Call {
+            kind: "agent".to_owned(),
+            target: agent,
+            since: time,
+            first_piece: None,
+            tools: Vec::new(),
+        };
+        if let Some(open) = turn.as_ref().and_then(|id| self.turns.get_mut(id))
+            && let Some(n) = n
+        {
+            open.calls.insert(n, call);
+        }
+        Told::plain(self.who(&turn), text).in_turn(turn)
+    }
+
     pub(super) fn streamed(&mut self, fields: &mut Fields, time: Option<Time>) -> Option<Told> {
         let turn = fields.text("turn");
         let n = fields.number("n").unwrap_or_default();

@@ -72,6 +72,15 @@ impl Open {
             }
             "turn-started" => self.turn_started(fields, &mut entry.private, &entry.seq, time),
             "called" => self.called(fields, time),
+            "agent-called" => self.agent_called(fields, &mut entry.private, time),
+            "call-cancelled" => {
+                let turn = fields.text("turn");
+                fields.ignore(&["n"]);
+                let agent = fields.text("agent").unwrap_or_default();
+                let session = fields.text("session").unwrap_or_default();
+                let text = format!("agent {agent} was told that nobody waits, in {session}");
+                Told::plain(self.who(&turn), text).quiet().in_turn(turn)
+            }
             "returned" => self.returned(fields, time),
             "streamed" => return self.streamed(fields, time),
             "observed" => {

@@ -79,6 +79,9 @@ pub struct Returned {
     /// not the same to a guest as two that ended in two.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub poll: Option<u64>,
+    /// Of a nested call: the turn that was called.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub child: Option<TurnId>,
 }
 
 /// A turn, or one call of it, is tried again. Written down before it is.
@@ -202,6 +205,13 @@ pub enum Observation {
     SendRefused {
         to: String,
         error: String,
+    },
+    /// An agent was not called.
+    CallRefused {
+        agent: String,
+        error: String,
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        detail: String,
     },
     /// The items from `first` to `last`, assembled again from the entries.
     TranscriptWindow {

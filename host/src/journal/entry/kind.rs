@@ -27,10 +27,12 @@ pub enum Kind {
     SpeakerStarted = 21,
     SpeakerEnded = 22,
     Halted = 23,
+    AgentCalled = 24,
+    CallCancelled = 25,
 }
 
 impl Kind {
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 25] = [
         Self::SessionOpened,
         Self::SessionChanged,
         Self::MessageReceived,
@@ -54,6 +56,8 @@ impl Kind {
         Self::SpeakerStarted,
         Self::SpeakerEnded,
         Self::Halted,
+        Self::AgentCalled,
+        Self::CallCancelled,
     ];
 
     pub fn of_number(number: u16) -> Option<Self> {
@@ -94,6 +98,8 @@ impl Kind {
             Self::SpeakerStarted => "speaker-started",
             Self::SpeakerEnded => "speaker-ended",
             Self::Halted => "halted",
+            Self::AgentCalled => "agent-called",
+            Self::CallCancelled => "call-cancelled",
         }
     }
 
@@ -116,7 +122,9 @@ impl Kind {
             | Self::SessionForked
             | Self::SpeakerStarted
             | Self::SpeakerEnded
-            | Self::Halted => true,
+            | Self::Halted
+            | Self::AgentCalled
+            | Self::CallCancelled => true,
             Self::Called
             | Self::Returned
             | Self::Streamed
@@ -138,6 +146,6 @@ mod tests {
             assert_eq!(Kind::of_name(kind.name()), Some(kind));
         }
         assert_eq!(Kind::of_number(0), None);
-        assert_eq!(Kind::of_number(24), None);
+        assert_eq!(Kind::of_number(26), None);
     }
 }

@@ -9,6 +9,7 @@ mod call;
 mod conversation;
 mod kind;
 mod message;
+mod nested;
 mod session;
 mod slot;
 mod turn;
@@ -28,6 +29,7 @@ pub use message::{
     CalledBy, Fate, InputFate, MessageBody, MessageReceived, MessageReceivedPrivate, MessageSent,
     MessageSetAside,
 };
+pub use nested::{AgentCalled, AgentCalledPrivate, CallCancelled};
 pub use session::{
     AgentResumed, AgentSuspended, Idempotency, SessionChange, SessionChanged, SessionForked,
     SessionOpened, SessionOpenedPrivate,
@@ -73,6 +75,8 @@ pub enum Payload {
     SpeakerStarted(SpeakerStarted),
     SpeakerEnded(SpeakerEnded),
     Halted(Halted),
+    AgentCalled(AgentCalled),
+    CallCancelled(CallCancelled),
 }
 
 impl Payload {
@@ -101,6 +105,8 @@ impl Payload {
             Self::SpeakerStarted(_) => Kind::SpeakerStarted,
             Self::SpeakerEnded(_) => Kind::SpeakerEnded,
             Self::Halted(_) => Kind::Halted,
+            Self::AgentCalled(_) => Kind::AgentCalled,
+            Self::CallCancelled(_) => Kind::CallCancelled,
         }
     }
 
@@ -108,6 +114,7 @@ impl Payload {
     pub fn made_by(&self) -> Option<&TurnId> {
         match self {
             Self::Called(it) => Some(&it.turn),
+            Self::AgentCalled(it) => Some(&it.turn),
             Self::Returned(it) => Some(&it.turn),
             Self::Streamed(it) => Some(&it.turn),
             Self::Observed(it) => Some(&it.turn),
@@ -130,7 +137,8 @@ impl Payload {
             | Self::Retried(_)
             | Self::AgentSuspended(_)
             | Self::AgentResumed(_)
-            | Self::SessionForked(_) => None,
+            | Self::SessionForked(_)
+            | Self::CallCancelled(_) => None,
         }
     }
 }

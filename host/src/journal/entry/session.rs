@@ -4,6 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::{AgentName, Author, Digest, Seq, SessionId};
 
+use super::CalledBy;
+
 /// What an idempotency key stands for: the key's digest and that of what it was used with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Idempotency {
@@ -19,6 +21,9 @@ pub struct SessionOpened {
     /// The session ends after this long without events.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_after_ms: Option<u64>,
+    /// The turn that it was opened for, as a nested call.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub called_by: Option<CalledBy>,
     #[serde(skip)]
     pub private: SessionOpenedPrivate,
 }

@@ -69,7 +69,7 @@ impl State {
         if self.phase != Phase::Open {
             return (self.phase == Phase::Ended).then_some(Time(0));
         }
-        if !self.turns.is_empty() {
+        if !self.turns.is_empty() || !self.owed.is_empty() {
             return Some(Time(0));
         }
         let work = self.participants.values().filter_map(Participant::due_at);

@@ -22,6 +22,7 @@ impl State {
         // The keys were used with the other session.
         self.remembered.clear();
         self.remembered_order.clear();
+        self.owed.clear();
         let mut released = Vec::new();
         for participant in self.participants.values_mut() {
             let watched = std::mem::take(&mut participant.watched);

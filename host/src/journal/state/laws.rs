@@ -51,7 +51,7 @@ fn line(state: &State, (what, x, y): Step) -> Option<String> {
     let call = |verb: &str, rest: &str| {
         open.map(|(turn, open)| format!("{verb} {turn} {} {rest}", open.calls))
     };
-    match what % 25 {
+    match what % 30 {
         0 | 1 => Some(format!("got {agent} key={y}")),
         2 => Some(format!("got {agent} invoked")),
         3..=6 => {
@@ -121,6 +121,18 @@ fn line(state: &State, (what, x, y): Step) -> Option<String> {
             ["suspend", "resume"][usize::from(y) % 2],
             ["", "until-ready"][usize::from(y / 2) % 2]
         )),
+        25 => call("nest", &format!("{agent} child-{y}")),
+        26 => open.map(|(turn, open)| {
+            let n = open.children.keys().next().copied();
+            format!("drop {turn} {}", n.unwrap_or(u32::from(y)))
+        }),
+        27 => pick(&state.owed, y).map(|owed| {
+            format!(
+                "told {} {} {} {}",
+                owed.turn, owed.n, owed.child.agent, owed.child.session
+            )
+        }),
+        28 | 29 => Some(format!("got {agent} run=caller{} depth={}", y % 3, x % 5)),
         // Seldom: it makes forget what other steps need.
         24 => (x % 4 == 0).then(|| "fork parent".to_owned()),
         18 => open.map(|(turn, _)| {
@@ -195,6 +207,15 @@ fn holds_together(state: &State) {
             Some(id),
             "one turn per agent"
         );
+        assert!(
+            turn.depth <= state.depth(&turn.run),
+            "depth never goes down"
+        );
+        for (n, child) in &turn.children {
+            assert!(turn.open_calls.contains(n), "a nested call is a call");
+            let is_it = |owed: &Owed| owed.turn == *id && owed.n == *n;
+            assert!(!state.owed.iter().any(is_it), "{child:?} is over or not");
+        }
         for slot in &turn.locks {
             assert_eq!(state.slots[slot].lock.as_ref(), Some(id));
         }
@@ -214,6 +235,8 @@ fn holds_together(state: &State) {
     let held: BTreeMap<RunId, u32> = state
         .runs
         .iter()
+        // Those from outside are remembered longer.
+        .filter(|(_, it)| it.holds() > 0)
         .map(|(run, it)| (run.clone(), it.holds()))
         .collect();
     assert_eq!(

@@ -50,6 +50,11 @@ impl Pending {
         self.invoked || deadline.is_some()
     }
 
+    /// Another agent's turn called, on this host or another one.
+    pub fn is_nested(&self) -> bool {
+        self.bus.as_ref().is_some_and(|bus| bus.depth > 0)
+    }
+
     pub(super) fn is_due(&self, now: Time) -> bool {
         self.fresh && self.not_before <= now && self.deliveries < DELIVERIES_MAX
     }
@@ -92,8 +97,7 @@ impl State {
         }
         let bus = received.private.bus.clone();
         if let Some(bus) = &bus {
-            self.hold(&bus.run);
-            self.deepen(&bus.run, bus.depth);
+            self.hold_foreign(&bus.run, bus.depth, entry.seq);
         }
         let participant = self.participant_mut(&received.to)?;
         participant.pending.push_back(Pending {

@@ -8,7 +8,7 @@
 //! same entries. A refused entry leaves the state as it was.
 //!
 //! One file per family of entries: `session`, `fork`, `mailbox`, `turns`, `slots`, `conversation`,
-//! `supervision`, with `runs` behind them; `due` says what follows from all of it, and `batching`
+//! `supervision`, `nested`, with `runs` behind them; `due` says what follows from all of it, and `batching`
 //! what of the messages.
 
 mod batching;
@@ -16,6 +16,7 @@ mod conversation;
 mod due;
 mod fork;
 mod mailbox;
+mod nested;
 mod runs;
 mod session;
 mod slots;
@@ -36,6 +37,7 @@ pub use batching::{Batching, Policy};
 pub use conversation::Conversing;
 pub use due::Due;
 pub use mailbox::{DELIVERIES_MAX, Pending, REDELIVERY_MS, Sender};
+pub use nested::{Child, Owed};
 pub use session::{IDEMPOTENCY_MS, Remembered};
 pub use slots::{Document, Slot};
 pub use supervision::{Failures, Supervision, Suspension};
@@ -81,7 +83,13 @@ pub struct State {
     pub participants: BTreeMap<AgentName, Participant>,
     pub slots: BTreeMap<SlotName, Slot>,
     pub turns: BTreeMap<TurnId, OpenTurn>,
+    /// Nested calls that are over here, and whose sessions must be told.
+    pub owed: Vec<Owed>,
     runs: BTreeMap<RunId, Run>,
+    /// Runs that came from outside, as they came.
+    foreign: VecDeque<RunId>,
+    /// Some of them are not remembered any more.
+    foreign_forgotten: bool,
     remembered: BTreeMap<Digest, Remembered>,
     remembered_order: VecDeque<(Time, Digest)>,
 }
@@ -162,6 +170,8 @@ impl State {
             Payload::SpeakerStarted(started) => self.speaker_started(started),
             Payload::SpeakerEnded(ended) => self.speaker_ended(ended),
             Payload::Halted(halted) => self.halted(halted),
+            Payload::AgentCalled(called) => self.agent_called(called),
+            Payload::CallCancelled(cancelled) => self.call_cancelled(cancelled),
         }
     }
 

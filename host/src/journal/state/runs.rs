@@ -1,8 +1,11 @@
 //! Runs in the fold: who names one, and the index of its next turn.
+//!
+//! A run that began here is never named again once nothing of it is left. One that came from outside
+//! may come again, and its turns must not have the ids of older ones.
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::RunId;
+use crate::id::{RunId, Seq};
 
 use super::State;
 
@@ -13,7 +16,12 @@ pub(super) struct Run {
     holds: u32,
     /// How many calls deep it came here. Whatever belongs to it calls from there, whatever caused it.
     depth: u32,
+    /// It came from outside.
+    foreign: bool,
 }
+
+/// Runs from outside that are remembered after their last turn.
+const FOREIGN_MAX: usize = 256;
 
 impl State {
     pub(super) fn hold(&mut self, run: &RunId) {
@@ -26,7 +34,7 @@ impl State {
             return;
         };
         held.holds = held.holds.saturating_sub(1);
-        if held.holds == 0 {
+        if held.holds == 0 && !held.foreign {
             self.runs.remove(run);
         }
     }
@@ -38,10 +46,35 @@ impl State {
         }
     }
 
-    /// Something of the run came in from so many calls deep.
-    pub(super) fn deepen(&mut self, run: &RunId, depth: u32) {
-        if let Some(run) = self.runs.get_mut(run) {
-            run.depth = run.depth.max(depth);
+    /// Something of a run came in from outside, so many calls deep. `seq` is its entry's.
+    pub(super) fn hold_foreign(&mut self, run: &RunId, depth: u32, seq: Seq) {
+        if !self.runs.contains_key(run) {
+            // It may be one that was forgotten: no turn of that had an index this high.
+            let fresh = if self.foreign_forgotten { seq.0 } else { 0 };
+            let fresh = Run {
+                next_index: u32::try_from(fresh).unwrap_or(u32::MAX),
+                ..Run::default()
+            };
+            self.runs.insert(run.clone(), fresh);
+        }
+        self.hold(run);
+        if let Some(held) = self.runs.get_mut(run) {
+            held.depth = held.depth.max(depth);
+            // A run of ours may come back too, from whomever it called.
+            if !std::mem::replace(&mut held.foreign, true) {
+                self.foreign.push_back(run.clone());
+            }
+        }
+        for _ in FOREIGN_MAX..self.foreign.len() {
+            let Some(oldest) = self.foreign.pop_front() else {
+                break;
+            };
+            if self.runs.get(&oldest).is_some_and(|run| run.holds > 0) {
+                self.foreign.push_back(oldest);
+            } else {
+                self.runs.remove(&oldest);
+                self.foreign_forgotten = true;
+            }
         }
     }
 

@@ -107,6 +107,11 @@ impl State {
         self.opened.as_ref().map(|opened| &opened.entry)
     }
 
+    /// The message that was sent under the key, as far as it is known.
+    pub fn ever_remembered(&self, key: &Digest) -> Option<Seq> {
+        Some(self.remembered.get(key)?.message)
+    }
+
     pub fn remembered(&self, key: &Digest, now: Time) -> Option<Remembered> {
         let remembered = self.remembered.get(key).copied()?;
         (now.ms_since(remembered.at) < IDEMPOTENCY_MS).then_some(remembered)

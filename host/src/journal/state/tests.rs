@@ -632,3 +632,77 @@ fn a_turn_that_never_gets_on_is_poison_and_one_that_waits_is_not() {
     check(&calls(2..=10), false);
     check(&calls(2..=11), true);
 }
+
+/// A run from outside may come again: its turns go on counting, also once it was forgotten.
+#[test]
+fn turns_of_a_run_from_outside_never_repeat_their_ids() {
+    let mut script = Script::run("open a").expect("it is legal");
+    let mut ids = std::collections::BTreeSet::new();
+    for round in 0..600 {
+        let run = format!("caller{}", if round % 3 == 0 { 0 } else { round });
+        let seq = script.state.last.0 + 1;
+        script
+            .line(&format!("got a run={run} depth=1"))
+            .expect("it is legal");
+        let index = script.state.next_index(&name(&run));
+        let turn = format!("{run}.t{index}.a");
+        assert!(ids.insert(turn.clone()), "{turn} again");
+        let lines = [
+            format!("start {turn} takes={seq} messages"),
+            format!("pull {turn} 0 takes={seq}"),
+            format!("end {turn} completed *"),
+        ];
+        for line in lines {
+            script.line(&line).expect("it is legal");
+        }
+    }
+    assert!(
+        script.state.runs.len() <= 256,
+        "they are forgotten some day"
+    );
+}
+
+#[test]
+fn depth_stays_with_the_run() {
+    let script = Script::run(
+        "open a b\ngot a run=r depth=2\nstart r.t0.a takes=2 messages\nsend r.t0.a 0 b\n\
+        end r.t0.a completed *\nstart r.t1.b takes=4 messages",
+    );
+    let state = script.expect("it is legal").state;
+    assert_eq!(
+        state.turns[&name::<TurnId>("r.t1.b")].depth,
+        2,
+        "what it caused is as deep"
+    );
+}
+
+#[test]
+fn what_a_turn_called_is_owed_an_end_unless_it_came_back() {
+    let owed = |script: &str| {
+        let start = "open a\ngot a\nstart r.t0.a takes=2 messages\nnest r.t0.a 0 b one\nnest r.t0.a 1 b two\n";
+        let state = Script::run(&format!("{start}{script}"))
+            .expect("it is legal")
+            .state;
+        let names = state.owed.iter().map(|owed| owed.child.session.to_string());
+        (names.collect::<Vec<_>>().join(" "), state.next_due())
+    };
+    assert_eq!(owed("back r.t0.a 0\nend r.t0.a completed *").0, "two");
+    assert_eq!(owed("end r.t0.a failed * code=trap").0, "one two");
+    assert_eq!(owed("drop r.t0.a 1").0, "two", "at once");
+    assert_eq!(owed("stop r.t0.a\nend r.t0.a interrupted *").0, "one two");
+    let (left, due) = owed("end r.t0.a completed *\ntold r.t0.a 0 b one\ntold r.t0.a 1 b two");
+    assert_eq!((left.as_str(), due), ("", None));
+    assert_eq!(
+        owed("end r.t0.a completed *").1,
+        Some(Time(0)),
+        "the next process too"
+    );
+    // What a fork copies of it belongs to the other session.
+    assert_eq!(
+        owed("fork parent\nend r.t0.a interrupted * code=forked").0,
+        ""
+    );
+    let twice =
+        "open a\ngot a\nstart r.t0.a takes=2 messages\nnest r.t0.a 0 b one\ntold r.t0.a 0 b one";
+    assert!(Script::run(twice).is_err());
+}

@@ -1,6 +1,6 @@
 //! Turns in the fold: started, their calls, ended.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -8,12 +8,12 @@ use crate::bus;
 use crate::clock::Time;
 use crate::id::{AgentName, MessageId, RunId, Seq, SlotName, TurnId};
 use crate::journal::entry::{
-    Called, Cause, Entry, InterruptRequested, Observation, Observed, Outcome, Pinned, Retried,
-    RetryReason, Returned, Spoke, Streamed, TurnEnded, TurnStarted, Usage,
+    CallResult, Called, Cause, Entry, Failure, InterruptRequested, Observation, Observed, Outcome,
+    Pinned, Retried, RetryReason, Returned, Spoke, Streamed, TurnEnded, TurnStarted, Usage,
 };
 
 use super::mailbox::position;
-use super::{Conversing, State, WakeUp, supervision};
+use super::{Child, Conversing, State, WakeUp, supervision};
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct OpenTurn {
@@ -37,6 +37,8 @@ pub struct OpenTurn {
     pub calls: u32,
     /// Calls that have not returned.
     pub open_calls: BTreeSet<u32>,
+    /// Those of them that are nested.
+    pub children: BTreeMap<u32, Child>,
     pub locks: BTreeSet<SlotName>,
     pub usage: Usage,
     /// Somebody asked it to stop: nothing of it follows but its end.
@@ -186,6 +188,7 @@ impl State {
                 said: 0,
                 calls: 0,
                 open_calls: BTreeSet::new(),
+                children: BTreeMap::new(),
                 locks: BTreeSet::new(),
                 usage: Usage::default(),
                 interrupted: false,
@@ -245,6 +248,16 @@ impl State {
             return Err("no such call is open");
         }
         turn.usage.add(returned.usage);
+        let child = turn.children.remove(&returned.n);
+        // Nobody waits any more for what may still go on there.
+        let is_left = match &returned.result {
+            CallResult::Ok => false,
+            CallResult::Dropped => true,
+            CallResult::Failed { error, .. } => error == "deadline",
+        };
+        if let Some(child) = child.filter(|_| is_left) {
+            self.owe(&returned.turn, returned.n, child);
+        }
         Ok(())
     }
 
@@ -318,6 +331,7 @@ impl State {
             | Observation::MailboxRead { .. }
             | Observation::MailboxSearched { .. }
             | Observation::SendRefused { .. }
+            | Observation::CallRefused { .. }
             | Observation::TranscriptWindow { .. }
             | Observation::Budget { .. } => {
                 self.call(&observed.turn, observed.n)?;
@@ -343,6 +357,13 @@ impl State {
             .remove(&ended.turn)
             .expect("it was there a line above");
         turn.locks.iter().for_each(|slot| self.unlock(slot));
+        let error = ended.error.as_ref().map(|error| error.code);
+        // What a fork took over of a call belongs to the session that made it.
+        if error != Some(Failure::Forked) {
+            for (n, child) in turn.children {
+                self.owe(&ended.turn, n, child);
+            }
+        }
         let participant = self
             .participants
             .get_mut(&ended.agent)

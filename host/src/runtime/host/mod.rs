@@ -3,6 +3,7 @@
 //! A guest's expected failure is a case of its WIT error. A call that cannot be
 //! answered any more traps with a [`super::scope::Stop`].
 
+pub(super) mod agents;
 pub(super) mod context;
 pub(super) mod kernel;
 pub(super) mod log;
@@ -43,6 +44,9 @@ pub(super) fn add_to_linker(linker: &mut Linker<Guest>, grants: &Grants) -> wasm
     }
     if grants.contains("log") {
         agent::log::add_to_linker::<_, HasSelf<Guest>>(linker, |guest| guest)?;
+    }
+    if grants.contains("agents") {
+        agent::agents::add_to_linker::<_, HasSelf<Guest>>(linker, |guest| guest)?;
     }
     Ok(())
 }

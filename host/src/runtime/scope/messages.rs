@@ -112,7 +112,7 @@ fn message(entry: Entry, to: &AgentName) -> Option<Message> {
 /// A body as it is read from its entry: a number with many digits may lose the last one on the
 /// way. An error if it cannot be read from there, because it is nested as deep as may be: such an entry
 /// would shut the whole journal.
-fn as_stored(body: &Value) -> Result<Value, serde_json::Error> {
+pub(super) fn as_stored(body: &Value) -> Result<Value, serde_json::Error> {
     #[derive(serde::Deserialize)]
     struct Stored {
         body: Value,

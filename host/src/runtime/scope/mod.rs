@@ -4,13 +4,14 @@
 //! the turn is resumed and the record reaches that far, else decided and written down. The host
 //! interfaces above only translate.
 //!
-//! - `slots`, `messages`, `transcript`, `reply`, `answer` (of a model), `timer`, `budget`, `conversation`:
-//!   the operations.
+//! - `slots`, `messages`, `transcript`, `reply`, `answer` (of a model), `agents`, `conversation`, `timer`,
+//!   `budget`: the operations.
 //! - `clock`, `output`: what of a turn is not an entry.
 //!
 //! Invariant: what a guest sees of the outside is in the journal before it sees it, and both
 //! halves give the guest the same, so a turn can be run again from its entries.
 
+pub mod agents;
 pub(super) mod answer;
 mod budget;
 mod clock;
@@ -28,8 +29,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
+use crate::bus::Authorization;
 use crate::clock::Time;
-use crate::id::{AgentName, Digest, RunId, Seq, SessionId, SlotName, TenantId, TurnId};
+use crate::id::{AgentName, Digest, MessageId, RunId, Seq, SessionId, SlotName, TenantId, TurnId};
 use crate::journal::entry::{
     CallKind, CallResult, Called, Observation, Observed, Payload, Piece, Retried, RetryReason,
     Returned, Streamed, Usage,
@@ -41,6 +43,7 @@ use crate::model::{Models, Request};
 use crate::store::ReadError;
 use crate::telemetry::Stage;
 
+use self::agents::Peers;
 use super::limits::{Cpu, TurnLimits};
 use super::replay::{Differs, Recorded, Replay, Tried};
 
@@ -96,6 +99,11 @@ pub struct Scope {
     pub depth: u32,
     /// When its caller stops waiting.
     pub deadline: Option<Time>,
+    /// The message that an authorization came with, which calls forward.
+    pub authorized: Option<MessageId>,
+    pub credential: tokio::sync::OnceCell<Option<Authorization>>,
+    /// Other sessions, for nested calls; none where there are none.
+    pub peers: Option<Arc<dyn Peers>>,
     pub agent: AgentName,
     /// The seq of `turn-started`.
     pub started: Seq,
@@ -173,6 +181,11 @@ impl Record {
             let kept = self.request.lock();
             *kept.unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(request.clone());
         }
+    }
+
+    /// Whether call `n` came back in an earlier attempt.
+    fn has_returned(&self, n: u32) -> bool {
+        self.look(|replay| replay.has_returned(n)) == Some(true)
     }
 
     /// How often a call of an earlier attempt was made.
@@ -386,13 +399,23 @@ impl Scope {
 
     /// A call came back, with the last pieces of its answer.
     fn returned(&self, back: Back, pieces: &[Piece]) -> Result<(), Stop> {
+        let pieces = (!pieces.is_empty()).then(|| pieces.to_vec());
+        self.returned_with(back, pieces)
+    }
+
+    /// A call came back, with its answer in as many entries.
+    fn returned_with(
+        &self,
+        back: Back,
+        answer: impl IntoIterator<Item = Vec<Piece>>,
+    ) -> Result<(), Stop> {
         self.append(|batch, _| {
             let turn = self.turn.clone();
-            if !pieces.is_empty() {
+            for pieces in answer {
                 batch.push(Payload::Streamed(Streamed {
                     turn: turn.clone(),
                     n: back.n,
-                    pieces: pieces.to_vec(),
+                    pieces,
                 }));
             }
             batch.push(Payload::Returned(Returned {
@@ -403,12 +426,17 @@ impl Scope {
                 attempts: back.attempts,
                 opening: back.opening,
                 poll: back.poll,
+                child: back.child,
             }));
         })
     }
 
     /// The key under which call `n` is made, the same if it is made again.
     fn call_key(&self, n: u32, request: &Digest) -> String {
+        self.call_digest(n, request).to_string()
+    }
+
+    fn call_digest(&self, n: u32, request: &Digest) -> Digest {
         let parent = self.parent.as_ref();
         call_key(&self.tenant, &self.session, parent, &self.turn, n, request)
     }
@@ -422,7 +450,7 @@ pub fn call_key(
     turn: &TurnId,
     n: u32,
     request: &Digest,
-) -> String {
+) -> Digest {
     Digest::of_parts(&[
         tenant.as_str().as_bytes(),
         session.as_str().as_bytes(),
@@ -431,7 +459,6 @@ pub fn call_key(
         &n.to_be_bytes(),
         &request.0,
     ])
-    .to_string()
 }
 
 /// How a call came back.
@@ -442,6 +469,8 @@ struct Back {
     attempts: u32,
     opening: bool,
     poll: Option<u64>,
+    /// The turn of a nested call.
+    child: Option<TurnId>,
 }
 
 impl Back {
@@ -453,6 +482,7 @@ impl Back {
             attempts: 1,
             opening: false,
             poll: None,
+            child: None,
         }
     }
 }

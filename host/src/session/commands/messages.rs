@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::bus;
+use crate::bus::{self, Authorization};
 use crate::id::{AgentName, Author, Digest, MessageId, Seq, TurnId};
 use crate::journal::entry::{
     CalledBy, Idempotency, MessageReceived, MessageReceivedPrivate, MessageSetAside, Outcome,
@@ -10,7 +10,7 @@ use crate::journal::entry::{
 };
 use crate::journal::state::{Phase, Policy};
 use crate::ledger::{Batch, Ledger};
-use crate::session::Sessions;
+use crate::session::{Sessions, authorization};
 
 use super::turns::{cut, interrupt_in};
 use super::{CommandError, NewSession, Result, append, must_be_open, open_in};
@@ -32,6 +32,8 @@ pub struct NewMessage {
     pub bus: Option<bus::Context>,
     /// The turn of this host that makes the call.
     pub called_by: Option<CalledBy>,
+    /// What the caller forwards: kept sealed until the message is done with.
+    pub authorization: Option<Authorization>,
 }
 
 /// A message that is in the journal, though perhaps not durable yet.
@@ -101,11 +103,24 @@ pub fn post(
                 limit: KEYS_MAX,
             });
         }
+        let sealing = message.authorization.as_ref();
+        let sealed = |id: &MessageId| {
+            let tenant = &ledger.journal().tenant;
+            let sealed = sealing.map(|it| authorization::seal(sessions, tenant, id, it));
+            sealed
+                .transpose()
+                .map_err(|error| CommandError::Unsealed(error.to_string()))
+        };
+        // An id from before the session is opened tells whether sealing works at all.
+        sealed(&MessageId::of(&batch.journal().session, batch.next_seq()))?;
         if let Some(new) = new {
             open_in(batch, new)?;
         }
         let interrupted = interrupted(sessions, batch, &to);
         let id = MessageId::of(&batch.journal().session, batch.next_seq());
+        if let Some(sealed) = sealed(&id)? {
+            batch.keep_sealed(&id, sealed);
+        }
         let seq = batch.push(Payload::MessageReceived(MessageReceived {
             message: id.clone(),
             author: message.author.clone(),

@@ -186,6 +186,7 @@ pub(super) fn check_calls(stored: &[Entry], made: &BTreeMap<String, u32>) {
             Payload::Called(it) if it.call == CallKind::Model => {
                 let (tenant, session) = (super::tenant(), super::journal().session);
                 let key = call_key(&tenant, &session, None, &it.turn, it.n, &it.request);
+                let key = key.to_string();
                 allowed.insert(key.clone(), 1);
                 keys.insert((it.turn.clone(), it.n), key);
             }

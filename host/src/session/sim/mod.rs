@@ -16,6 +16,7 @@ mod differs;
 mod forks;
 mod laws;
 mod lives;
+mod nested;
 mod prefix;
 mod resumed;
 mod waits;
@@ -233,6 +234,8 @@ impl World {
             turns_waiting_max: 4,
             sessions_open_max: 100,
             forks_max: 2,
+            invoked_expire_after_ms: 24 * 60 * 60 * 1000,
+            seal: Seal::of_key(&[7; 32]),
             unclean: start.0 > 0,
         });
         sessions.read_agenda(&[tenant()]).expect("it reads");
@@ -341,6 +344,7 @@ fn new_session(expires_after_ms: Option<u64>) -> NewSession {
         agents: vec![name("a"), name("b")],
         entry: name("a"),
         expires_after_ms,
+        called_by: None,
         idempotency: None,
     }
 }
@@ -354,6 +358,7 @@ fn new_message(to: &str, text: &str) -> NewMessage {
         invoked: false,
         bus: None,
         called_by: None,
+        authorization: None,
     }
 }
 

@@ -184,7 +184,13 @@ impl Answer {
             scope.cpu.waiting(scope.ledger.durable(written)).await?;
             call.tried.attempts += 1;
             let key = scope.call_key(call.n, &call.digest);
-            let opened = scope.models.open_target(&call.target, &call.request, &key);
+            let headers = match scope.forwarded(scope.agent.as_str()).await? {
+                Ok(headers) => headers,
+                Err(lost) => return Ok(Err(ModelError::Refused(lost.to_string()))),
+            };
+            let opened = scope
+                .models
+                .open_target(&call.target, &call.request, &key, headers);
             match scope.cpu.waiting(opened).await {
                 Ok(source) => {
                     call.source = Some(source);

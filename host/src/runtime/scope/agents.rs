@@ -1,0 +1,539 @@
+//! Nested calls: an agent works in a session of its own, for this turn.
+//!
+//! A call is written down and durable before the other session is opened, under a key that names it: made
+//! again after a crash, it is the same call. What came of it is written down before the guest gets it.
+//!
+//! Invariant: a child runs in its caller's run, one deeper, and within its caller's deadline.
+//! Invariant: a call that this turn does not take to its end is cancelled once the turn is over; the fold
+//! keeps what is owed there.
+
+use futures_util::future::BoxFuture;
+use serde_json::Value;
+
+use crate::bus::{self, Authorization};
+use crate::clock::Time;
+use crate::id::{AgentName, Digest, MessageId, SessionId, TurnId};
+use crate::journal::entry::{
+    AgentCalled, AgentCalledPrivate, CallResult, CalledBy, Observation, Payload, Piece,
+};
+use crate::store::ReadError;
+
+use super::messages::as_stored;
+use super::{Back, Scope, Stop};
+
+/// Text of one `streamed` entry: far below what the store splits.
+const PIECE_BYTES_MAX: usize = 32 * 1024;
+/// Characters of why a call failed, in words.
+const DETAIL_CHARS_MAX: usize = 1_000;
+/// A day: longer than any turn may take.
+const TIMEOUT_MS_MAX: u64 = 24 * 60 * 60 * 1000;
+
+/// What the layer above does for the calls of a turn.
+pub trait Peers: Send + Sync {
+    /// Whether the agent may be called now.
+    fn admit(&self, agent: &AgentName) -> Result<(), NotCalled>;
+    /// Open the child's session and put its message there; nothing if both have happened.
+    fn open(&self, opening: Opening) -> BoxFuture<'_, Result<(), Lost>>;
+    /// Wait until the child's turn is over and that is durable.
+    fn outcome(&self, session: SessionId, key: Digest) -> BoxFuture<'_, Result<Outcome, Lost>>;
+    /// The credential that came with a message; none if it is not kept any more.
+    fn authorization(
+        &self,
+        message: MessageId,
+    ) -> BoxFuture<'_, Result<Option<Authorization>, ReadError>>;
+}
+
+/// Everything a child begins with.
+#[derive(Debug, Clone)]
+pub struct Opening {
+    pub session: SessionId,
+    pub key: Digest,
+    pub agent: AgentName,
+    pub body: Value,
+    pub context: bus::Context,
+    pub called_by: CalledBy,
+    pub authorization: Option<Authorization>,
+}
+
+/// Why a child's session cannot be reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Lost {
+    /// This host stops: the next process takes the turn up.
+    Stopping,
+    Because(String),
+}
+
+/// How a child's turn ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    pub turn: Option<TurnId>,
+    /// What was said.
+    pub text: String,
+    /// None if it is complete.
+    pub error: Option<ChildError>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ChildError {
+    Interrupted,
+    Cancelled,
+    Deadline,
+    Failed(String),
+}
+
+/// Why an agent was not called. Nothing was begun.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NotCalled {
+    UnknownAgent,
+    TooDeep(bus::TooDeep),
+    TooLarge,
+    NotJson,
+    Refused(String),
+}
+
+impl NotCalled {
+    fn word(&self) -> &'static str {
+        match self {
+            Self::UnknownAgent => "unknown-agent",
+            Self::TooDeep(_) => "too-deep",
+            Self::TooLarge => "too-large",
+            Self::NotJson => "not-json",
+            Self::Refused(_) => "refused",
+        }
+    }
+
+    fn detail(&self) -> String {
+        match self {
+            Self::TooDeep(bus::TooDeep { observed, limit }) => format!("{observed} {limit}"),
+            Self::Refused(why) => why.clone(),
+            Self::UnknownAgent | Self::TooLarge | Self::NotJson => String::new(),
+        }
+    }
+
+    /// From an entry, so the same in every run.
+    fn of(word: &str, detail: &str) -> Self {
+        let numbers = detail.split_once(' ');
+        let numbers = numbers.and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
+        match (word, numbers) {
+            ("unknown-agent", _) => Self::UnknownAgent,
+            ("too-large", _) => Self::TooLarge,
+            ("not-json", _) => Self::NotJson,
+            ("too-deep", Some((observed, limit))) => {
+                Self::TooDeep(bus::TooDeep { observed, limit })
+            }
+            _ => Self::Refused(detail.to_owned()),
+        }
+    }
+}
+
+/// Why a call brought no whole reply.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::runtime) enum NoReply {
+    /// What was said until somebody stopped it.
+    Interrupted(String),
+    Cancelled,
+    Deadline,
+    /// In words, and what was said.
+    Failed {
+        why: String,
+        said: String,
+    },
+    Other(String),
+}
+
+/// What an agent is told.
+#[derive(Debug)]
+pub(in crate::runtime) struct NestedCall<'a> {
+    pub(in crate::runtime) agent: &'a str,
+    /// An error if it is not JSON.
+    pub(in crate::runtime) body: Result<Value, serde_json::Error>,
+    pub(in crate::runtime) timeout_ms: Option<u64>,
+    /// For several calls of one turn that go to one session.
+    pub(in crate::runtime) session: Option<SessionId>,
+    /// The turn that the child is told called it; this one if none.
+    pub(in crate::runtime) caller: Option<TurnId>,
+}
+
+/// A call whose reply is not taken yet.
+#[derive(Debug, Clone)]
+pub(in crate::runtime) struct Run {
+    n: u32,
+    key: Digest,
+    pub(in crate::runtime) agent: AgentName,
+    pub(in crate::runtime) session: SessionId,
+    deadline: Option<Time>,
+    lost: Option<String>,
+}
+
+/// A whole reply.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::runtime) struct Reply {
+    pub(in crate::runtime) text: String,
+    pub(in crate::runtime) session: SessionId,
+}
+
+impl Scope {
+    /// Call an agent and wait for its reply.
+    pub(in crate::runtime) async fn call_agent(
+        &self,
+        call: NestedCall<'_>,
+    ) -> Result<Result<Result<Reply, NoReply>, NotCalled>, Stop> {
+        Ok(match self.spawn_agent(call).await? {
+            Ok(run) => Ok(self.take_reply(run).await?),
+            Err(refused) => Err(refused),
+        })
+    }
+
+    /// Have an agent begin to work.
+    pub(in crate::runtime) async fn spawn_agent(
+        &self,
+        call: NestedCall<'_>,
+    ) -> Result<Result<Run, NotCalled>, Stop> {
+        let request = request(&call);
+        let shown: String = call.agent.chars().take(64).collect();
+        let asked = || format!("calls the agent {shown:?}, request {request}");
+        if let Some(recorded) = self.recorded(asked)? {
+            return match &recorded.payload {
+                Payload::AgentCalled(it)
+                    if it.agent.as_str() == shown && it.private.request == request =>
+                {
+                    let mut run = Run {
+                        n: it.n,
+                        key: it.private.key,
+                        agent: it.agent.clone(),
+                        session: it.session.clone(),
+                        deadline: it.private.deadline,
+                        lost: None,
+                    };
+                    if !self.record.has_returned(it.n) {
+                        run.lost = self.open(&run, call).await?;
+                    }
+                    Ok(Ok(run))
+                }
+                Payload::Observed(it) => match &it.what {
+                    Observation::CallRefused {
+                        agent,
+                        error,
+                        detail,
+                    } if *agent == shown => Ok(Err(NotCalled::of(error, detail))),
+                    _ => Err(self.differs(&recorded, asked())),
+                },
+                _ => Err(self.differs(&recorded, asked())),
+            };
+        }
+        let agent = match self.may_call(&call).await? {
+            Ok(agent) => agent,
+            Err(refused) => {
+                let what = Observation::CallRefused {
+                    agent: shown,
+                    error: refused.word().to_owned(),
+                    detail: refused.detail(),
+                };
+                return self.observe(|_| (Err(refused), what));
+            }
+        };
+        let (mut run, written) = self.agent_called(agent, request, &call)?;
+        self.cpu.waiting(self.ledger.durable(written)).await?;
+        run.lost = self.open(&run, call).await?;
+        Ok(Ok(run))
+    }
+
+    async fn may_call(&self, call: &NestedCall<'_>) -> Result<Result<AgentName, NotCalled>, Stop> {
+        let Ok(body) = &call.body else {
+            return Ok(Err(NotCalled::NotJson));
+        };
+        if as_stored(body).is_err() {
+            return Ok(Err(NotCalled::NotJson));
+        }
+        let length = body
+            .as_str()
+            .map_or_else(|| body.to_string().len(), str::len);
+        if length > self.limits.message_bytes_max {
+            return Ok(Err(NotCalled::TooLarge));
+        }
+        let Ok(agent) = AgentName::new(call.agent) else {
+            return Ok(Err(NotCalled::UnknownAgent));
+        };
+        if let Err(too_deep) = bus::admit(self.depth.saturating_add(1), self.limits.call_depth_max)
+        {
+            return Ok(Err(NotCalled::TooDeep(too_deep)));
+        }
+        let Some(peers) = &self.peers else {
+            return Ok(Err(NotCalled::Refused(
+                "there is nobody to call here".into(),
+            )));
+        };
+        if let Err(refused) = peers.admit(&agent) {
+            return Ok(Err(refused));
+        }
+        if let Err(AuthorizationLost) = self.authorization().await? {
+            return Ok(Err(NotCalled::Refused(AuthorizationLost.to_string())));
+        }
+        Ok(Ok(agent))
+    }
+
+    /// Write the call down. Answers the entry too.
+    fn agent_called(
+        &self,
+        agent: AgentName,
+        request: Digest,
+        call: &NestedCall<'_>,
+    ) -> Result<(Run, crate::id::Seq), Stop> {
+        self.append_at(
+            |batch, n| {
+                let key = self.call_digest(n, &request);
+                let session = call.session.clone();
+                let session = session.unwrap_or_else(|| SessionId::of_call(&key));
+                let own = call
+                    .timeout_ms
+                    .map(|ms| batch.now().plus_ms(ms.min(TIMEOUT_MS_MAX)));
+                let run = Run {
+                    n,
+                    key,
+                    agent: agent.clone(),
+                    session: session.clone(),
+                    deadline: own.into_iter().chain(self.deadline).min(),
+                    lost: None,
+                };
+                let called = Payload::AgentCalled(AgentCalled {
+                    turn: self.turn.clone(),
+                    n,
+                    agent,
+                    session,
+                    private: AgentCalledPrivate {
+                        request,
+                        key,
+                        deadline: run.deadline,
+                    },
+                });
+                (run, batch.push(called))
+            },
+            false,
+        )
+    }
+
+    /// Have the child begin; nothing if it has. Answers why it could not, for whoever takes its reply.
+    async fn open(&self, run: &Run, call: NestedCall<'_>) -> Result<Option<String>, Stop> {
+        let (Some(peers), Ok(body)) = (&self.peers, call.body) else {
+            return Ok(None);
+        };
+        let Ok(authorization) = self.authorization().await? else {
+            return Ok(Some(AuthorizationLost.to_string()));
+        };
+        let context = bus::Context {
+            run: self.run.clone(),
+            parent: Some(call.caller.unwrap_or_else(|| self.turn.clone())),
+            depth: self.depth.saturating_add(1),
+            deadline: run.deadline,
+            speaker: Some(run.agent.as_str().to_owned()),
+            authorized: authorization.is_some(),
+        };
+        let opening = Opening {
+            session: run.session.clone(),
+            key: run.key,
+            agent: run.agent.clone(),
+            body,
+            context,
+            called_by: CalledBy {
+                session: self.session.clone(),
+                turn: self.turn.clone(),
+            },
+            authorization,
+        };
+        match self.cpu.waiting(peers.open(opening)).await {
+            Ok(()) => Ok(None),
+            Err(Lost::Because(why)) => Ok(Some(why)),
+            Err(Lost::Stopping) => std::future::pending().await,
+        }
+    }
+
+    /// Wait for the reply of a call.
+    pub(in crate::runtime) async fn take_reply(
+        &self,
+        run: Run,
+    ) -> Result<Result<Reply, NoReply>, Stop> {
+        self.count()?;
+        let mut text = String::new();
+        let asked = || format!("takes the reply of call {}", run.n);
+        loop {
+            match self.recorded_part(asked)? {
+                Some(recorded) => match recorded.payload {
+                    Payload::Streamed(it) if it.n == run.n => text.push_str(&words(&it.pieces)),
+                    Payload::Returned(it) if it.n == run.n && it.result != CallResult::Dropped => {
+                        return Ok(told(&run, it.result, text));
+                    }
+                    _ => return Err(self.differs(&recorded, asked())),
+                },
+                None => return self.reply_of(run, text).await,
+            }
+        }
+    }
+
+    /// At the live edge: what of the reply is not in the record.
+    async fn reply_of(&self, run: Run, before: String) -> Result<Result<Reply, NoReply>, Stop> {
+        // What was said before the wait is shown during it.
+        self.ledger.flush();
+        let (result, text, child) = match self.cpu.waiting(self.outcome(&run)).await {
+            Ok(outcome) => (result(outcome.error), outcome.text, outcome.turn),
+            Err(why) => (failed("other", why), String::new(), None),
+        };
+        // The record may have been cut in the middle of the reply.
+        let rest = text.get(before.len()..).unwrap_or_default();
+        let mut pieces = Vec::new();
+        let mut left = rest;
+        while !left.is_empty() {
+            let (piece, more) = left.split_at(left.floor_char_boundary(PIECE_BYTES_MAX));
+            pieces.push(vec![Piece::Text(piece.to_owned())]);
+            left = more;
+        }
+        let mut back = Back::new(run.n, result.clone());
+        back.child = child;
+        self.returned_with(back, pieces)?;
+        Ok(told(&run, result, before + rest))
+    }
+
+    async fn outcome(&self, run: &Run) -> Result<Outcome, String> {
+        if let Some(why) = &run.lost {
+            return Err(why.clone());
+        }
+        let Some(peers) = &self.peers else {
+            return Err("there is nobody to wait for here".into());
+        };
+        let outcome = peers.outcome(run.session.clone(), run.key);
+        let outcome = match run.deadline {
+            None => outcome.await,
+            Some(deadline) => {
+                let left = deadline.ms_since(self.ledger.clock().now());
+                let left = std::time::Duration::from_millis(left);
+                match tokio::time::timeout(left, outcome).await {
+                    Ok(outcome) => outcome,
+                    Err(_) => Ok(Outcome {
+                        turn: None,
+                        text: String::new(),
+                        error: Some(ChildError::Deadline),
+                    }),
+                }
+            }
+        };
+        match outcome {
+            Ok(outcome) => Ok(outcome),
+            Err(Lost::Because(why)) => Err(why),
+            Err(Lost::Stopping) => std::future::pending().await,
+        }
+    }
+
+    /// The guest lets go of a call.
+    pub(in crate::runtime) fn drop_run(&self, run: &Run) -> Result<(), Stop> {
+        let asked = || format!("gives call {} up", run.n);
+        if let Some(recorded) = self.recorded(asked)? {
+            return match &recorded.payload {
+                Payload::Returned(it) if it.n == run.n && it.result == CallResult::Dropped => {
+                    Ok(())
+                }
+                _ => Err(self.differs(&recorded, asked())),
+            };
+        }
+        self.returned(Back::new(run.n, CallResult::Dropped), &[])
+    }
+
+    /// The credential that this turn forwards, if any came with its message.
+    pub(super) async fn authorization(
+        &self,
+    ) -> Result<Result<Option<Authorization>, AuthorizationLost>, Stop> {
+        let (Some(message), Some(peers)) = (&self.authorized, &self.peers) else {
+            return Ok(Ok(None));
+        };
+        let kept = self
+            .credential
+            .get_or_try_init(|| peers.authorization(message.clone()));
+        let kept = self.cpu.waiting(kept).await?.clone();
+        Ok(kept.map(Some).ok_or(AuthorizationLost))
+    }
+
+    /// What a call of this turn tells whoever is called.
+    pub(super) async fn forwarded(
+        &self,
+        speaker: &str,
+    ) -> Result<Result<http::HeaderMap, AuthorizationLost>, Stop> {
+        let Ok(authorization) = self.authorization().await? else {
+            return Ok(Err(AuthorizationLost));
+        };
+        let now = self.ledger.clock().now();
+        let out = bus::Outbound {
+            depth: self.depth,
+            run: &self.run,
+            turn: &self.turn,
+            parent: self.parent.as_ref(),
+            speaker,
+            authorization: authorization.as_ref(),
+            timeout_ms: self.deadline.map(|deadline| deadline.ms_since(now).max(1)),
+        };
+        Ok(Ok(out.headers()))
+    }
+}
+
+/// The turn was to forward a credential that is not there any more: it goes nowhere without.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("authorization-lost: what the caller forwarded is not kept any more")]
+pub(super) struct AuthorizationLost;
+
+/// What the call asks, for replay: the same call asks the same.
+fn request(call: &NestedCall<'_>) -> Digest {
+    let body = call
+        .body
+        .as_ref()
+        .map_or_else(|_| String::new(), Value::to_string);
+    let timeout = call
+        .timeout_ms
+        .map_or_else(String::new, |ms| ms.to_string());
+    let session = call.session.as_ref().map_or("", SessionId::as_str);
+    let parts = [call.agent, &body, &timeout, session];
+    Digest::of_parts(&parts.map(str::as_bytes))
+}
+
+fn words(pieces: &[Piece]) -> String {
+    let text = |piece: &Piece| match piece {
+        Piece::Text(text) => Some(text.clone()),
+        Piece::ToolCall { .. } | Piece::Finished { .. } => None,
+    };
+    pieces.iter().filter_map(text).collect()
+}
+
+fn result(error: Option<ChildError>) -> CallResult {
+    match error {
+        None => CallResult::Ok,
+        Some(ChildError::Interrupted) => failed("interrupted", String::new()),
+        Some(ChildError::Cancelled) => failed("cancelled", String::new()),
+        Some(ChildError::Deadline) => failed("deadline", String::new()),
+        Some(ChildError::Failed(why)) => failed("failed", why),
+    }
+}
+
+fn failed(error: &str, detail: String) -> CallResult {
+    CallResult::Failed {
+        error: error.to_owned(),
+        status: 0,
+        detail: detail.chars().take(DETAIL_CHARS_MAX).collect(),
+    }
+}
+
+/// What the guest is told, from the entry.
+fn told(run: &Run, result: CallResult, text: String) -> Result<Reply, NoReply> {
+    match result {
+        CallResult::Ok => Ok(Reply {
+            text,
+            session: run.session.clone(),
+        }),
+        CallResult::Dropped => Err(NoReply::Cancelled),
+        CallResult::Failed { error, detail, .. } => Err(match error.as_str() {
+            "interrupted" => NoReply::Interrupted(text),
+            "cancelled" => NoReply::Cancelled,
+            "deadline" => NoReply::Deadline,
+            "failed" => NoReply::Failed {
+                why: detail,
+                said: text,
+            },
+            _ => NoReply::Other(detail),
+        }),
+    }
+}
