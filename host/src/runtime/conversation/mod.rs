@@ -22,6 +22,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::id::AgentName;
 use crate::journal::entry::{Failure, Halt};
 
 use super::instance::{Exit, failed, stopped};
@@ -86,12 +87,25 @@ async fn converse(definition: Arc<Definition>, scope: &Scope) -> Result<Option<H
     });
     let seed = bodies.collect::<Vec<String>>().join("\n");
     let mut talk = Talk::new(definition.clone(), seed);
+    let floor = Floor {
+        scope,
+        definition: &definition,
+    };
     loop {
         match talk.next() {
             Step::Speak { participant, index } => {
-                speak(scope, &definition, &mut talk, participant, index).await?;
+                floor.speak(&mut talk, participant, index).await?
             }
-            Step::Select(_) | Step::Judge(_) => {}
+            Step::Select(agent) => {
+                let (agent, ballot) = (agent.clone(), talk.ballot());
+                let answer = floor.decide(&mut talk, &agent, SELECTOR, ballot).await?;
+                answer.iter().for_each(|answer| talk.selected(answer));
+            }
+            Step::Judge(agent) => {
+                let (agent, case) = (agent.clone(), talk.case());
+                let answer = floor.decide(&mut talk, &agent, JUDGE, case).await?;
+                answer.iter().for_each(|answer| talk.judged(answer));
+            }
             Step::Halt(halt) => {
                 let halt = halt.clone();
                 scope.halted(&halt)?;
@@ -101,38 +115,71 @@ async fn converse(definition: Arc<Definition>, scope: &Scope) -> Result<Option<H
     }
 }
 
-/// One turn of one participant.
-async fn speak(
-    scope: &Scope,
-    definition: &Definition,
-    talk: &mut Talk,
-    participant: usize,
-    index: u32,
-) -> Result<(), Stop> {
-    let who = &definition.participants[participant];
-    let speaker = scope.speaker(index, &who.name);
-    let started_at = scope.speaker_started(&speaker)?;
-    let mut words = Words::new(scope, &speaker);
-    let asked = match &who.voice {
-        Voice::Remote(remote) => match speak::target(remote) {
-            Ok(target) => speak::ask(scope, target, talk.view(participant), &mut words).await,
-            Err(fault) => Err(fault),
-        },
-        Voice::Agent(agent) => Err(Fault::Participant(format!("{agent}"))),
-    };
-    let spoken = asked.and_then(|spoken| {
-        let text = words.end()?;
-        Ok(Spoken { text, ..spoken })
-    });
-    match spoken {
-        // Nothing was said, so no turn was made.
-        Ok(spoken) if spoken.text.trim().is_empty() => talk.said(participant, &spoken.text),
-        Ok(spoken) => {
-            scope.speaker_ended(&speaker, started_at, &spoken)?;
-            talk.said(participant, &spoken.text);
+/// Places of those who are called and take no part.
+const SELECTOR: usize = definition::PARTICIPANTS_MAX;
+const JUDGE: usize = definition::PARTICIPANTS_MAX + 1;
+
+/// Where the calls are made.
+struct Floor<'a> {
+    scope: &'a Scope,
+    definition: &'a Definition,
+}
+
+impl Floor<'_> {
+    /// One turn of one participant.
+    async fn speak(&self, talk: &mut Talk, participant: usize, index: u32) -> Result<(), Stop> {
+        let who = &self.definition.participants[participant];
+        let speaker = self.scope.speaker(index, &who.name);
+        let started_at = self.scope.speaker_started(&speaker)?;
+        let mut words = Words::new(self.scope, &speaker);
+        let said = match &who.voice {
+            Voice::Remote(remote) => {
+                speak::remote(self.scope, remote, talk.view(participant), &mut words).await
+            }
+            Voice::Agent(agent) => {
+                let news = talk.news(participant);
+                let reply = speak::agent(self.scope, agent, participant, &speaker, news).await;
+                reply.and_then(|reply| {
+                    words.say(&reply.text)?;
+                    Ok(Spoken::from(reply))
+                })
+            }
+        };
+        let spoken = said.and_then(|spoken| {
+            let text = words.end()?;
+            Ok(Spoken { text, ..spoken })
+        });
+        match spoken {
+            Ok(spoken) => {
+                // Without words, no turn was made.
+                if !spoken.text.trim().is_empty() {
+                    self.scope.speaker_ended(&speaker, started_at, &spoken)?;
+                }
+                talk.said(participant, &spoken.text);
+            }
+            Err(Fault::Participant(why)) => talk.failed(participant, why),
+            Err(Fault::Stop(stop)) => return Err(stop),
         }
-        Err(Fault::Participant(why)) => talk.failed(participant, why),
-        Err(Fault::Stop(stop)) => return Err(stop),
+        Ok(())
     }
-    Ok(())
+
+    /// What an agent answers that decides; none if it could not, which ends the conversation.
+    async fn decide(
+        &self,
+        talk: &mut Talk,
+        agent: &AgentName,
+        place: usize,
+        question: String,
+    ) -> Result<Option<String>, Stop> {
+        let index = u32::try_from(talk.turns()).expect("a definition bounds its turns");
+        let speaker = self.scope.speaker(index, agent.as_str());
+        match speak::agent(self.scope, agent, place, &speaker, question).await {
+            Ok(reply) => Ok(Some(reply.text)),
+            Err(Fault::Participant(why)) => {
+                talk.undecided(agent, why);
+                Ok(None)
+            }
+            Err(Fault::Stop(stop)) => Err(stop),
+        }
+    }
 }

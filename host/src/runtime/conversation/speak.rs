@@ -7,17 +7,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::Value;
 use tokio::time::Instant;
 
+use crate::id::{AgentName, Digest, SessionId};
 use crate::ledger::{Voice, WINDOW_MS};
 use crate::model::{Endpoint, Message, ModelConfig, Request, Target};
+use crate::runtime::scope::agents::{Behalf, NestedCall, NoReply, NotCalled, Reply};
 use crate::runtime::scope::answer::{Answer, Failed, NoAnswer};
 use crate::runtime::scope::conversation::{Speaker, Spoken};
 use crate::runtime::scope::reply::TooLarge;
 use crate::runtime::scope::{Scope, Stop};
 
 use super::continued::{GO_ON, repeated};
-use super::definition::Remote;
+use super::definition::{AuthorizationSource, Remote};
 
 /// How often a model is asked to go on with one answer.
 const CONTINUATIONS_MAX: u32 = 3;
@@ -91,8 +94,22 @@ impl<'a> Words<'a> {
     }
 }
 
-/// A remote participant, as it is asked.
-pub(super) fn target(remote: &Remote) -> Result<Target, Fault> {
+/// Ask a remote participant, as itself.
+pub(super) async fn remote(
+    scope: &Scope,
+    remote: &Remote,
+    messages: Vec<Message>,
+    words: &mut Words<'_>,
+) -> Result<Spoken, Fault> {
+    let behalf = Behalf {
+        speaker: Some(words.speaker.name.clone()),
+        turn: Some(words.speaker.turn.clone()),
+        is_own: remote.authorization == AuthorizationSource::AgentOwned,
+    };
+    ask(scope, target(remote)?, behalf, messages, words).await
+}
+
+fn target(remote: &Remote) -> Result<Target, Fault> {
     let config = ModelConfig::new(remote.url.as_str(), remote.model.as_str());
     let endpoint = Endpoint::new(&remote.model, config)
         .map_err(|error| Fault::Participant(error.to_string()))?;
@@ -103,9 +120,10 @@ pub(super) fn target(remote: &Remote) -> Result<Target, Fault> {
 }
 
 /// Ask a model for the speaker's words, and show them while they come.
-pub(super) async fn ask(
+async fn ask(
     scope: &Scope,
     target: Target,
+    behalf: Behalf,
     messages: Vec<Message>,
     words: &mut Words<'_>,
 ) -> Result<Spoken, Fault> {
@@ -125,7 +143,10 @@ pub(super) async fn ask(
             let text = GO_ON.to_owned();
             request.messages.push(Message::User { name: None, text });
         }
-        let mut answer = match scope.ask_target(target.clone(), request).await {
+        let mut answer = match scope
+            .ask_target(target.clone(), behalf.clone(), request)
+            .await
+        {
             Ok(answer) => answer,
             Err(failed) => return Err(fault(failed)),
         };
@@ -146,6 +167,45 @@ pub(super) async fn ask(
             Err(Shown::Failed(failed)) => return Err(fault(failed)),
         }
     }
+}
+
+/// Tell an agent what is new, in the session that it has for this conversation, and wait for its reply.
+/// `place` tells those who are called apart.
+pub(super) async fn agent(
+    scope: &Scope,
+    agent: &AgentName,
+    place: usize,
+    speaker: &Speaker,
+    news: String,
+) -> Result<Reply, Fault> {
+    let place = u64::try_from(place).unwrap_or(u64::MAX).to_be_bytes();
+    let parts: [&[u8]; 4] = [
+        scope.tenant.as_str().as_bytes(),
+        scope.session.as_str().as_bytes(),
+        scope.turn.as_str().as_bytes(),
+        &place,
+    ];
+    let call = NestedCall {
+        agent: agent.as_str(),
+        body: Ok(Value::String(news)),
+        timeout_ms: None,
+        session: Some(SessionId::of_call(&Digest::of_parts(&parts))),
+        caller: Some(speaker.turn.clone()),
+        speaker: Some(speaker.name.clone()),
+    };
+    let why = match scope.call_agent(call).await? {
+        Ok(Ok(reply)) => return Ok(reply),
+        Ok(Err(NoReply::Interrupted(_))) => "somebody interrupted it".to_owned(),
+        Ok(Err(NoReply::Cancelled)) => "its turn was cancelled".to_owned(),
+        Ok(Err(NoReply::Deadline)) => "it took longer than it may".to_owned(),
+        Ok(Err(NoReply::Failed { why, .. } | NoReply::Other(why))) => why,
+        Err(NotCalled::UnknownAgent) => format!("no agent {agent} is deployed"),
+        Err(NotCalled::TooDeep(too_deep)) => too_deep.to_string(),
+        Err(NotCalled::TooLarge) => "what it is told is longer than a message may be".to_owned(),
+        Err(NotCalled::NotJson) => "what it is told cannot be a message".to_owned(),
+        Err(NotCalled::Refused(why)) => why,
+    };
+    Err(Fault::Participant(why))
 }
 
 /// Why not all of an answer was shown.

@@ -5,6 +5,7 @@ use crate::clock::Time;
 use crate::id::{SessionId, TurnId};
 use crate::journal::entry::{Halt, Halted, Payload, SpeakerEnded, SpeakerStarted, Usage};
 
+use super::agents::Reply;
 use super::{Scope, Stop};
 
 /// A speaker's turn, as its entries name it.
@@ -24,6 +25,18 @@ pub(in crate::runtime) struct Spoken {
     pub(in crate::runtime) attempts: u32,
     /// Where an agent spoke.
     pub(in crate::runtime) child: Option<(SessionId, TurnId)>,
+}
+
+impl From<Reply> for Spoken {
+    /// The words are said before they count.
+    fn from(reply: Reply) -> Self {
+        Self {
+            text: String::new(),
+            usage: reply.usage,
+            attempts: 1,
+            child: reply.turn.map(|turn| (reply.session, turn)),
+        }
+    }
 }
 
 impl Scope {

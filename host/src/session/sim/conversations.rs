@@ -3,6 +3,8 @@
 use serde_json::json;
 
 use super::crash::{Crash, survives_on};
+use super::laws::{check_answered, check_calls, check_kept, check_repeatable, check_resumed};
+use super::nested::{all_quiet, children, words};
 use super::*;
 use crate::id::TurnId;
 use crate::journal::entry::{Halt, TurnEnded};
@@ -11,10 +13,17 @@ use crate::runtime::conversation::definition::Definition;
 /// A disk on which the agent `a` is a conversation of these participants, all of them remote, and
 /// `b` a script.
 fn deployed_conversation(fields: &str) -> Memory {
-    let disk = fresh();
     let mut json: serde_json::Value = serde_json::from_str(fields).expect("JSON");
-    let remote = |name: &str| json!({"name": name, "url": "http://127.0.0.1:9/v1", "model": "m"});
     json["participants"] = json!([remote("Ada"), remote("Bo")]);
+    deploy_conversation(&json)
+}
+
+fn remote(name: &str) -> serde_json::Value {
+    json!({"name": name, "url": "http://127.0.0.1:9/v1", "model": "m"})
+}
+
+fn deploy_conversation(json: &serde_json::Value) -> Memory {
+    let disk = fresh();
     let definition = Definition::parse(json.to_string().as_bytes()).expect("it is valid");
     let digest = stored(&definition.bytes());
     let mut deployment = Deployment::default();
@@ -260,4 +269,140 @@ turn-ended a completed [2:consumed]
     });
     let reason = r#"the pattern "Ada" matched"#.to_owned();
     assert_eq!(halt, Some(Halt::Predicate { reason }));
+}
+
+/// A conversation of every kind of voice: two agents that are the same, a remote one, one that selects, and
+/// one that judges.
+fn panel() -> Memory {
+    deploy_conversation(&json!({
+        "participants": [
+            {"name": "Ada", "agent": "b"},
+            remote("Bo"),
+            {"name": "Cy", "agent": "b"},
+        ],
+        "order": {"selector": "b"},
+        "halt_on": {"agent": "b"},
+        "max_turns": 5,
+    }))
+}
+
+/// Each agent has a session of its own in a conversation, and there one message and one turn for each
+/// time that it was asked.
+fn check_asked(store: &dyn Store) {
+    let stored = entries(store);
+    let story = || {
+        let children = children(store);
+        let texts = children
+            .iter()
+            .map(|(id, it)| format!("{id}\n{}", print(it)));
+        print(&stored) + &texts.collect::<String>()
+    };
+    for (session, child) in children(store) {
+        let calls = stored.iter().filter(
+            |entry| matches!(&entry.payload, Payload::AgentCalled(it) if it.session == session),
+        );
+        let calls = calls.count();
+        let count = |of: fn(&Payload) -> bool| child.iter().filter(|it| of(&it.payload)).count();
+        let messages = count(|it| matches!(it, Payload::MessageReceived(_)));
+        let turns = count(|it| matches!(it, Payload::TurnStarted(_)));
+        // A call that was written down and not made when its caller was stopped has no message.
+        assert!(messages == calls && turns == calls, "{calls}\n{}", story());
+    }
+}
+
+/// The panel with a fault, a crash, perhaps another one in recovery. Answers whether the fault came, and what
+/// was said in the end.
+fn panel_survives(fault: Option<Fault>, again: Option<Fault>) -> (bool, String) {
+    let disk = panel();
+    if let Some(fault) = fault {
+        disk.inject(fault);
+    }
+    let mut outside = Outside::default();
+    let lines = ["post a say hello", "answered"];
+    let mut now = life(&disk, Time(0), async |world| {
+        converse(world, &lines, &mut outside).await;
+        world.clock.now()
+    });
+    let hit = disk.is_stopped();
+    let mut disk = disk.power_loss();
+    if let Some(fault) = again {
+        disk.inject(fault);
+        now = life(&disk, now, async |world| {
+            let over = || disk.is_stopped() || all_quiet(&*world.store);
+            world.until("it stops or is done", over).await;
+            world.clock.now()
+        });
+        disk = disk.power_loss();
+    }
+    check_kept(&entries(&*memory(&disk)), &outside);
+    let lost = fold(&entries(&*memory(&disk))).turns;
+    let said = life(&disk, now, async |world| {
+        world
+            .until("all is quiet", || all_quiet(&*world.store))
+            .await;
+        let stored = entries(&*world.store);
+        check_kept(&stored, &outside);
+        check_answered(&stored);
+        check_resumed(&stored, lost.keys());
+        check_repeatable(&stored);
+        check_calls(&stored, &PROVIDER.with_borrow(Log::made));
+        check_asked(&*world.store);
+        assert!(world.stop(1_000).await);
+        words(&stored)
+    });
+    (hit, said)
+}
+
+#[test]
+fn a_panel_survives_a_crash_at_every_sync() {
+    let (_, undisturbed) = panel_survives(None, None);
+    for name in ["[Ada] ", "[Bo] ", "[Cy] "] {
+        assert!(undisturbed.contains(name), "{undisturbed}");
+    }
+    let mut hits = 0;
+    for k in 1..SYNCS_MAX {
+        let again = (k % 3 == 0).then_some(Fault::StopAfterSync(1 + k % 5));
+        let (before, said) = panel_survives(Some(Fault::StopBeforeSync(k)), again);
+        assert!(
+            said == undisturbed || said.is_empty() && k < 3,
+            "{k}: {said}"
+        );
+        let (after, said) = panel_survives(Some(Fault::StopAfterSync(k)), again);
+        assert!(
+            said == undisturbed || said.is_empty() && k < 3,
+            "{k}: {said}"
+        );
+        if !before && !after {
+            break;
+        }
+        hits += 1;
+    }
+    assert!((20..SYNCS_MAX - 1).contains(&hits), "{hits} syncs");
+}
+
+#[test]
+fn a_conversation_that_nobody_can_answer_halts_by_who_could_not() {
+    let disk = deploy_conversation(&json!({
+        "participants": [{"name": "Ada", "agent": "b"}, {"name": "Bo", "agent": "nobody"}],
+    }));
+    let stored = life(&disk, Time(0), async |world| {
+        converse(
+            world,
+            &["post a say hello", "answered"],
+            &mut Outside::default(),
+        )
+        .await;
+        assert!(world.stop(1_000).await);
+        entries(&*world.store)
+    });
+    let halt = stored.iter().find_map(|entry| match &entry.payload {
+        Payload::Halted(it) => Some(it.halt.clone()),
+        _ => None,
+    });
+    let error = Halt::ParticipantError {
+        participant: "Bo".into(),
+        message: "no agent nobody is deployed".into(),
+    };
+    assert_eq!(halt, Some(error));
+    assert_eq!(words(&stored), "[Ada] hello\n");
 }

@@ -6,7 +6,7 @@ use crate::id::{Digest, Seq};
 use crate::journal::entry::RetryReason;
 use crate::model::{self, ModelError, Request, Target};
 
-use super::{Scope, Stop, Tried};
+use super::{Behalf, Scope, Stop, Tried};
 
 /// How often one call is made at most while a provider fails in ways that may pass.
 const ATTEMPTS_MAX: u32 = 3;
@@ -22,6 +22,7 @@ pub(super) const DETAIL_CHARS_MAX: usize = 1_000;
 pub(super) struct Call {
     pub(super) n: u32,
     pub(super) target: Target,
+    pub(super) behalf: Behalf,
     pub(super) request: Request,
     pub(super) digest: Digest,
     pub(super) tried: Tried,

@@ -25,6 +25,7 @@ pub(in crate::runtime) use self::failure::{Failed, NoAnswer};
 
 use self::call::{Call, DETAIL_CHARS_MAX};
 use self::failure::no_answer;
+use super::agents::Behalf;
 use super::reply::TooLarge;
 use super::{Back, Scope, Stop, Tried};
 
@@ -64,13 +65,15 @@ impl Scope {
     ) -> Result<Answer, Failed> {
         let default = self.model_names.first().map_or("default", String::as_str);
         let model = model.unwrap_or_else(|| default.to_owned());
-        self.ask_target(Target::Model(model), request).await
+        self.ask_target(Target::Model(model), Behalf::default(), request)
+            .await
     }
 
     /// Ask whoever it is.
     pub(in crate::runtime) async fn ask_target(
         &self,
         whom: Target,
+        behalf: Behalf,
         request: Request,
     ) -> Result<Answer, Failed> {
         let target: String = whom.name().chars().take(TARGET_CHARS_MAX).collect();
@@ -90,14 +93,14 @@ impl Scope {
             };
             self.record.keep(&request);
             let failed = self.failed_at_opening(n)?;
-            let mut answer = Answer::new(whom, request, digest);
+            let mut answer = Answer::new(whom, behalf, request, digest);
             answer.is_call(n);
             return match failed {
                 Some(result) => Err(Failed::Guest(no_answer(result, ""))),
                 None => Ok(answer),
             };
         }
-        let mut answer = Answer::new(whom, request, digest);
+        let mut answer = Answer::new(whom, behalf, request, digest);
         let n = self.called(CallKind::Model, &target, digest)?;
         answer.is_call(n);
         let is_known = match &answer.call {
@@ -142,11 +145,12 @@ impl Scope {
 }
 
 impl Answer {
-    fn new(target: Target, request: Request, digest: Digest) -> Self {
+    fn new(target: Target, behalf: Behalf, request: Request, digest: Digest) -> Self {
         Self {
             call: Some(Call {
                 n: 0,
                 target,
+                behalf,
                 request,
                 digest,
                 tried: Tried {
@@ -184,7 +188,7 @@ impl Answer {
             scope.cpu.waiting(scope.ledger.durable(written)).await?;
             call.tried.attempts += 1;
             let key = scope.call_key(call.n, &call.digest);
-            let headers = match scope.forwarded(scope.agent.as_str()).await? {
+            let headers = match scope.forwarded(&call.behalf).await? {
                 Ok(headers) => headers,
                 Err(lost) => return Ok(Err(ModelError::Refused(lost.to_string()))),
             };
