@@ -100,6 +100,9 @@ pub struct Tenants {
 const KEY: &str = "ant";
 const TOKEN: &str = "ast";
 
+/// Digits of a digest that name a key or token where it may be shown.
+const ID_DIGITS: usize = 16;
+
 impl Tenants {
     pub fn new(store: Arc<dyn Store>) -> Self {
         // Ten thousand holders in memory; others cost a read of the store.
@@ -208,6 +211,30 @@ impl Tenants {
         Ok(Some(holder).filter(|holder| holder.is_valid(now)))
     }
 
+    /// Make a key: durable when it returns. The text is not kept; the id names it where it may be shown.
+    pub async fn mint_key(
+        &self,
+        tenant: &TenantId,
+        rights: BTreeSet<Right>,
+        now: Time,
+    ) -> Result<(String, String), CommitError> {
+        let text = mint(KEY, tenant);
+        let record = KeyRecord {
+            rights,
+            created_at: now,
+        };
+        let key = holder_key(tenant, RecordSpace::Key, &text);
+        let id = key.name[..ID_DIGITS].to_owned();
+        let bytes = json(&record);
+        crate::store::write(&*self.store, vec![Write::Record { key, bytes }]).await?;
+        Ok((text, id))
+    }
+
+    /// Take a key back, by its id: false if there is none. Durable when it returns.
+    pub async fn revoke_key(&self, tenant: &TenantId, id: &str) -> Result<bool, TenantError> {
+        self.revoke(tenant, RecordSpace::Key, id, |_| true).await
+    }
+
     /// Make a token: durable when it returns. The text is not kept.
     pub async fn mint_token(
         &self,
@@ -218,7 +245,7 @@ impl Tenants {
         expires_at: Time,
     ) -> Result<(String, TokenRecord), CommitError> {
         let text = mint(TOKEN, tenant);
-        let id = Digest::of(text.as_bytes()).to_string()[..16].to_owned();
+        let id = Digest::of(text.as_bytes()).to_string()[..ID_DIGITS].to_owned();
         let record = TokenRecord {
             id,
             session: session.clone(),
@@ -245,7 +272,22 @@ impl Tenants {
         session: &SessionId,
         id: &str,
     ) -> Result<bool, TenantError> {
-        let is_id = id.len() == 16
+        let of_session = |bytes: &[u8]| {
+            serde_json::from_slice::<TokenRecord>(bytes)
+                .is_ok_and(|record| record.session == *session)
+        };
+        self.revoke(tenant, RecordSpace::Token, id, of_session)
+            .await
+    }
+
+    async fn revoke(
+        &self,
+        tenant: &TenantId,
+        space: RecordSpace,
+        id: &str,
+        is_it: impl Fn(&[u8]) -> bool,
+    ) -> Result<bool, TenantError> {
+        let is_id = id.len() == ID_DIGITS
             && id
                 .bytes()
                 .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
@@ -255,7 +297,7 @@ impl Tenants {
         // The id is the beginning of the digest, so the record is the first one after it.
         let (store, owner, start) = (self.store.clone(), tenant.clone(), id.to_owned());
         let found = tokio::task::spawn_blocking(move || {
-            store.records(Some(&owner), RecordSpace::Token, Some(&start), 1)
+            store.records(Some(&owner), space, Some(&start), 1)
         });
         let found = found
             .await
@@ -267,15 +309,13 @@ impl Tenants {
         else {
             return Ok(false);
         };
-        let of_session = serde_json::from_slice::<TokenRecord>(&bytes)
-            .is_ok_and(|record| record.session == *session);
-        if !of_session {
+        if !is_it(&bytes) {
             return Ok(false);
         }
         let digest = Digest::try_from(name.clone()).ok();
         let key = RecordKey {
             tenant: Some(tenant.clone()),
-            space: RecordSpace::Token,
+            space,
             name,
         };
         crate::store::write(&*self.store, vec![Write::Unrecord { key }]).await?;

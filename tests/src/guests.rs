@@ -12,7 +12,9 @@ pub(crate) fn root() -> PathBuf {
         .to_owned()
 }
 
-const PACKAGES: [&str; 6] = ["puppet", "worker", "echo", "talker", "thinker", "clerk"];
+const PACKAGES: [&str; 7] = [
+    "puppet", "caller", "worker", "echo", "talker", "thinker", "clerk",
+];
 
 /// The component of a package of this workspace.
 pub(crate) fn component(package: &str) -> &'static [u8] {

@@ -32,6 +32,8 @@ mod agents;
 #[cfg(test)]
 mod bursts;
 #[cfg(test)]
+mod bus;
+#[cfg(test)]
 mod contract;
 #[cfg(test)]
 mod conversations;
@@ -53,6 +55,8 @@ mod invoke;
 mod journal;
 #[cfg(test)]
 mod models;
+#[cfg(test)]
+mod nested;
 #[cfg(test)]
 mod promise;
 #[cfg(test)]

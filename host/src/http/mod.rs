@@ -14,6 +14,7 @@ mod forks;
 mod health;
 mod inspect;
 mod invoke;
+mod keys;
 mod operations;
 mod server;
 mod sessions;
@@ -144,6 +145,8 @@ pub fn router(parts: Parts) -> Router {
             "/v1/sessions/{id}/slots/{name}",
             put(slots::put).get(slots::show),
         )
+        .route("/v1/keys", post(keys::mint))
+        .route("/v1/keys/{id}", delete(keys::revoke))
         .route("/metrics", get(health::metrics))
         .route("/healthz", get(health::alive))
         .route("/readyz", get(health::ready))

@@ -55,10 +55,24 @@ pub(super) fn session(id: &SessionId, state: &State) -> Value {
         "entry": state.entry_agent(),
         "agents": agents,
         "slots": state.slots.len(),
+        "called_by": state.opened.as_ref().and_then(|opened| opened.called_by.as_ref()),
+        "calls": calls(state),
         "offset": Offset(state.last).to_string(),
         "last_event_at": state.time.to_rfc3339(),
         "expires_at": state.expires_at().map(|at| at.to_rfc3339()),
     })
+}
+
+/// Nested calls that are open, and the sessions they work in.
+fn calls(state: &State) -> Vec<Value> {
+    let open = state.turns.iter().flat_map(|(turn, open)| {
+        let calls = open.children.iter();
+        calls.map(move |(n, child)| (turn, n, child))
+    });
+    open.map(|(turn, n, child)| {
+        json!({"turn": turn, "n": n, "agent": child.agent, "session": child.session})
+    })
+    .collect()
 }
 
 fn suspension(suspension: &Suspension) -> Value {

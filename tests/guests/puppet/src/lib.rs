@@ -27,7 +27,7 @@ impl Agent for Puppet {
         let mut session = session::Performer::default();
         for cause in &input.causes {
             match cause {
-                Cause::Messages => {}
+                Cause::Messages | Cause::Nested => {}
                 Cause::Slot(name) => reply::say(&format!("woken by slot {name}\n"))?,
                 other => reply::say(&format!("woken by {other:?}\n"))?,
             }
