@@ -517,3 +517,303 @@ async fn a_restart_in_the_middle_loses_no_word() {
     assert_eq!(retried[0]["reason"], "host-stopped");
     server.stop().await;
 }
+
+/// The sessions that a conversation's agents have in it, by agent.
+async fn children(server: &Server, session: &str) -> Vec<(String, String)> {
+    let mut found: Vec<(String, String)> = Vec::new();
+    for event in events(server, session).await {
+        if event.kind == "agent-called" {
+            let text = |name: &str| event.data[name].as_str().expect("a name").to_owned();
+            let child = (text("agent"), text("session"));
+            if !found.contains(&child) {
+                found.push(child);
+            }
+        }
+    }
+    found
+}
+
+/// The example: two debaters of one component, and a judge.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn agents_take_part_and_one_judges() {
+    let replies = [
+        "Yes: the air.",
+        "go on",
+        "What does it cost?",
+        "go on",
+        "Less than the cars.",
+        "halt: they will not agree",
+    ];
+    let provider = Provider::start(replies.map(Reply::text)).await;
+    let server = Server::asking(&provider).await;
+    let folder = crate::guests::root().join("agents/debater");
+    let read = |name: &str| {
+        let text = std::fs::read(folder.join(name)).expect("it is there");
+        serde_json::from_slice::<Value>(&text).expect("JSON")
+    };
+    for (agent, component) in [
+        ("advocate", "debater"),
+        ("sceptic", "debater"),
+        ("judge", "judge"),
+    ] {
+        server
+            .deploy_as(agent, crate::guests::component(component))
+            .await;
+    }
+    for agent in ["advocate", "sceptic"] {
+        let config = read(&format!("{agent}.json"));
+        server.configure(agent, config).await.is(201);
+    }
+    put(&server, "debate", &read("debate.json")).await.is(201);
+    server.session("s", &["debate"]).await;
+    let mut stream = server.follow("s").await;
+    let answer = server
+        .invoke("debate", "s", json!("Ban cars?"))
+        .await
+        .is(200);
+    let reply =
+        "[Advocate] Yes: the air.\n[Sceptic] What does it cost?\n[Advocate] Less than the cars.\n";
+    assert_eq!(answer["reply"], reply);
+
+    let all = stream.turn("debate").await;
+    assert_eq!(said(&all), reply);
+    let reason = "they will not agree";
+    assert_eq!(
+        of_kind(&all, "halted")[0]["halt"],
+        json!({"kind": "predicate", "reason": reason})
+    );
+    let children = children(&server, "s").await;
+    let agents: Vec<&str> = children.iter().map(|(agent, _)| agent.as_str()).collect();
+    assert_eq!(agents, ["advocate", "judge", "sceptic"], "one session each");
+
+    // Its own words are its own in its session, and what the others said came as one message.
+    let (_, advocate) = &children[0];
+    let transcript = server
+        .get(&format!("/v1/sessions/{advocate}/transcript"))
+        .await;
+    let lines: Vec<String> = transcript["items"]
+        .as_array()
+        .expect("items")
+        .iter()
+        .map(|item| {
+            let who = item["agent"].as_str().or(item["author"].as_str());
+            format!(
+                "{}: {}",
+                who.expect("a name"),
+                item["text"].as_str().expect("text")
+            )
+        })
+        .collect();
+    assert_eq!(
+        lines,
+        [
+            "debate: Ban cars?",
+            "advocate: Yes: the air.",
+            "debate: [Sceptic] What does it cost?",
+            "advocate: Less than the cars.",
+        ]
+    );
+    let ended = of_kind(&all, "speaker-ended");
+    assert_eq!(ended[0]["session"], json!(advocate));
+    assert_eq!(ended[0]["session"], ended[2]["session"]);
+    assert_ne!(ended[0]["child_turn"], ended[2]["child_turn"]);
+    let run = answer["run"].as_str().expect("a run");
+    assert!(
+        ended[2]["child_turn"]
+            .as_str()
+            .expect("a turn")
+            .starts_with(run),
+        "one run"
+    );
+
+    let told = asked(&provider.requests()[4]);
+    let stance = "system: You take part in a debate.";
+    assert!(
+        told[0].starts_with(stance) && told[0].contains("for what is proposed"),
+        "{told:?}"
+    );
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_chooses_who_speaks() {
+    let chosen = ["Bo", "ada.", "Bo", "Nobody"];
+    let provider = Provider::start(chosen.map(Reply::text)).await;
+    let server = Server::asking(&provider).await;
+    for (agent, component) in [("chair", "debater"), ("ada", "echo"), ("bo", "echo")] {
+        server
+            .deploy_as(agent, crate::guests::component(component))
+            .await;
+    }
+    let fields = json!({"order": {"selector": "chair"}});
+    put(&server, "debate", &of_agents(&TWO, fields))
+        .await
+        .is(201);
+    server.session("s", &["debate"]).await;
+    let failed = server.invoke("debate", "s", json!("Go")).await;
+    let failed = failed.refused(502, "turn_failed");
+    let lines = "[Bo] Go\n[Ada] Go\n[Bo] Go\n[Bo] [Ada] Go\n[Bo] Go\n";
+    assert_eq!(failed["reply"], lines);
+    let events = events(&server, "s").await;
+    let error = "it chose \"Nobody\", who takes no part";
+    assert_eq!(
+        of_kind(&events, "halted")[0]["halt"],
+        json!({"kind": "participant_error", "participant": "chair", "message": error})
+    );
+    assert_eq!(
+        provider.requests()[0].last("user"),
+        Some("Go\nWho speaks next: Ada, Bo?")
+    );
+    server.stop().await;
+}
+
+/// A conversation in a conversation is an agent like any other, in the same run, one deeper.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_conversation_takes_part_in_another() {
+    let (ada, cy) = (
+        Provider::start([Reply::text("A1"), Reply::text("A2")]).await,
+        Provider::start([Reply::text("C1"), Reply::text("C2")]).await,
+    );
+    let server = Server::start().await;
+    server
+        .deploy_as("bo", crate::guests::component("echo"))
+        .await;
+    let inner = json!({
+        "participants": [remote("Ada", &ada), {"name": "Bo", "agent": "bo"}],
+        "max_turns": 2,
+    });
+    put(&server, "panel", &inner).await.is(201);
+    let outer = json!({
+        "participants": [{"name": "The Panel", "agent": "panel"}, remote("Cy", &cy)],
+        "max_turns": 4,
+    });
+    put(&server, "debate", &outer).await.is(201);
+    server.session("s", &["debate"]).await;
+    let answer = server.invoke("debate", "s", json!("Go")).await.is(200);
+    let run = answer["run"].as_str().expect("a run").to_owned();
+    let reply = answer["reply"].as_str().expect("a reply");
+    let head = "[The Panel] [Ada] A1\n[Bo] Go\n[Ada] A1\n\n[Cy] C1\n[The Panel] ";
+    assert!(reply.starts_with(head), "{reply}");
+
+    // What goes out says whose turn it is, in which run, and how deep.
+    let header = |received: &Received, name: &str| {
+        let value = received.headers.get(name);
+        value.map(|value| value.to_str().expect("ASCII").to_owned())
+    };
+    for (index, received) in cy.requests().iter().enumerate() {
+        let at = 2 * index + 1;
+        let expect = [
+            ("x-tangle-runid", Some(run.clone())),
+            ("x-tangle-turnid", Some(format!("{run}.t{at}.cy"))),
+            ("x-tangle-parent-turnid", None),
+            ("x-tangle-speaker", Some("Cy".to_owned())),
+            ("x-tangle-forwarded-depth", Some("1".to_owned())),
+            ("x-tangle-forwarded-authorization", None),
+        ];
+        for (name, value) in expect {
+            assert_eq!(header(received, name), value, "{name}");
+        }
+    }
+    for (index, received) in ada.requests().iter().enumerate() {
+        let at = 2 * index;
+        let expect = [
+            ("x-tangle-runid", run.clone()),
+            ("x-tangle-turnid", format!("{run}.t0.ada")),
+            ("x-tangle-parent-turnid", format!("{run}.t{at}.the-panel")),
+            ("x-tangle-speaker", "Ada".to_owned()),
+            ("x-tangle-forwarded-depth", "2".to_owned()),
+        ];
+        for (name, value) in expect {
+            assert_eq!(header(received, name), Some(value), "{name}");
+        }
+    }
+    let keys: Vec<_> = ada
+        .requests()
+        .iter()
+        .map(|it| header(it, "idempotency-key"))
+        .collect();
+    assert_ne!(keys[0], keys[1], "the same turn id, and another turn");
+    server.stop().await;
+}
+
+/// The turn of a conversation is run again from its journal as that of any agent.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_conversation_is_replayed() {
+    let ada = [Reply::text("Hello."), Reply::text("Bye.")];
+    let bo = [
+        Reply::stream().say("I ").cut(),
+        Reply::stream().say("see.").finish("stop"),
+    ];
+    let (server, ada, bo) = debate(json!({"max_turns": 3}), ada, bo).await;
+    let said = server.reply("debate", "s", json!("Go")).await;
+    let journal = server.get("/v1/sessions/s/journal?kind=turn-started").await;
+    let turn = journal["entries"][0]["turn"]
+        .as_str()
+        .expect("a turn")
+        .to_owned();
+    let replay = |more: Vec<String>| {
+        let mut command = crate::process::command(&["replay", "s", &turn, "--json"]);
+        command
+            .args(["--url", &server.url, "--key", &server.key])
+            .args(more);
+        async move {
+            let output = tokio::task::spawn_blocking(move || command.output()).await;
+            let output = output.expect("it runs").expect("the binary runs");
+            let text = String::from_utf8(output.stdout).expect("text");
+            let json: Value = serde_json::from_str(&text)
+                .unwrap_or_else(|_| panic!("{text}{}", String::from_utf8_lossy(&output.stderr)));
+            (output.status.code(), json)
+        }
+    };
+    let (code, same) = replay(Vec::new()).await;
+    assert_eq!(code, Some(0), "{same}");
+    assert_eq!(same["said"], json!(said), "{same}");
+
+    // Another definition comes to another turn.
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("other.json");
+    let participants = [remote("Ada", &ada), remote("Cy", &bo)];
+    let other = json!({"participants": participants, "max_turns": 3}).to_string();
+    std::fs::write(&path, other).expect("it is written");
+    let more = vec!["--component".to_owned(), path.display().to_string()];
+    let (code, differs) = replay(more).await;
+    assert_eq!(code, Some(1), "{differs}");
+    let text = differs.to_string();
+    assert!(text.contains("turn 1 of"), "{text}");
+    assert_eq!(
+        (ada.requests().len(), bo.requests().len()),
+        (2, 2),
+        "nobody is asked"
+    );
+    server.stop().await;
+}
+
+/// A caller's credential goes to participants that are asked in the caller's name, and to no other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_credential_goes_where_the_definition_says() {
+    let (ada, bo) = (
+        Provider::start([Reply::text("A")]).await,
+        Provider::start([Reply::text("B")]).await,
+    );
+    let server = Server::start().await;
+    let own = with(remote("Bo", &bo), json!({"authorization": "agent-owned"}));
+    let definition = json!({"participants": [remote("Ada", &ada), own], "max_turns": 2});
+    put(&server, "debate", &definition).await.is(201);
+    let scopes = json!({"scopes": ["invoke", "inter-agent"]});
+    let minted = server.call("POST /v1/keys").json(scopes).await.is(201);
+    let answer = server
+        .call("POST /v1/agents/debate/invoke")
+        .key(minted["key"].as_str().expect("a key"))
+        .header("x-tangle-forwarded-authorization", "Bearer sk-tan-user")
+        .json(json!({"body": "Go"}))
+        .await;
+    assert_eq!(answer.is(200)["reply"], "[Ada] A\n[Bo] B\n");
+    let told = |provider: &Provider| {
+        let requests = provider.requests();
+        let header = requests[0].headers.get("x-tangle-forwarded-authorization");
+        header.map(|value| value.to_str().expect("ASCII").to_owned())
+    };
+    assert_eq!(told(&ada).as_deref(), Some("Bearer sk-tan-user"));
+    assert_eq!(told(&bo), None);
+    server.stop().await;
+}
