@@ -44,6 +44,8 @@ mod conversations;
 #[cfg(test)]
 mod damage;
 #[cfg(test)]
+mod debates;
+#[cfg(test)]
 mod edge;
 #[cfg(test)]
 mod egress;

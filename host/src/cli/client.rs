@@ -302,14 +302,19 @@ impl Client {
         self.send(request).await.map(drop)
     }
 
+    /// A component or a conversation, as its first byte says: no component begins as JSON does.
     pub(super) async fn put_component(
         &self,
         agent: &AgentName,
         component: Vec<u8>,
     ) -> Result<Deployed, CallError> {
+        let content_type = match component.trim_ascii_start().first() {
+            Some(b'{' | b'[') => "application/json",
+            _ => "application/wasm",
+        };
         let request = self
             .request(Method::PUT, &format!("/v1/agents/{agent}"))
-            .header(CONTENT_TYPE, "application/wasm")
+            .header(CONTENT_TYPE, content_type)
             .body(component);
         let response = self.send(request).await?;
         let is_new = response.status() == StatusCode::CREATED;

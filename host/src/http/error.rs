@@ -13,6 +13,7 @@ use crate::agents::{ConfigError, DeployError};
 use crate::budgets::Exhausted;
 use crate::id::{InvalidName, MalformedOffset, Offset};
 use crate::ledger::{Dead, FollowError};
+use crate::runtime::conversation::definition::{DEFINITION_BYTES_MAX, DefinitionError};
 use crate::runtime::engine::ComponentError;
 use crate::secrets::SecretError;
 use crate::session::commands::CommandError;
@@ -392,6 +393,22 @@ impl From<ConfigError> for ApiError {
     }
 }
 
+impl From<DefinitionError> for ApiError {
+    fn from(error: DefinitionError) -> Self {
+        let text = error.to_string();
+        match error {
+            DefinitionError::UnknownField(_) => Self::bad("unknown_field", text),
+            DefinitionError::Malformed(_) => Self::bad("invalid_json", text),
+            DefinitionError::TooLarge => Self::too_large(DEFINITION_BYTES_MAX),
+            DefinitionError::Invalid(_) | DefinitionError::Cycle { .. } => Self::new(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "invalid_conversation",
+                text,
+            ),
+        }
+    }
+}
+
 impl From<DeployError> for ApiError {
     fn from(error: DeployError) -> Self {
         let unprocessable = |code, text| Self::new(StatusCode::UNPROCESSABLE_ENTITY, code, text);
@@ -409,6 +426,7 @@ impl From<DeployError> for ApiError {
             DeployError::Component(ComponentError::ImportNotGranted(_)) => {
                 unprocessable("import_not_granted", text)
             }
+            DeployError::Definition(error) => error.into(),
             DeployError::NotFound => agent_not_found(),
             DeployError::NoSuchVersion => Self::not_found("version_not_found", text),
             DeployError::Commit(error) => error.into(),

@@ -106,9 +106,7 @@ pub fn router(parts: Parts) -> Router {
         .route("/v1/agents", get(agents::list))
         .route(
             "/v1/agents/{agent}",
-            get(agents::show)
-                .put(agents::put_component)
-                .delete(agents::remove),
+            get(agents::show).put(agents::put).delete(agents::remove),
         )
         .route(
             "/v1/agents/{agent}/config",

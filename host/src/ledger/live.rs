@@ -38,6 +38,20 @@ enum WakeRecord {
     At(Time),
 }
 
+/// Whose words a turn says: in a conversation, those of the speaker whose turn of this index is open.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Voice {
+    pub speaker: String,
+    pub index: u32,
+}
+
+/// Words of a turn that are not an entry yet, all of one voice.
+#[derive(Debug, Default)]
+struct Chunk {
+    voice: Option<Voice>,
+    text: String,
+}
+
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Owner {
     pub(super) generation: Generation,
@@ -60,7 +74,7 @@ pub(super) struct Live {
     new_records: Vec<Write>,
     /// Long documents of slots, so that reading a slot never touches the disk.
     texts: HashMap<Digest, Bytes>,
-    chunks: BTreeMap<TurnId, String>,
+    chunks: BTreeMap<TurnId, Chunk>,
     /// What the wake record says, by the newest write of it that was queued.
     wake: WakeRecord,
     snapshot_at: Seq,
@@ -152,7 +166,7 @@ impl Live {
     }
 
     pub(super) fn waiting_bytes(&self) -> usize {
-        let chunks: usize = self.chunks.values().map(String::len).sum();
+        let chunks: usize = self.chunks.values().map(|chunk| chunk.text.len()).sum();
         let entries: usize = self
             .recent
             .iter()
@@ -166,14 +180,25 @@ impl Live {
     /// Bytes a turn has said, appended or not.
     pub(super) fn said(&self, turn: &TurnId) -> u64 {
         let appended = self.state.turns.get(turn).map_or(0, |turn| turn.said);
-        appended + self.chunks.get(turn).map_or(0, |chunk| chunk.len() as u64)
+        let chunk = self.chunks.get(turn);
+        appended + chunk.map_or(0, |chunk| chunk.text.len() as u64)
     }
 
     /// Words of a turn that is no longer open are dropped: nobody was or will be shown them.
-    pub(super) fn say(&mut self, turn: &TurnId, text: &str) {
+    pub(super) fn say(&mut self, turn: &TurnId, voice: Option<&Voice>, text: &str) {
         if self.state.turns.contains_key(turn) && !text.is_empty() {
-            self.chunks.entry(turn.clone()).or_default().push_str(text);
+            let chunk = self.chunks.entry(turn.clone()).or_insert_with(|| Chunk {
+                voice: voice.cloned(),
+                text: String::new(),
+            });
+            chunk.text.push_str(text);
         }
+    }
+
+    /// Whether the turn has words of another voice that are not an entry yet.
+    pub(super) fn speaks_otherwise(&self, turn: &TurnId, voice: Option<&Voice>) -> bool {
+        let chunk = self.chunks.get(turn);
+        chunk.is_some_and(|chunk| chunk.voice.as_ref() != voice)
     }
 
     pub(super) fn close_chunks(&mut self, journal: &JournalId, now: Time) {
@@ -458,13 +483,14 @@ impl<'a> Batch<'a> {
 
     /// Append what a turn said.
     pub(super) fn close_chunk(&mut self, turn: &TurnId) {
-        let Some(text) = self.live.chunks.remove(turn) else {
+        let Some(Chunk { voice, text }) = self.live.chunks.remove(turn) else {
             return;
         };
         let Some(open) = self.live.state.turns.get(turn) else {
             return;
         };
         let (agent, mut at) = (open.agent.clone(), open.said);
+        let (speaker, index) = voice.map(|it| (it.speaker, it.index)).unzip();
         let mut rest = text.as_str();
         while !rest.is_empty() {
             let (chunk, more) = rest.split_at(rest.floor_char_boundary(CHUNK_BYTES_MAX));
@@ -473,6 +499,8 @@ impl<'a> Batch<'a> {
                 agent: agent.clone(),
                 text: chunk.to_owned(),
                 at,
+                speaker: speaker.clone(),
+                index,
             };
             self.push(Payload::Spoke(spoke));
             at += chunk.len() as u64;

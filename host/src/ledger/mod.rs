@@ -39,7 +39,7 @@ use crate::store::{
 };
 use crate::telemetry::Stage;
 
-pub use live::{Batch, parse_wake};
+pub use live::{Batch, Voice, parse_wake};
 use live::{Live, Owner};
 pub use read::{Back, FollowError, Follower};
 pub use sealed::authorization_key;
@@ -244,12 +244,31 @@ impl Ledger {
         text: &str,
         decide: impl FnOnce(u64) -> Result<(), E>,
     ) -> Result<(), AppendError<E>> {
+        self.say_as(turn, None, text, decide)
+    }
+
+    /// The same in a voice: an entry holds words of one voice alone.
+    pub fn say_as<E>(
+        &self,
+        turn: &TurnId,
+        voice: Option<&Voice>,
+        text: &str,
+        decide: impl FnOnce(u64) -> Result<(), E>,
+    ) -> Result<(), AppendError<E>> {
         let mut live = self.lock();
         if let Some(dead) = &live.dead {
             return Err(AppendError::Dead(dead.clone()));
         }
         decide(live.said(turn)).map_err(AppendError::Refused)?;
-        live.say(turn, text);
+        if live.speaks_otherwise(turn, voice) {
+            let mut batch = Batch::new(&mut live, &self.journal, self.clock.now());
+            batch.close_chunk(turn);
+            if let Some(illegal) = batch.into_illegal() {
+                tracing::error!(journal = ?self.journal, %illegal, "refused to write an illegal entry");
+                return Err(AppendError::Dead(self.die(live, Dead::Illegal(illegal))));
+            }
+        }
+        live.say(turn, voice, text);
         drop(live);
         self.touch();
         Ok(())

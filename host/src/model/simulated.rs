@@ -2,7 +2,8 @@
 //!
 //! A word is a token. It answers with the words of the last user message, one a millisecond. `BUSY` refuses the
 //! first attempt of a call, `CUT` ends the answer there, `SLOW` waits a second. While it is gone, nobody
-//! can connect to it.
+//! can connect to it. Asked to go on with an answer that broke off, it says the last word of that again, and
+//! the rest.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -53,7 +54,10 @@ impl Incoming {
             Message::User { text, .. } => Some(text.as_str()),
             _ => None,
         });
-        let words: VecDeque<String> = asked
+        let rest = rest(request);
+        let words: VecDeque<String> = rest
+            .as_deref()
+            .or(asked)
             .unwrap_or_default()
             .split_inclusive(' ')
             .map(str::to_owned)
@@ -93,4 +97,27 @@ impl Incoming {
             usage: Some(self.usage),
         })
     }
+}
+
+/// What is missing of the answer that the request is to go on with.
+fn rest(request: &Request) -> Option<String> {
+    let [
+        ..,
+        Message::User { text: asked, .. },
+        Message::Assistant {
+            text: Some(said), ..
+        },
+        Message::User { text: go_on, .. },
+    ] = request.messages.as_slice()
+    else {
+        return None;
+    };
+    if !go_on.starts_with("Your answer broke off") {
+        return None;
+    }
+    let words = asked.split_inclusive(' ');
+    let words = words.filter(|word| !["BUSY", "SLOW", "CUT"].contains(&word.trim()));
+    let whole: String = words.collect();
+    let last = said.split_inclusive(' ').next_back().unwrap_or_default();
+    Some(format!("{last}{}", whole.strip_prefix(said.as_str())?))
 }

@@ -57,8 +57,7 @@ impl Peers for Nested {
                 called_by: Some(opening.called_by.clone()),
                 idempotency: None,
             };
-            let caller = opening.context.parent.as_ref();
-            let caller = caller.and_then(|turn| turn.as_str().rsplit('.').next());
+            let caller = opening.called_by.turn.as_str().rsplit('.').next();
             let message = NewMessage {
                 // The last part of a turn's id is a slug, which is an author's name too.
                 author: caller

@@ -73,7 +73,8 @@ pub(super) fn begin(
     version: Arc<Version>,
 ) -> Option<Started> {
     let fresh = RunId::fresh();
-    let limits = version.config.limits(&sessions.0.parts.limits);
+    let parts = &sessions.0.parts;
+    let limits = parts.agents.limits(&version, &parts.limits);
     let rules = Rules::of(&version, sessions, &session.journal.tenant);
     let begun = session.ledger.append(None, |batch| {
         let state = batch.state();

@@ -7,11 +7,12 @@
 //! Invariant: an entry that `next` accepted once is accepted again after the
 //! same entries. A refused entry leaves the state as it was.
 //!
-//! One file per family of entries: `session`, `fork`, `mailbox`, `turns`, `slots`,
+//! One file per family of entries: `session`, `fork`, `mailbox`, `turns`, `slots`, `conversation`,
 //! `supervision`, `nested`, with `runs` and `spending` behind them; `due` says what follows from all of it, and `batching`
 //! what of the messages.
 
 mod batching;
+mod conversation;
 mod due;
 mod fork;
 mod mailbox;
@@ -34,6 +35,7 @@ use super::context::Context;
 use super::entry::{Entry, Idempotency, Payload, SessionOpened};
 
 pub use batching::{Batching, Policy};
+pub use conversation::Conversing;
 pub use due::Due;
 pub use mailbox::{DELIVERIES_MAX, Pending, REDELIVERY_MS, Sender};
 pub use nested::{Child, Owed};
@@ -168,6 +170,9 @@ impl State {
             Payload::AgentSuspended(suspended) => self.agent_suspended(entry, suspended),
             Payload::AgentResumed(resumed) => self.agent_resumed(resumed),
             Payload::SessionForked(forked) => self.session_forked(forked),
+            Payload::SpeakerStarted(started) => self.speaker_started(started),
+            Payload::SpeakerEnded(ended) => self.speaker_ended(ended),
+            Payload::Halted(halted) => self.halted(halted),
             Payload::AgentCalled(called) => self.agent_called(called),
             Payload::CallCancelled(cancelled) => self.call_cancelled(cancelled),
         }

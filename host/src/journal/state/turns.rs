@@ -13,7 +13,7 @@ use crate::journal::entry::{
 };
 
 use super::mailbox::position;
-use super::{Child, OpenCall, State, WakeUp, supervision};
+use super::{Child, Conversing, OpenCall, State, WakeUp, supervision};
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct OpenTurn {
@@ -43,6 +43,9 @@ pub struct OpenTurn {
     pub usage: Usage,
     /// Somebody asked it to stop: nothing of it follows but its end.
     pub interrupted: bool,
+    /// Of a conversation: how far it has come.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub conversation: Option<Conversing>,
     /// What it runs with, whatever is deployed or configured meanwhile.
     pub pinned: Pinned,
     /// Slots and wake-ups that it was started for, with their runs.
@@ -189,6 +192,7 @@ impl State {
                 locks: BTreeSet::new(),
                 usage: Usage::default(),
                 interrupted: false,
+                conversation: None,
                 pinned: started.private.clone(),
                 causes,
                 attempt: started.attempt,
@@ -274,6 +278,7 @@ impl State {
     pub(super) fn spoke(&mut self, spoke: &Spoke) -> Result<(), &'static str> {
         self.must_be_of(&spoke.turn, &spoke.agent)?;
         let turn = self.speaking(&spoke.turn)?;
+        turn.may_voice(spoke)?;
         if turn.said != spoke.at {
             return Err("words are missing before it");
         }
@@ -407,6 +412,7 @@ impl State {
     /// The turn, one call further.
     pub(super) fn call(&mut self, turn: &TurnId, n: u32) -> Result<&mut OpenTurn, &'static str> {
         let turn = self.speaking(turn)?;
+        turn.goes_on()?;
         if turn.calls != n {
             return Err("its call number does not follow");
         }

@@ -4,7 +4,7 @@
 //! the turn is resumed and the record reaches that far, else decided and written down. The host
 //! interfaces above only translate.
 //!
-//! - `slots`, `messages`, `transcript`, `reply`, `answer` (of a model), `agents`, `http`, `timer`,
+//! - `slots`, `messages`, `transcript`, `reply`, `answer` (of a model), `agents`, `conversation`, `http`, `timer`,
 //!   `budget`: the operations.
 //! - `clock`, `output`: what of a turn is not an entry.
 //!
@@ -15,6 +15,7 @@ pub mod agents;
 pub(super) mod answer;
 mod budget;
 mod clock;
+pub(super) mod conversation;
 mod http;
 pub(super) mod messages;
 mod output;
@@ -36,7 +37,7 @@ use crate::config::PolicySettings;
 use crate::id::{AgentName, Digest, MessageId, RunId, Seq, SessionId, SlotName, TenantId, TurnId};
 use crate::journal::entry::{
     Answered, CallKind, CallResult, Called, Observation, Observed, Payload, Piece, Price, Retried,
-    RetryReason, Returned, Streamed,
+    RetryReason, Returned, Streamed, Usage,
 };
 use crate::journal::state::{Batching, Used};
 use crate::ledger::{AppendError, Batch, Dead, Ledger};
@@ -446,8 +447,8 @@ impl Scope {
         })
     }
 
-    /// A call came back, with the last pieces of its answer.
-    fn returned(&self, back: Back, pieces: &[Piece]) -> Result<(), Stop> {
+    /// A call came back, with the last pieces of its answer. Answers what is booked for it.
+    fn returned(&self, back: Back, pieces: &[Piece]) -> Result<Usage, Stop> {
         let pieces = (!pieces.is_empty()).then(|| pieces.to_vec());
         self.returned_with(back, pieces)
     }
@@ -457,7 +458,7 @@ impl Scope {
         &self,
         back: Back,
         answer: impl IntoIterator<Item = Vec<Piece>>,
-    ) -> Result<(), Stop> {
+    ) -> Result<Usage, Stop> {
         self.append(|batch, _| {
             for pieces in answer {
                 batch.push(Payload::Streamed(Streamed {
@@ -466,12 +467,12 @@ impl Scope {
                     pieces,
                 }));
             }
-            self.push_returned(batch, back);
+            self.push_returned(batch, back)
         })
     }
 
     /// The one place where what a call used becomes what is booked for it.
-    fn push_returned(&self, batch: &mut Batch<'_>, back: Back) {
+    fn push_returned(&self, batch: &mut Batch<'_>, back: Back) -> Usage {
         let open = batch.state().turns.get(&self.turn);
         let call = open.and_then(|open| open.open_calls.get(&back.n));
         let usage = call.map(|call| call.usage(back.used)).unwrap_or_default();
@@ -486,6 +487,7 @@ impl Scope {
             answered: back.answered,
             child: back.child,
         }));
+        usage
     }
 
     /// How long the turn may still run; none if it is over.

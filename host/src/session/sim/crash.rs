@@ -12,12 +12,13 @@ use super::{
     is_quiet, life, redeploy, tenant,
 };
 use crate::clock::Time;
+use crate::journal::entry::Entry;
 use crate::journal::state::{Batching, Policy};
 use crate::ledger::transcript;
 use crate::store::{Fault, Memory, RecordSpace, memory};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Crash {
+pub(super) enum Crash {
     PowerLoss,
     ProcessKill,
 }
@@ -47,6 +48,19 @@ fn survives_with(
 ) -> bool {
     let (batching, lines) = talk;
     let disk = deployed(batching);
+    survives_on(disk, lines, fault, crash, again, meanwhile, check_said)
+}
+
+/// The same on a disk with other agents, whose words are checked otherwise.
+pub(super) fn survives_on(
+    disk: Memory,
+    lines: &[&str],
+    fault: Fault,
+    crash: Crash,
+    again: Option<Fault>,
+    meanwhile: impl Fn(&Memory),
+    check_said: impl Fn(&[Entry]),
+) -> bool {
     disk.inject(fault);
     let mut outside = Outside::default();
     let mut now = life(&disk, Time(0), async |world| {

@@ -10,6 +10,7 @@
 
 mod budgets;
 mod bursts;
+mod conversations;
 mod crash;
 mod damage;
 mod differs;

@@ -33,6 +33,7 @@ impl Answer {
                 Payload::Streamed(it) if it.n == n => self.take_again(scope, it.pieces),
                 Payload::Returned(it) if it.n == n && it.result != CallResult::Dropped => {
                     self.call = None;
+                    (self.attempts, self.booked) = (it.attempts, it.usage);
                     Err(Failed::Guest(no_answer(it.result, &self.text)))
                 }
                 _ => Err(scope.differs(&recorded, asked()).into()),
@@ -140,7 +141,8 @@ impl Answer {
             let mut back = Back::new(call.n, CallResult::Ok);
             back.attempts = call.tried.attempts;
             back.used = self.used();
-            scope.returned(back, &pieces)?;
+            self.attempts = back.attempts;
+            self.booked = scope.returned(back, &pieces)?;
             self.call = None;
             // Paid for: let it be durable soon. The guest does not wait for it.
             scope.ledger.flush();
@@ -161,14 +163,19 @@ impl Answer {
         let asked = || format!("takes the end of call {n}");
         match scope.recorded_part(asked)? {
             Some(recorded) => match &recorded.payload {
-                Payload::Returned(it) if it.n == n => Ok(()),
+                Payload::Returned(it) if it.n == n => {
+                    (self.attempts, self.booked) = (it.attempts, it.usage);
+                    Ok(())
+                }
                 _ => Err(scope.differs(&recorded, asked()).into()),
             },
             // Both are one append, but a journal may be cut between any two entries.
             None => {
                 let mut back = Back::new(n, CallResult::Ok);
                 back.used = self.used();
-                Ok(scope.returned(back, &[])?)
+                self.attempts = back.attempts;
+                self.booked = scope.returned(back, &[])?;
+                Ok(())
             }
         }
     }
