@@ -8,6 +8,7 @@
 //! `limits.turns_max` is `ANTIPHON_LIMITS__TURNS_MAX`.
 
 mod limits;
+mod policy;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -20,7 +21,10 @@ use figment::value::{Dict, Map, Value};
 use figment::{Figment, Metadata, Profile, Provider};
 use serde::{Deserialize, Deserializer, de};
 
+use crate::id::TenantId;
+
 pub use limits::Limits;
+pub use policy::{BackoffSettings, BreakerSettings, PolicySettings};
 
 use crate::secret::Secret;
 
@@ -41,6 +45,7 @@ pub struct Config {
     pub models: BTreeMap<String, Model>,
     pub egress: Egress,
     pub secrets: Secrets,
+    pub budgets: Budgets,
     pub limits: Limits,
 }
 
@@ -105,9 +110,12 @@ pub struct Model {
     /// What the endpoint calls the model. Servers of a single model take any name.
     #[serde(default = "default_model")]
     pub model: String,
-    /// Kept for budgets, which this version does not have yet.
+    /// What calls of it cost; nothing if it is left out.
     #[serde(default)]
     pub price: Option<Price>,
+    /// How it is called.
+    #[serde(default)]
+    pub policy: PolicySettings,
 }
 
 /// Millionths of a currency per million tokens: the unit that budgets count.
@@ -116,6 +124,26 @@ pub struct Model {
 pub struct Price {
     pub input_micros: u64,
     pub output_micros: u64,
+}
+
+/// What tenants may spend on models. A cap that is left out is none.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Budgets {
+    /// Each tenant, in all.
+    pub total_micros_max: Option<u64>,
+    /// Each tenant, on one day (UTC).
+    pub day_micros_max: Option<u64>,
+    /// Tenants with caps of their own; what is left out there is as above.
+    pub tenants: BTreeMap<TenantId, TenantBudget>,
+}
+
+/// What one tenant may spend.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TenantBudget {
+    pub total_micros_max: Option<u64>,
+    pub day_micros_max: Option<u64>,
 }
 
 /// Settings given on the command line; they win.
@@ -162,6 +190,7 @@ impl Default for Config {
             models: BTreeMap::new(),
             egress: Egress::default(),
             secrets: Secrets::default(),
+            budgets: Budgets::default(),
             limits: Limits::default(),
         }
     }
@@ -226,6 +255,10 @@ impl Config {
                     &name,
                     "must begin with http:// or https://",
                 ));
+            }
+            if let Err((field, reason)) = model.policy.check() {
+                let name = format!("models.{name}.{field}");
+                return Err(invalid(figment, &name, &reason));
             }
         }
         Ok(())

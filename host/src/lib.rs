@@ -6,6 +6,7 @@
 //! - [`bus`]: what one runtime tells another about a call. Pure.
 //! - [`journal`]: what a session's journal says. Pure.
 //! - [`store`]: what is durable, and how.
+//! - [`budgets`]: what was spent, and what may be.
 //! - [`ledger`]: the open journal: where entries are numbered.
 //! - [`model`]: calls of language models.
 //! - [`egress`]: what agents send to places outside, and may.
@@ -20,6 +21,7 @@
 //! tidy test holds it. docs/architecture.md says what is absent on purpose.
 
 pub mod agents;
+pub mod budgets;
 pub mod bus;
 pub mod clock;
 pub mod config;

@@ -12,11 +12,13 @@ use ::http::HeaderValue;
 use tokio::net::TcpListener;
 
 use crate::agents::Agents;
+use crate::budgets::{BookError, Budgets, TenantBudget, Terms};
 use crate::clock::Clock;
-use crate::config::{Config, Durability as DurabilitySetting};
+use crate::config::{self, Config, Durability as DurabilitySetting};
 use crate::egress::{Egress, SetupError as EgressSetupError};
 use crate::http::{self, Settings};
 use crate::id::TenantId;
+use crate::journal::entry::Price;
 use crate::logs::Logs;
 use crate::model::{ModelConfig, Models, SetupError};
 use crate::runtime::engine::Runtime;
@@ -32,6 +34,9 @@ use crate::tenants::{TenantError, Tenants};
 
 /// How long the last connections may take after the drain.
 const LAST_CONNECTIONS: Duration = Duration::from_secs(2);
+
+/// How often days of usage that have become old are looked for: nobody waits for it.
+const FORGET_EVERY: Duration = Duration::from_secs(60 * 60);
 
 /// Why the server does not start.
 #[derive(Debug, thiserror::Error)]
@@ -89,6 +94,9 @@ pub async fn serve(
     let count = listed.await.map_err(|_| ServeError::Interrupted)??;
     tracing::info!(%address, due = count, pooling = host.runtime.pooling, unclean = host.unclean, "serving");
     let agenda = tokio::spawn(host.sessions.clone().keep_agenda());
+    let budgets = host.sessions.budgets().clone();
+    let forgetting = forget_old_days(budgets, host.tenants.clone(), host.clock.clone());
+    let forgetting = tokio::spawn(forgetting);
 
     let router = http::router(http::Parts {
         sessions: host.sessions.clone(),
@@ -123,6 +131,7 @@ pub async fn serve(
         stop
     );
     agenda.abort();
+    forgetting.abort();
     host.close(&config.data).await;
     Ok(())
 }
@@ -194,6 +203,7 @@ impl Host {
             models: models(config)?,
             egress: Egress::new(&config.egress.private_allowed, config.egress.names.clone())?,
             secrets: secrets.clone(),
+            budgets: Budgets::new(store.clone(), terms(config)),
             logs: logs.clone(),
             limits,
             turns_max: as_usize(config.limits.turns_max),
@@ -257,6 +267,7 @@ fn models(config: &Config) -> Result<Models, SetupError> {
     let mut models = BTreeMap::new();
     for (name, model) in &config.models {
         let mut endpoint = ModelConfig::new(&model.base_url, &model.model);
+        endpoint.policy = endpoint.policy.with(&model.policy);
         endpoint.api_key = model.api_key.clone();
         models.insert(name.clone(), endpoint);
     }
@@ -272,6 +283,53 @@ fn secrets(config: &Config, store: &Arc<dyn Store>, seal: Seal) -> Result<Secret
         })?;
     }
     Ok(Secrets::new(store.clone(), seal, environment))
+}
+
+fn terms(config: &Config) -> Terms {
+    let price = |price: &config::Price| Price {
+        input_micros: price.input_micros,
+        output_micros: price.output_micros,
+    };
+    let models = config.models.iter();
+    let prices =
+        models.filter_map(|(name, model)| Some((name.clone(), price(model.price.as_ref()?))));
+    let budgets = &config.budgets;
+    let tenants = budgets.tenants.iter();
+    let tenants = tenants.map(|(tenant, own)| {
+        let own = TenantBudget {
+            total_micros_max: own.total_micros_max,
+            day_micros_max: own.day_micros_max,
+        };
+        (tenant.clone(), own)
+    });
+    Terms {
+        prices: prices.collect(),
+        budget: TenantBudget {
+            total_micros_max: budgets.total_micros_max,
+            day_micros_max: budgets.day_micros_max,
+        },
+        tenants: tenants.collect(),
+        usage_days_max: config.limits.usage_days_max,
+    }
+}
+
+/// Make old days of usage one sum, at the start and as days pass, until it is dropped.
+async fn forget_old_days(budgets: Budgets, tenants: Tenants, clock: Clock) {
+    loop {
+        let (of, listed, now) = (budgets.clone(), tenants.clone(), clock.now());
+        let forgetting = tokio::task::spawn_blocking(move || {
+            for tenant in listed.list().map_err(BookError::Read)? {
+                of.forget_days(&tenant, now)?;
+            }
+            Ok::<_, BookError>(())
+        });
+        match forgetting.await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "old days of usage are not made one sum yet"),
+            Err(error) => tracing::warn!(%error, "old days of usage are not made one sum yet"),
+        }
+        tokio::time::sleep(FORGET_EVERY).await;
+    }
 }
 
 fn turn_limits(config: &Config) -> TurnLimits {

@@ -32,6 +32,8 @@ mod stream;
 #[cfg(test)]
 mod agents;
 #[cfg(test)]
+mod budget;
+#[cfg(test)]
 mod bursts;
 #[cfg(test)]
 mod bus;
@@ -41,6 +43,8 @@ mod contract;
 mod conversations;
 #[cfg(test)]
 mod damage;
+#[cfg(test)]
+mod debates;
 #[cfg(test)]
 mod edge;
 #[cfg(test)]
@@ -59,6 +63,8 @@ mod journal;
 mod models;
 #[cfg(test)]
 mod nested;
+#[cfg(test)]
+mod policy;
 #[cfg(test)]
 mod promise;
 #[cfg(test)]

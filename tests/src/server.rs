@@ -216,6 +216,7 @@ pub(crate) fn model_of(provider: &Provider) -> Model {
         api_key: None,
         model: "scripted".to_owned(),
         price: None,
+        policy: antiphon::config::PolicySettings::default(),
     }
 }
 

@@ -83,6 +83,7 @@ impl CallError {
                 "agent_not_found" => "deploy it first: antiphon deploy AGENT FILE.wasm",
                 "session_not_found" | "session_gone" => "without --session a new one is opened",
                 "agent_not_in_session" => "name one of the session's agents",
+                "budget_exhausted" => "antiphon usage says what was spent",
                 "import_not_granted" => {
                     "add the interface to `grants` in the agent's configuration"
                 }
@@ -301,14 +302,19 @@ impl Client {
         self.send(request).await.map(drop)
     }
 
+    /// A component or a conversation, as its first byte says: no component begins as JSON does.
     pub(super) async fn put_component(
         &self,
         agent: &AgentName,
         component: Vec<u8>,
     ) -> Result<Deployed, CallError> {
+        let content_type = match component.trim_ascii_start().first() {
+            Some(b'{' | b'[') => "application/json",
+            _ => "application/wasm",
+        };
         let request = self
             .request(Method::PUT, &format!("/v1/agents/{agent}"))
-            .header(CONTENT_TYPE, "application/wasm")
+            .header(CONTENT_TYPE, content_type)
             .body(component);
         let response = self.send(request).await?;
         let is_new = response.status() == StatusCode::CREATED;
@@ -574,6 +580,13 @@ impl Client {
         let response = self.send(self.request(Method::GET, &path)).await?;
         let page: Page = self.json("the logs", response).await?;
         Ok(page.lines)
+    }
+
+    /// What was used, as the server says it.
+    pub(super) async fn usage(&self, query: &str) -> Result<Box<RawValue>, CallError> {
+        let path = format!("/v1/usage?{query}");
+        let response = self.send(self.request(Method::GET, &path)).await?;
+        self.json("the usage", response).await
     }
 }
 

@@ -30,6 +30,7 @@ mod server;
 mod sse;
 mod store;
 mod term;
+mod usage;
 mod voices;
 
 use std::future::Future;
@@ -70,6 +71,7 @@ enum Command {
     Logs(logs::Args),
     Resume(resume::Args),
     Secret(secret::Args),
+    Usage(usage::Args),
     Store(store::Args),
 }
 
@@ -92,6 +94,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Logs(args) => block_on(logs::run(args)),
         Command::Resume(args) => block_on(resume::run(args)),
         Command::Secret(args) => block_on(secret::run(args)),
+        Command::Usage(args) => block_on(usage::run(args)),
         Command::Store(args) => store::run(args),
     };
     fault::exit_code(result)
@@ -175,6 +178,8 @@ mod tests {
             "antiphon secret set example --env EXAMPLE_KEY --url http://h:1 --key k",
             "antiphon secret list",
             "antiphon secret delete example",
+            "antiphon usage",
+            "antiphon usage --from 2026-11-01 --to 2026-11-30 --session s-1 --json",
             "antiphon store check",
             "antiphon store export --data d",
             "antiphon store import --data d",
@@ -198,6 +203,7 @@ mod tests {
             "antiphon secret set",
             "antiphon secret set example sk-1",
             "antiphon secret set a/b",
+            "antiphon usage --from yesterday",
         ] {
             assert!(!parses(wrong), "{wrong}");
         }

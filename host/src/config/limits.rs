@@ -61,6 +61,8 @@ pub struct Limits {
     pub sessions_open_max: u64,
     /// Sessions being copied; more are refused with 429.
     pub forks_max: u64,
+    /// Days whose usage is kept apart; older ones become one sum.
+    pub usage_days_max: u64,
     /// Of a request's body, uploads of components excepted.
     pub request_bytes_max: u64,
     /// Of a request's head.
@@ -119,6 +121,8 @@ impl Default for Limits {
             // A copy keeps the disk busy for as long as the journal is long: a few of them leave
             // most of it to those who talk.
             forks_max: 4,
+            // A year can be compared with the one before it, month by month.
+            usage_days_max: 400,
             // `slot_bytes_max`, or a message of `message_bytes_max` in which JSON escapes
             // every byte in six, and the rest of the request.
             request_bytes_max: 8 * MIB,
@@ -130,7 +134,7 @@ impl Default for Limits {
 
 impl Limits {
     /// Every limit by name.
-    pub(super) fn named(&self) -> [(&'static str, u64); 26] {
+    pub(super) fn named(&self) -> [(&'static str, u64); 27] {
         // Taken apart whole, so that a new field cannot be forgotten here.
         let Self {
             component_bytes_max,
@@ -156,6 +160,7 @@ impl Limits {
             turns_waiting_max,
             sessions_open_max,
             forks_max,
+            usage_days_max,
             request_bytes_max,
             header_bytes_max,
             log_bytes_max,
@@ -184,6 +189,7 @@ impl Limits {
             ("turns_waiting_max", turns_waiting_max),
             ("sessions_open_max", sessions_open_max),
             ("forks_max", forks_max),
+            ("usage_days_max", usage_days_max),
             ("request_bytes_max", request_bytes_max),
             ("header_bytes_max", header_bytes_max),
             ("log_bytes_max", log_bytes_max),

@@ -22,6 +22,7 @@ mod sessions;
 mod slots;
 mod sse;
 mod tokens;
+mod usage;
 mod wire;
 
 use std::sync::Arc;
@@ -105,9 +106,7 @@ pub fn router(parts: Parts) -> Router {
         .route("/v1/agents", get(agents::list))
         .route(
             "/v1/agents/{agent}",
-            get(agents::show)
-                .put(agents::put_component)
-                .delete(agents::remove),
+            get(agents::show).put(agents::put).delete(agents::remove),
         )
         .route(
             "/v1/agents/{agent}/config",
@@ -157,6 +156,7 @@ pub fn router(parts: Parts) -> Router {
             "/v1/secrets/{name}",
             put(secrets::put).delete(secrets::remove),
         )
+        .route("/v1/usage", get(usage::show))
         .route("/metrics", get(health::metrics))
         .route("/healthz", get(health::alive))
         .route("/readyz", get(health::ready))

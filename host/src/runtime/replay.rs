@@ -304,6 +304,11 @@ pub fn describe(recorded: &Recorded) -> String {
         Payload::SlotLocked(it) => format!("the lock of slot {}", it.slot),
         Payload::SlotReleased(it) => format!("the release of slot {}", it.slot),
         Payload::SlotCommitted(it) => format!("call {}, the commit of slot {}", it.n, it.slot),
+        Payload::SpeakerStarted(it) => {
+            format!("the start of turn {} of {:?}", it.index, it.speaker)
+        }
+        Payload::SpeakerEnded(it) => format!("the end of turn {} of {:?}", it.index, it.speaker),
+        Payload::Halted(it) => format!("the halt {}", it.halt.name()),
         other => other.kind().name().to_owned(),
     };
     format!("{what} (entry {at})")

@@ -7,8 +7,10 @@
 //! `call AGENT STEPS` (with `,` for `;`; what it says is said in brackets), `spawn AGENT STEPS`, `wait` and
 //! `drop` (the oldest of those), `wake MS`, `sleep MS`, `leave` (what it pulled), `more` (pull again, and do what that says when all else
 //! is done), `once STEP` (one of the turn's messages does it for all), `fail` (as an agent answers an error),
-//! `get WORD`, `post WORD` (ask an origin outside, and say its answer), `trap`, `panic`, `hang`, `now` (say the time), `differ` (say something else in every attempt), `differ lock`
-//! (lock another slot). A turn that takes no message says which slots and wake-ups it was started for.
+//! `get WORD`, `post WORD` (ask an origin outside, and say its answer),
+//! `trap`, `panic`, `hang`, `now` (say the time), `differ` (say something else in every attempt), `differ lock`
+//! (lock another slot). What a conversation tells it (`[SPEAKER] …`) it has heard, and asked who speaks it chooses
+//! somebody. A turn that takes no message says which slots and wake-ups it was started for.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -88,6 +90,7 @@ fn nested(rest: &str) -> NestedCall<'_> {
         timeout_ms: None,
         session: None,
         caller: None,
+        speaker: None,
     }
 }
 
@@ -163,6 +166,13 @@ impl Agent {
         };
         let (verb, rest) = line.split_once(' ').unwrap_or((line, ""));
         let scope = self.scope.clone();
+        if let Some((_, names)) = line.split_once("Who speaks next: ") {
+            let names: Vec<&str> = names.trim_end_matches('?').split(", ").collect();
+            return Ok(self.say(names[line.len() % names.len()])?);
+        }
+        if verb.starts_with('[') {
+            return Ok(self.say(&format!("heard {} bytes", line.len()))?);
+        }
         match verb {
             "say" => self.say(rest)?,
             "model" | "ask" => self.ask(verb, rest).await?,
@@ -287,7 +297,7 @@ impl Agent {
             ..Request::default()
         };
         let scope = &self.scope;
-        let answered = match scope.ask(None, request).await {
+        let answered = match scope.ask(scope.model(None), request).await {
             Ok(answer) if verb == "ask" => answer.complete(scope).await,
             Ok(answer) => answer.relay(scope).await,
             Err(failed) => Err(failed),

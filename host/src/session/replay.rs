@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use crate::agents::AgentConfig;
+use crate::budgets::{Budgets, Terms};
 use crate::clock::{Clock, Time};
 use crate::id::{AgentName, Digest, Seq, SessionId, TenantId, TurnId};
 use crate::journal::codec::{DecodeError, Encoded, Frame};
@@ -23,6 +24,7 @@ use crate::journal::state::{IllegalEntry, State};
 use crate::ledger::Ledger;
 use crate::logs::{Line, Logs};
 use crate::model::{Models, Request, SetupError};
+use crate::runtime::conversation::{self, definition::Definition, definition::DefinitionError};
 use crate::runtime::engine::{ComponentError, Loaded, Runtime};
 use crate::runtime::instance::{self, Exit, Input};
 use crate::runtime::limits::{Cpu, TurnLimits};
@@ -81,6 +83,8 @@ pub enum CaseError {
     Illegal(#[from] IllegalEntry),
     #[error(transparent)]
     Component(#[from] ComponentError),
+    #[error(transparent)]
+    Definition(#[from] DefinitionError),
     #[error("no engine for components: {0}")]
     Engine(#[from] std::io::Error),
     #[error("the journal cannot be held in memory: {0}")]
@@ -249,7 +253,7 @@ async fn perform(
     let mut limits = TurnLimits::of_pinned(&turn_started.private.limits);
     limits.cpu_ms_max = limits.cpu_ms_max.max(CPU_MS_MIN);
     limits.turn_ms_max = WALL_MS;
-    let (runtime, loaded) = load(component, &case.config, &limits).await?;
+    let runs = Runs::load(component, &case.config, &limits).await?;
     // A tenant is part of no entry and no guest sees it.
     let tenant = TenantId::new("replay").expect("it is a label");
     let journal = JournalId {
@@ -282,6 +286,10 @@ async fn perform(
         models: Models::none()?,
         http: Http::none(),
         model_names: case.config.model_names(),
+        budget: case.config.budget,
+        // Nothing is spent here: every call is answered from the record.
+        budgets: Budgets::new(store.clone(), Terms::default()),
+        policy: case.config.policy.clone(),
         batching: case.config.batching,
         may_speak: case.config.grants().contains("reply"),
         watches: Arc::new(|_, _| false),
@@ -294,7 +302,7 @@ async fn perform(
     });
     let input = input(&story.state, &case.turn, agent, case.seeds.clone());
     let begun = Instant::now();
-    let exit = instance::start(&runtime, &loaded, scope.clone(), input).await;
+    let exit = runs.start(scope.clone(), input).await;
     let took = begun.elapsed();
     store.close();
     Ok((exit, scope, took))
@@ -316,20 +324,41 @@ fn input(state: &State, turn: &TurnId, agent: &AgentName, seeds: Seeds) -> Input
     }
 }
 
-async fn load(
-    component: &[u8],
-    config: &AgentConfig,
-    limits: &TurnLimits,
-) -> Result<(Runtime, Loaded), CaseError> {
-    let (bytes, grants, limits) = (component.to_vec(), config.grants(), limits.clone());
-    let compile = move || {
-        let runtime = Runtime::new(PLACES, &limits, None)?;
-        let loaded = runtime.load(Digest::of(&bytes), &bytes, &grants)?;
-        Ok((runtime, loaded))
-    };
-    match tokio::task::spawn_blocking(compile).await {
-        Ok(loaded) => loaded,
-        Err(_) => Err(ComponentError::NotAComponent("the compiler gave up on it".into()).into()),
+/// What runs the turn.
+enum Runs {
+    Component(Box<(Runtime, Loaded)>),
+    Conversation(Arc<Definition>),
+}
+
+impl Runs {
+    /// No component begins as JSON does.
+    async fn load(
+        bytes: &[u8],
+        config: &AgentConfig,
+        limits: &TurnLimits,
+    ) -> Result<Self, CaseError> {
+        if let Some(b'{') = bytes.trim_ascii_start().first() {
+            return Ok(Self::Conversation(Arc::new(Definition::parse(bytes)?)));
+        }
+        let (bytes, grants, limits) = (bytes.to_vec(), config.grants(), limits.clone());
+        let compile = move || {
+            let runtime = Runtime::new(PLACES, &limits, None)?;
+            let loaded = runtime.load(Digest::of(&bytes), &bytes, &grants)?;
+            Ok(Self::Component(Box::new((runtime, loaded))))
+        };
+        match tokio::task::spawn_blocking(compile).await {
+            Ok(loaded) => loaded,
+            Err(_) => {
+                Err(ComponentError::NotAComponent("the compiler gave up on it".into()).into())
+            }
+        }
+    }
+
+    async fn start(self, scope: Arc<Scope>, input: Input) -> Exit {
+        match self {
+            Self::Component(both) => instance::start(&both.0, &both.1, scope, input).await,
+            Self::Conversation(definition) => conversation::start(definition, scope).await,
+        }
     }
 }
 

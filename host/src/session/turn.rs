@@ -73,8 +73,9 @@ pub(super) fn begin(
     version: Arc<Version>,
 ) -> Option<Started> {
     let fresh = RunId::fresh();
-    let limits = version.config.limits(&sessions.0.parts.limits);
-    let rules = Rules::of(&version, &sessions.0.parts.models, sessions.now());
+    let parts = &sessions.0.parts;
+    let limits = parts.agents.limits(&version, &parts.limits);
+    let rules = Rules::of(&version, sessions, &session.journal.tenant);
     let begun = session.ledger.append(None, |batch| {
         let state = batch.state();
         // Since somebody looked, a slot may have been locked: whoever looks next says so.
@@ -304,6 +305,9 @@ async fn execute(sessions: &Sessions, session: &Session, started: Started) -> Ex
         models: parts.models.clone(),
         http,
         model_names: version.config.model_names(),
+        budget: version.config.budget,
+        budgets: parts.budgets.clone(),
+        policy: version.config.policy.clone(),
         batching: version.config.batching,
         may_speak: version.config.grants().contains("reply"),
         watches,

@@ -92,10 +92,12 @@ pub enum RecordSpace {
     Authorization,
     /// Secrets by name, sealed.
     Secret,
+    /// What was used, by day and session.
+    Usage,
 }
 
 impl RecordSpace {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Tenant,
         Self::Key,
         Self::Agent,
@@ -105,6 +107,7 @@ impl RecordSpace {
         Self::Fork,
         Self::Authorization,
         Self::Secret,
+        Self::Usage,
     ];
 
     pub fn name(self) -> &'static str {
@@ -118,6 +121,7 @@ impl RecordSpace {
             Self::Fork => "fork",
             Self::Authorization => "authorization",
             Self::Secret => "secret",
+            Self::Usage => "usage",
         }
     }
 }

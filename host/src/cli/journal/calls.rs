@@ -13,8 +13,8 @@ impl Open {
     pub(super) fn called(&mut self, fields: &mut Fields, time: Option<Time>) -> Told {
         let turn = fields.text("turn");
         let n = fields.number("n");
-        // It names the request for replay.
-        fields.ignore(&["request"]);
+        // They name the request for replay, and say what it will cost.
+        fields.ignore(&["request", "request_bytes", "price"]);
         let call = Call {
             kind: fields.text("call").unwrap_or_default(),
             target: fields.text("target").unwrap_or_default(),

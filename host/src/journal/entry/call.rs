@@ -5,6 +5,8 @@ use serde::{Deserialize, Serialize};
 use crate::id::{Digest, MessageId, Seq, SlotName, TurnId};
 
 use super::slot::Content;
+use super::usage::is_zero;
+use super::{Price, Usage};
 
 /// Kinds of calls that leave the host or take time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,29 +27,12 @@ pub struct Called {
     pub request: Digest,
     /// What is called: the model's name, the timer's milliseconds, or method and URL without its query.
     pub target: String,
-}
-
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Usage {
+    /// Of a model: what it costs now, so that whoever books the call later books what it cost then.
+    #[serde(default, skip_serializing_if = "Price::is_free")]
+    pub price: Price,
+    /// Of a model: how long the request is, for as long as nobody says how many tokens it has.
     #[serde(default, skip_serializing_if = "is_zero")]
-    pub model_calls: u64,
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub input_tokens: u64,
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub output_tokens: u64,
-}
-
-fn is_zero(number: &u64) -> bool {
-    *number == 0
-}
-
-impl Usage {
-    /// Add another usage, never past what a counter holds.
-    pub fn add(&mut self, other: Self) {
-        self.model_calls = self.model_calls.saturating_add(other.model_calls);
-        self.input_tokens = self.input_tokens.saturating_add(other.input_tokens);
-        self.output_tokens = self.output_tokens.saturating_add(other.output_tokens);
-    }
+    pub request_bytes: u64,
 }
 
 /// How a call came back.
@@ -72,6 +57,7 @@ pub struct Returned {
     pub n: u32,
     #[serde(flatten)]
     pub result: CallResult,
+    /// What it used. Attempts that brought no answer have no usage.
     #[serde(default)]
     pub usage: Usage,
     pub attempts: u32,

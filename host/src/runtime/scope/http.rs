@@ -149,7 +149,7 @@ impl Scope {
             let mut back = Back::new(n, result);
             back.attempts = attempts;
             back.answered = answered;
-            batch.push(self.back(back));
+            self.push_returned(batch, back);
         })?;
         // Nobody wants to make it again: let it be durable soon. The guest does not wait for it.
         self.ledger.flush();

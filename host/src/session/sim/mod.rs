@@ -8,7 +8,9 @@
 //! A conversation is lines: `post AGENT STEPS`, `fire AGENT STEPS` (not waited for), `shown WORDS`,
 //! `stop AGENT`, `put SLOT TEXT`, `pass MS`, `answered`, `delete`. Each waits until what it did is acknowledged.
 
+mod budgets;
 mod bursts;
+mod conversations;
 mod crash;
 mod damage;
 mod differs;
@@ -18,6 +20,7 @@ mod lives;
 mod nested;
 mod prefix;
 mod resumed;
+mod retried;
 mod waits;
 
 use std::cell::RefCell;
@@ -28,10 +31,11 @@ use std::sync::OnceLock;
 use super::commands::{self, CommandError, NewMessage, NewSession};
 use super::*;
 use crate::agents::{AgentConfig, Deployment};
+use crate::budgets::{TenantBudget, Terms};
 use crate::egress::simulated::Log as Origin;
 use crate::id::{Digest, MessageId, Seq};
 use crate::journal::codec::Encoded;
-use crate::journal::entry::{Entry, Kind, Outcome, Payload};
+use crate::journal::entry::{Entry, Kind, Outcome, Payload, Price};
 use crate::journal::script::{name, print};
 use crate::journal::state::{Batching, Policy, State};
 use crate::model::simulated::Log;
@@ -76,13 +80,19 @@ fn components() -> Components {
 }
 
 /// A disk on which the agents `a` and `b` are deployed. `b` watches the slot `x`, begins nothing while
-/// `y` is locked, and needs a model.
+/// `y` is locked, and needs a model. No circuit opens, so that what
+/// they say follows from their scripts.
 fn fresh() -> Memory {
     deployed(Batching::default())
 }
 
 /// The same, and how they take their messages.
 fn deployed(batching: Batching) -> Memory {
+    configured(batching, |_, _| {})
+}
+
+/// The same, with more of their configuration.
+fn configured(batching: Batching, change: impl Fn(&str, &mut AgentConfig)) -> Memory {
     PROVIDER.take();
     ORIGIN.take();
     let disk = Memory::new();
@@ -98,6 +108,8 @@ fn deployed(batching: Batching) -> Memory {
             config.before_turn.slots_idle.insert(name("y"));
             config.before_turn.model_ready = true;
         }
+        config.policy.breaker.failures_to_open = Some(0);
+        change(agent, &mut config);
         let mut deployment = Deployment::default();
         deployment.put_config(Arc::new(config), Time(0), 10);
         deployment.put_component(Digest::of(agent.as_bytes()), Time(0), 10);
@@ -163,6 +175,25 @@ fn redeploy(disk: &Memory, delete: bool) {
     };
     Store::commit(&*store, commit).expect("it is queued");
     store.close();
+}
+
+thread_local! {
+    /// What this thread's test may spend.
+    static BUDGET: RefCell<TenantBudget> = RefCell::default();
+}
+
+/// A token costs a micro-unit, coming or going.
+fn terms() -> Terms {
+    let micros = 1_000_000;
+    let price = Price {
+        input_micros: micros,
+        output_micros: micros,
+    };
+    Terms {
+        prices: [(Models::DEFAULT.to_owned(), price)].into(),
+        budget: BUDGET.with_borrow(|budget| *budget),
+        ..Terms::default()
+    }
 }
 
 /// Everything durable, read past all layers.
@@ -246,6 +277,7 @@ impl World {
             models: Models::simulated(PROVIDER.with_borrow(Log::clone)),
             egress: Egress::simulated(ORIGIN.with_borrow(Origin::clone)),
             secrets: Secrets::new(store.clone(), Seal::of_key(&[0; 32]), BTreeMap::new()),
+            budgets: Budgets::new(store.clone(), terms()),
             logs: Logs::new(1024),
             limits: TurnLimits::default(),
             turns_max: 4,

@@ -98,7 +98,7 @@ fn visible(entries: &[Entry]) -> BTreeMap<String, Vec<String>> {
 fn is_answering(entries: &[Entry]) -> bool {
     let open = fold(entries).turns.into_iter();
     let calls: Vec<(_, u32)> = open
-        .flat_map(|(turn, open)| open.open_calls.into_iter().map(move |n| (turn.clone(), n)))
+        .flat_map(|(turn, open)| open.open_calls.into_keys().map(move |n| (turn.clone(), n)))
         .collect();
     entries.iter().any(|entry| match &entry.payload {
         Payload::Streamed(it) => calls.contains(&(it.turn.clone(), it.n)),
