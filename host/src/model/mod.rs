@@ -348,6 +348,13 @@ impl Models {
         }))
     }
 
+    /// Whether whoever is asked is inside this process.
+    #[cfg(test)]
+    fn simulates(&self) -> bool {
+        let default = self.0.providers.get(Self::DEFAULT);
+        matches!(default, Some(Provider::Simulated(_)))
+    }
+
     /// In order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.0.providers.keys().map(String::as_str)
@@ -454,6 +461,8 @@ impl Models {
 
     async fn source(&self, target: &Target, attempt: Attempt<'_>) -> Result<Source, ModelError> {
         let provider = match target {
+            #[cfg(test)]
+            Target::Remote { .. } if self.simulates() => &self.0.providers[Self::DEFAULT],
             Target::Remote { endpoint, .. } => return self.remote(endpoint, attempt).await,
             Target::Model(name) => self.0.providers.get(name).ok_or_else(|| {
                 ModelError::Refused(format!("this host has no model called {name:?}"))
