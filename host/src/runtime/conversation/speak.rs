@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::time::Instant;
 
+use crate::egress::allow::SecretSource;
 use crate::id::{AgentName, Digest, SessionId};
 use crate::ledger::{Voice, WINDOW_MS};
 use crate::model::{Endpoint, Message, ModelConfig, Request, Target};
@@ -18,6 +19,7 @@ use crate::runtime::scope::answer::{Answer, Failed, NoAnswer};
 use crate::runtime::scope::conversation::{Speaker, Spoken};
 use crate::runtime::scope::reply::TooLarge;
 use crate::runtime::scope::{Scope, Stop};
+use crate::secret::Secret;
 
 use super::continued::{GO_ON, repeated};
 use super::definition::{AuthorizationSource, Remote};
@@ -106,17 +108,38 @@ pub(super) async fn remote(
         turn: Some(words.speaker.turn.clone()),
         is_own: remote.authorization == AuthorizationSource::AgentOwned,
     };
-    ask(scope, target(remote)?, behalf, messages, words).await
+    ask(scope, target(scope, remote).await?, behalf, messages, words).await
 }
 
-fn target(remote: &Remote) -> Result<Target, Fault> {
-    let config = ModelConfig::new(remote.url.as_str(), remote.model.as_str());
+/// Who it is, and what reaches it. Its address is the tenant's choice, so it obeys the rules of addresses that
+/// agents' requests obey. What is missing refuses the call where it is made: a record is answered without it.
+async fn target(scope: &Scope, remote: &Remote) -> Result<Target, Fault> {
+    let mut config = ModelConfig::new(remote.url.as_str(), remote.model.as_str());
+    let mut way = match url::Url::parse(&remote.url) {
+        Ok(url) => {
+            let client = scope.http.egress.client(&url).cloned();
+            client.map_err(|refused| refused.to_string())
+        }
+        Err(error) => Err(error.to_string()),
+    };
+    if let Some(name) = &remote.secret {
+        match secret(scope, name).await {
+            Some(key) => config.api_key = Some(key),
+            None => way = Err(format!("there is no secret {name:?}")),
+        }
+    }
     let endpoint = Endpoint::new(&remote.model, config)
         .map_err(|error| Fault::Participant(error.to_string()))?;
     Ok(Target::Remote {
         name: format!("{} at {}", remote.model, remote.url),
         endpoint: Arc::new(endpoint),
+        way,
     })
+}
+
+async fn secret(scope: &Scope, name: &str) -> Option<Secret> {
+    let source = SecretSource::try_from(name.to_owned()).ok()?;
+    scope.cpu.waiting((scope.http.secrets)(source)).await
 }
 
 /// Ask a model for the speaker's words, and show them while they come.
