@@ -36,6 +36,11 @@ async fn put(server: &Server, agent: &str, definition: &Value) -> Answer {
         .await
 }
 
+/// A server that lets agents reach this machine, where the remote participants are.
+async fn near() -> Server {
+    Server::with(|config| config.egress.private_allowed = vec!["127.0.0.1".to_owned()]).await
+}
+
 /// Two remote participants that answer so, in a conversation called `debate`.
 async fn debate(
     fields: Value,
@@ -43,7 +48,7 @@ async fn debate(
     bo: impl IntoIterator<Item = Reply>,
 ) -> (Server, Provider, Provider) {
     let (ada, bo) = (Provider::start(ada).await, Provider::start(bo).await);
-    let server = Server::start().await;
+    let server = near().await;
     let participants = json!({"participants": [remote("Ada", &ada), remote("Bo", &bo)]});
     put(&server, "debate", &with(participants, fields))
         .await
@@ -627,7 +632,10 @@ async fn agents_take_part_and_one_judges() {
     );
 
     let told = asked(&provider.requests()[4]);
-    assert_eq!(told[1], "system: Your stance: You are for what is proposed.");
+    assert_eq!(
+        told[1],
+        "system: Your stance: You are for what is proposed."
+    );
     server.stop().await;
 }
 
@@ -670,7 +678,7 @@ async fn a_conversation_takes_part_in_another() {
         Provider::start([Reply::text("A1"), Reply::text("A2")]).await,
         Provider::start([Reply::text("C1"), Reply::text("C2")]).await,
     );
-    let server = Server::start().await;
+    let server = near().await;
     server
         .deploy_as("bo", crate::guests::component("echo"))
         .await;
@@ -729,6 +737,97 @@ async fn a_conversation_takes_part_in_another() {
         .map(|it| header(it, "idempotency-key"))
         .collect();
     assert_ne!(keys[0], keys[1], "the same turn id, and another turn");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_remote_participant_is_asked_with_its_secret_and_where_the_operator_lets_it() {
+    let ada = Provider::start([Reply::text("A")]).await;
+    let server = near().await;
+    let keyed = with(remote("Ada", &ada), json!({"secret": "ada-key"}));
+    let other = json!({"name": "Bo", "agent": "bo"});
+    let definition = json!({"participants": [keyed, other.clone()], "max_turns": 1});
+    put(&server, "debate", &definition).await.is(201);
+    server.session("s", &["debate"]).await;
+    let missing = server.invoke("debate", "s", json!("Go")).await;
+    missing.refused(502, "turn_failed");
+    let halts = |events: &[Event]| -> Vec<String> {
+        let halts = of_kind(events, "halted").into_iter();
+        halts
+            .map(|event| event["halt"]["message"].to_string())
+            .collect()
+    };
+    let seen = events(&server, "s").await;
+    assert!(
+        halts(&seen)[0].contains("there is no secret `ada-key`"),
+        "{seen:?}"
+    );
+    assert_eq!(ada.requests().len(), 0);
+
+    let secret = server.call("PUT /v1/secrets/ada-key").body("sk-of-ada-123");
+    secret.await.is(201);
+    let said = server.reply("debate", "s", json!("Go")).await;
+    assert_eq!(said, "[Ada] A\n");
+    assert_eq!(
+        ada.requests()[0].headers["authorization"],
+        "Bearer sk-of-ada-123"
+    );
+    let journal = json!(server.journal("s").await).to_string();
+    assert!(
+        !journal.contains("sk-of-ada-123"),
+        "no secret in the journal"
+    );
+    server.stop().await;
+
+    // Addresses that are not public are the operator's to grant.
+    let server = Server::start().await;
+    for url in [ada.base_url(), "http://169.254.169.254/latest".to_owned()] {
+        let near = json!({"name": "Ada", "url": url, "model": "m"});
+        let definition = json!({"participants": [near, other], "max_turns": 1});
+        put(&server, "debate", &definition).await.is(201);
+        let failed = server.ask("debate", json!("Go")).await;
+        let failed = failed.refused(502, "turn_failed");
+        let session = failed["session"].as_str().expect("a session");
+        let seen = events(&server, session).await;
+        assert!(halts(&seen)[0].contains("may not"), "{}", halts(&seen)[0]);
+        assert_eq!(of_kind(&seen, "retried").len(), 0, "not tried again");
+    }
+    assert_eq!(ada.requests().len(), 1);
+    server.stop().await;
+}
+
+/// The cap lets the turn that goes beyond it end, and refuses the next.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cap_halts_between_turns() {
+    let text = || {
+        let usage = json!({"choices": [], "usage": {"prompt_tokens": 4, "completion_tokens": 1}});
+        Reply::stream().say("More.").finish("stop").event(&usage)
+    };
+    let ada = Provider::start((0..4).map(|_| text())).await;
+    let server = near().await;
+    // Half a cent a turn and a little more: rounded to cents, some turns would cost nothing.
+    let price = json!({"price": {"input_micros": 1_000_000_000, "output_micros": 1_001_000_000}});
+    let participants = [
+        with(remote("Ada", &ada), price.clone()),
+        with(remote("Bo", &ada), price),
+    ];
+    let definition =
+        json!({"participants": participants, "max_turns": 4, "max_cost_micros": 12_000});
+    put(&server, "debate", &definition).await.is(201);
+    server.session("s", &["debate"]).await;
+    let answer = server.invoke("debate", "s", json!("Go")).await.is(200);
+    assert_eq!(answer["outcome"], "completed");
+    let events = events(&server, "s").await;
+    assert_eq!(
+        of_kind(&events, "halted")[0]["halt"],
+        json!({"kind": "max_credits", "spentCents": 1.5003, "capCents": 1.2, "spentMicros": 15_003, "capMicros": 12_000})
+    );
+    let ended = of_kind(&events, "speaker-ended");
+    assert_eq!(
+        (ended.len(), &ended[0]["usage"]["cost_micros"]),
+        (3, &json!(5_001))
+    );
+    assert_eq!(answer["usage"]["cost_micros"], 15_003);
     server.stop().await;
 }
 
@@ -791,7 +890,7 @@ async fn a_credential_goes_where_the_definition_says() {
         Provider::start([Reply::text("A")]).await,
         Provider::start([Reply::text("B")]).await,
     );
-    let server = Server::start().await;
+    let server = near().await;
     let own = with(remote("Bo", &bo), json!({"authorization": "agent-owned"}));
     let definition = json!({"participants": [remote("Ada", &ada), own], "max_turns": 2});
     put(&server, "debate", &definition).await.is(201);

@@ -162,6 +162,33 @@ async fn the_component_of_the_turn_does_the_same() {
     server.stop().await;
 }
 
+/// What the call policy decided is in the journal: nothing of it is decided again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_that_were_made_again_or_refused_are_the_same() {
+    let busy = || Reply::status(503, "busy").header("retry-after", "0");
+    let provider = Provider::start([busy(), Reply::text("words"), busy(), busy()]).await;
+    let server = Server::asking(&provider).await;
+    let policy = json!({"breaker": {"failures_to_open": 2, "cooldown_ms": 600_000}});
+    let config = json!({"policy": policy});
+    server.configure("puppet", config).await.is(201);
+    server.deploy("puppet").await;
+    server.session("s", &["puppet"]).await;
+    let script = json!([{"model": "q"}, {"model": "q"}, {"model": "q"}]);
+    let said = server.reply("puppet", "s", script).await;
+    let expect = [
+        r#"{"model":"words"}"#,
+        r#"{"error":"provider","status":503}"#,
+        r#"{"error":"circuit-open"}"#,
+    ];
+    assert_eq!(said.lines().collect::<Vec<_>>(), expect);
+    assert_eq!(provider.requests().len(), 4);
+    let turn = newest(&server).await;
+    let again = replay(&server, &[&turn]).await;
+    again.has(0, &["the same: ", "ended completed"]);
+    assert_eq!(provider.requests().len(), 4);
+    server.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_first_difference_is_named() {
     let server = Server::start().await;

@@ -4,6 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use crate::budgets::AgentBudget;
+use crate::config::PolicySettings;
+use crate::egress::allow::{self, Rule};
 use crate::id::SlotName;
 use crate::journal::state::{Batching, Supervision};
 use crate::runtime::engine::{Grants, INTERFACES};
@@ -26,8 +29,14 @@ pub struct AgentConfig {
     pub model: String,
     /// Further models it may name.
     pub models: Vec<String>,
+    /// How its calls are made, where not as its models' own policies say.
+    #[serde(skip_serializing_if = "PolicySettings::is_empty")]
+    pub policy: PolicySettings,
     /// Interfaces of `antiphon:agent` it may import.
     pub grants: Vec<String>,
+    /// Where it may send requests, if it is granted `http`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub http: Vec<Rule>,
     /// Slots whose commits by others wake it.
     pub watches: BTreeSet<SlotName>,
     pub batching: Batching,
@@ -38,6 +47,8 @@ pub struct AgentConfig {
     /// When it is suspended in a session where it keeps failing.
     pub supervision: Supervision,
     pub limits: AgentLimits,
+    /// What its runs and its sessions may cost.
+    pub budget: AgentBudget,
     /// Environment variables, the only ones it sees.
     pub environment: BTreeMap<String, String>,
     pub card: Card,
@@ -48,13 +59,16 @@ impl Default for AgentConfig {
         Self {
             model: "default".into(),
             models: Vec::new(),
+            policy: PolicySettings::default(),
             grants: Grants::by_default().names().map(str::to_owned).collect(),
+            http: Vec::new(),
             watches: BTreeSet::new(),
             batching: Batching::default(),
             before_turn: BeforeTurn::default(),
             inject: Vec::new(),
             supervision: Supervision::default(),
             limits: AgentLimits::default(),
+            budget: AgentBudget::default(),
             environment: BTreeMap::new(),
             card: Card::default(),
         }
@@ -125,7 +139,11 @@ impl AgentConfig {
                 INTERFACES.join(", ")
             ));
         }
+        allow::check(&self.http).map_err(ConfigError::Invalid)?;
         self.batching.check().map_err(ConfigError::Invalid)?;
+        if let Err((field, reason)) = self.policy.check() {
+            return invalid(format!("`{field}` {reason}"));
+        }
         if self.before_turn.slots_idle.len() > SLOTS_NAMED_MAX {
             return invalid(format!(
                 "`before_turn.slots_idle` may name {SLOTS_NAMED_MAX} slots"
@@ -237,6 +255,13 @@ mod tests {
             let error = error(&format!(r#"{{"batching":{batching}}}"#));
             assert!(error.contains(named), "{batching}: {error}");
         }
+        let told = error(r#"{"policy":{"breaker":{"cooldown_ms":0}}}"#);
+        assert!(
+            told.starts_with("`policy.breaker.cooldown_ms` must be from 1"),
+            "{told}"
+        );
+        assert!(error(r#"{"policy":{"attempts":3}}"#).contains("`attempts`"));
+        assert!(error(r#"{"policy":{"attempts_max":"3"}}"#).contains("string"));
         assert!(error(r#"{"environment":{"A=B":"x"}}"#).contains("environment"));
         assert!(error("{").contains("EOF"));
         assert!(error(r#"["fast"]"#).contains("an object"));
@@ -293,6 +318,19 @@ mod tests {
             let config = format!(r#"{{"batching":{batching}}}"#);
             assert!(AgentConfig::parse(config.as_bytes()).is_ok(), "{batching}");
         }
+    }
+
+    #[test]
+    fn http_is_granted_only_if_it_is_asked_for() {
+        let config = |json: &str| AgentConfig::parse(json.as_bytes()).unwrap();
+        assert!(!config("{}").grants().contains("http"));
+        assert!(config("{}").grants().contains("model"));
+        let granted = config(r#"{"grants":["reply","http"],"http":[{"host":"a.example"}]}"#);
+        assert!(granted.grants().contains("http") && granted.http[0].host == "a.example");
+        let error = AgentConfig::parse(br#"{"http":[{"host":"*"}]}"#).unwrap_err();
+        assert!(error.to_string().contains("`http[0].host`"), "{error}");
+        let error = AgentConfig::parse(br#"{"http":[{"host":"a.example","ports":[1]}]}"#);
+        assert!(matches!(error, Err(ConfigError::UnknownField(text)) if text.contains("`ports`")));
     }
 
     #[test]

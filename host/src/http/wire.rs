@@ -161,11 +161,15 @@ fn without_secret(private: &[u8]) -> Result<String, serde_json::Error> {
     serde_json::to_string(&fields)
 }
 
-fn usage(usage: Usage) -> Value {
+/// All of it, also what is nothing.
+pub(super) fn usage(usage: Usage) -> Value {
     json!({
         "model_calls": usage.model_calls,
+        "estimated_calls": usage.estimated_calls,
         "input_tokens": usage.input_tokens,
         "output_tokens": usage.output_tokens,
+        "cost_micros": usage.cost_micros,
+        "nested_micros": usage.nested_micros,
     })
 }
 

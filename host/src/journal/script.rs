@@ -13,7 +13,7 @@ use crate::journal::entry::{
     AgentCalled, AgentCalledPrivate, AgentResumed, AgentSuspended, CallCancelled, CallKind,
     CallResult, Called, Cause, Content, Entry, Fate, Halt, Halted, Idempotency, InputFate,
     InterruptRequested, MessageReceived, MessageReceivedPrivate, MessageSent, MessageSetAside,
-    Observation, Observed, Outcome, Payload, Piece, Pinned, Retried, RetryReason, Returned,
+    Observation, Observed, Outcome, Payload, Piece, Pinned, Price, Retried, RetryReason, Returned,
     SessionChange, SessionChanged, SessionForked, SessionOpened, SessionOpenedPrivate,
     SlotCommitted, SlotCommittedPrivate, SlotLocked, SlotReleased, SpeakerEnded, SpeakerStarted,
     Spoke, Streamed, TurnEnded, TurnEndedPrivate, TurnError, TurnStarted, Usage, Writer,
@@ -142,6 +142,7 @@ impl Script {
                         deadline: words.option("until").map(Time),
                         speaker: None,
                         authorized: false,
+                        left_micros: words.option("left"),
                     }),
                 },
             }),
@@ -354,6 +355,8 @@ impl Script {
                 call: CallKind::Model,
                 request: Digest::of(b"request"),
                 target: "default".into(),
+                price: Price::default(),
+                request_bytes: 0,
             }),
             "nest" => Payload::AgentCalled(AgentCalled {
                 turn,
@@ -369,6 +372,7 @@ impl Script {
                 session: words.at(3),
             }),
             "drop" => Payload::Returned(Returned {
+                answered: None,
                 turn,
                 n,
                 result: CallResult::Dropped,
@@ -384,6 +388,7 @@ impl Script {
                 pieces: vec![Piece::Text("piece".into())],
             }),
             "back" => Payload::Returned(Returned {
+                answered: None,
                 turn,
                 n,
                 result: CallResult::Ok,

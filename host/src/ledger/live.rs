@@ -4,12 +4,14 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use bytes::Bytes;
 
-use crate::clock::Time;
+use crate::budgets::{Meter, usage_write};
+use crate::clock::{Day, Time};
 use crate::id::{Digest, MessageId, Seq, TurnId};
 use crate::journal::codec::{Encoded, Frame, encode};
-use crate::journal::entry::{Content, Entry, Payload, Spoke};
-use crate::journal::state::{FOLD_VERSION, IllegalEntry, State};
+use crate::journal::entry::{Content, Entry, Payload, Spoke, Usage};
+use crate::journal::state::{FOLD_VERSION, IllegalEntry, OpenCall, State};
 use crate::store::{Generation, JournalId, OpenError, ReadError, RecordKey, Store, Tail, Write};
+use crate::telemetry;
 
 use super::{Dead, sealed};
 
@@ -76,6 +78,10 @@ pub(super) struct Live {
     /// What the wake record says, by the newest write of it that was queued.
     wake: WakeRecord,
     snapshot_at: Seq,
+    /// What unflushed entries used: the whole of each day that they touched.
+    usage: BTreeMap<Day, Usage>,
+    /// Who counts what the tenant spends.
+    pub(super) meter: Meter,
 }
 
 impl Live {
@@ -119,6 +125,8 @@ impl Live {
             chunks: BTreeMap::new(),
             wake: WakeRecord::Unknown,
             snapshot_at,
+            usage: BTreeMap::new(),
+            meter: Meter::default(),
         })
     }
 
@@ -232,6 +240,13 @@ impl Live {
                 bytes,
             })
             .collect();
+        // The whole of a day, in the commit of the entries that say it: a crash leaves both or neither.
+        let usage = std::mem::take(&mut self.usage);
+        writes.extend(
+            usage
+                .into_iter()
+                .map(|(day, it)| usage_write(journal, day, it)),
+        );
         writes.append(&mut self.new_records);
         writes.push(Write::Append {
             journal: journal.clone(),
@@ -376,12 +391,30 @@ impl<'a> Batch<'a> {
 
     /// Append. An illegal entry is a defect of the caller: it ends the ledger.
     pub fn push(&mut self, payload: Payload) -> Seq {
+        let used = used_by(&self.live.state, &payload);
+        let before = *self.live.state.spent();
         if self.illegal.is_none() {
             let tenant = &self.journal.tenant;
             let removed = sealed::removed(&self.live.state, tenant, &payload);
             match self.live.push(self.now, payload) {
                 Ok(_) => self.live.new_records.extend(removed),
                 Err(illegal) => self.illegal = Some(illegal),
+            }
+        }
+        let spent = *self.live.state.spent();
+        if spent.total != before.total {
+            self.live.usage.insert(spent.day, spent.of_day);
+            let micros = spent.total.since(before.total).cost_micros;
+            self.live.meter.add(spent.day, micros);
+            for (model, usage) in used {
+                telemetry::ModelUse {
+                    tenant: self.journal.tenant.as_str(),
+                    model: &model,
+                    input_tokens: usage.input_tokens,
+                    output_tokens: usage.output_tokens,
+                    cost_micros: usage.cost_micros,
+                }
+                .count();
             }
         }
         self.live.state.last
@@ -411,6 +444,24 @@ impl<'a> Batch<'a> {
     pub fn keep_sealed(&mut self, message: &MessageId, sealed: Vec<u8>) {
         let write = sealed::kept(&self.journal.tenant, message, sealed);
         self.live.new_records.push(write);
+    }
+
+    /// Bytes for an entry that is pushed next; what is long or no text is stored beside the journal,
+    /// and is not kept in memory.
+    pub fn bytes(&mut self, bytes: &Bytes) -> Content {
+        // An entry holds it as JSON, which may make six bytes of one.
+        if bytes.len() <= super::INLINE_BYTES_MAX / 6
+            && let Ok(text) = std::str::from_utf8(bytes)
+        {
+            let text = text.to_owned();
+            return Content::Inline { text };
+        }
+        let digest = Digest::of(bytes);
+        self.live.new_values.push((digest, bytes.clone()));
+        Content::Stored {
+            digest,
+            bytes: bytes.len() as u64,
+        }
     }
 
     /// Forget long texts that no slot names any more.
@@ -455,6 +506,25 @@ impl<'a> Batch<'a> {
             at += chunk.len() as u64;
             rest = more;
         }
+    }
+}
+
+/// What an entry says that calls of models used.
+fn used_by(state: &State, payload: &Payload) -> Vec<(String, Usage)> {
+    let used = |call: &OpenCall, usage| Some((call.model.clone()?, usage));
+    match payload {
+        Payload::Returned(returned) => {
+            let turn = state.turns.get(&returned.turn);
+            let call = turn.and_then(|turn| turn.open_calls.get(&returned.n));
+            let used = call.and_then(|call| used(call, returned.usage));
+            used.into_iter().collect()
+        }
+        Payload::TurnEnded(ended) => {
+            let open = state.turns.get(&ended.turn).into_iter();
+            let cut = open.flat_map(|turn| turn.open_calls.values());
+            cut.filter_map(|call| used(call, call.cut())).collect()
+        }
+        _ => Vec::new(),
     }
 }
 

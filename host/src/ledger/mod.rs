@@ -28,6 +28,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use tokio::sync::{Notify, watch};
 
+use crate::budgets::Meter;
 use crate::clock::Clock;
 use crate::id::{Digest, Seq, SlotName, TurnId};
 use crate::journal::codec::Frame;
@@ -112,13 +113,24 @@ impl Ledger {
         journal: JournalId,
         clock: Clock,
     ) -> Result<Arc<Self>, OpenError> {
+        Self::open_metered(store, journal, clock, Meter::default())
+    }
+
+    /// The same, with somebody who counts what is spent from now on.
+    pub fn open_metered(
+        store: Arc<dyn Store>,
+        journal: JournalId,
+        clock: Clock,
+        meter: Meter,
+    ) -> Result<Arc<Self>, OpenError> {
         let opened = store.open(&journal)?;
         let owner = Owner {
             generation: opened.generation,
             tail: opened.tail,
         };
-        let live = Live::fold(&*store, &journal, Some(owner), opened.last)?
+        let mut live = Live::fold(&*store, &journal, Some(owner), opened.last)?
             .with_texts(&*store, &journal)?;
+        live.meter = meter;
         Ok(Self::of(store, journal, clock, live, None))
     }
 
@@ -406,7 +418,11 @@ impl Ledger {
                 }
             });
         };
-        match self.store.commit(commit(writes, done)) {
+        let committed = self.store.commit(commit(writes, done));
+        if committed.is_ok() {
+            live.meter.saved();
+        }
+        match committed {
             Ok(Some(tail)) => {
                 if let Some(owner) = &mut live.owner {
                     owner.tail = tail;

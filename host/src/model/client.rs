@@ -1,7 +1,7 @@
 //! One call of a provider over HTTP.
 //!
-//! Owns the connections, the request's headers, the deadline of a call, and how
-//! failures of the way are told apart. One request per call: no redirects, no
+//! Owns the connections, the request's headers, and how failures of the way are told apart. One
+//! request per call: no redirects, no
 //! retries, not even those the HTTP library would make by itself; the call policy
 //! above decides about those. No proxy from the environment: where keys and prompts
 //! go is said in the configuration and nowhere else.
@@ -20,7 +20,8 @@ use reqwest::Url;
 use tokio::time::{Instant, timeout_at};
 
 use super::decoder::Decoder;
-use super::{Delta, Fault, ModelConfig, ModelError, Request, SetupError, wire};
+use super::{Attempt, CallPolicy, Delta, Fault, ModelConfig, ModelError, SetupError, wire};
+use crate::egress::dial::AddressRefused;
 use crate::secret::Secret;
 
 /// A provider that takes longer to accept a connection is down.
@@ -29,8 +30,8 @@ const CONNECT: Duration = Duration::from_secs(10);
 /// An error's words come first; whatever follows is somebody's HTML.
 const ERROR_BODY_BYTES_MAX: usize = 4 * 1024;
 
-/// The longest `Retry-After` that is believed.
-const RETRY_AFTER_MS_MAX: u64 = 120_000;
+/// The words of an error come with its status; who hangs in the middle of them has said enough.
+const ERROR_BODY: Duration = Duration::from_secs(2);
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
@@ -46,16 +47,21 @@ pub(super) fn connections() -> Result<reqwest::Client, SetupError> {
         .map_err(|error| SetupError::Client(innermost(&error)))
 }
 
-/// A checked configuration.
+/// Where a model is asked: a checked configuration.
 #[derive(Debug)]
 pub struct Endpoint {
     url: Url,
     /// Marked sensitive, so that nothing prints it.
     authorization: Option<HeaderValue>,
     config: ModelConfig,
+    /// Where connections of its own rules are made; the operator's if none.
+    http: Option<reqwest::Client>,
+    /// Why nothing can be sent there.
+    refusal: Option<String>,
 }
 
 impl Endpoint {
+    /// `model` is what errors call it.
     pub fn new(model: &str, config: ModelConfig) -> Result<Self, SetupError> {
         let wrong = |reason| SetupError::Config {
             model: model.to_owned(),
@@ -87,7 +93,29 @@ impl Endpoint {
             url,
             authorization,
             config,
+            http: None,
+            refusal: None,
         })
+    }
+
+    /// Reached by these connections, whatever the operator's are.
+    pub fn through(self, http: reqwest::Client) -> Self {
+        Self {
+            http: Some(http),
+            ..self
+        }
+    }
+
+    /// Whoever asks it hears this. Asking is what is written down, so it is the place to say so.
+    pub fn refusing(self, why: String) -> Self {
+        Self {
+            refusal: Some(why),
+            ..self
+        }
+    }
+
+    pub(super) fn policy(&self) -> CallPolicy {
+        self.config.policy
     }
 
     fn headers(
@@ -118,30 +146,32 @@ impl Endpoint {
     }
 }
 
-/// Send the request and wait until the provider begins to answer.
+/// Send the request and wait until the provider begins to answer. Who calls bounds the time.
 pub(super) async fn open(
     http: &reqwest::Client,
     endpoint: &Endpoint,
-    request: &Request,
-    idempotency_key: &str,
-    headers: HeaderMap,
+    attempt: Attempt<'_>,
 ) -> Result<Incoming, ModelError> {
     let config = &endpoint.config;
-    let deadline = Instant::now() + Duration::from_millis(config.call_ms_max);
-    let body = wire::streaming(request, &config.model, config.max_tokens)?;
-    let call = http
+    if let Some(why) = &endpoint.refusal {
+        return Err(ModelError::Refused(why.clone()));
+    }
+    let http = endpoint.http.as_ref().unwrap_or(http);
+    let body = wire::streaming(attempt.request, &config.model, config.max_tokens)?;
+    let response = http
         .post(endpoint.url.clone())
-        .headers(endpoint.headers(idempotency_key, headers)?)
+        .headers(endpoint.headers(attempt.idempotency_key, attempt.headers)?)
         .body(body)
-        .send();
-    let response = timeout_at(deadline, call)
+        .send()
         .await
-        .map_err(|_| Fault::Deadline)?
-        .map_err(|error| fault(&error))?;
+        .map_err(|error| match AddressRefused::of(&error) {
+            // Asked again, it leads to the same place.
+            Some(refused) => ModelError::Refused(refused.to_string()),
+            None => fault(&error).into(),
+        })?;
     let mut incoming = Incoming {
         response: Some(response),
         decoder: Decoder::new(config.answer_bytes_max),
-        deadline,
         api_key: config.api_key.clone(),
     };
     match incoming.refusal().await {
@@ -155,7 +185,6 @@ pub(super) struct Incoming {
     /// None once the body is not needed any more.
     response: Option<reqwest::Response>,
     decoder: Decoder,
-    deadline: Instant,
     api_key: Option<Secret>,
 }
 
@@ -175,16 +204,23 @@ impl Incoming {
             let Some(response) = &mut self.response else {
                 return Err(Fault::Cut);
             };
-            match timeout_at(self.deadline, response.chunk()).await {
-                Err(_) => self.decoder.end(Some(Fault::Deadline)),
-                Ok(Err(_)) => self.decoder.end(Some(Fault::Cut)),
-                Ok(Ok(None)) => self.decoder.end(None),
-                Ok(Ok(Some(bytes))) => self.decoder.feed(&bytes),
+            match response.chunk().await {
+                Err(_) => self.decoder.end(Some(Fault::Cut)),
+                Ok(None) => self.decoder.end(None),
+                Ok(Some(bytes)) => self.decoder.feed(&bytes),
             }
             if self.decoder.is_done() {
                 self.response = None;
             }
         }
+    }
+
+    /// Nothing more is waited for. An answer that was whole but for its last bytes is whole.
+    pub(super) fn end(&mut self, fault: Fault) -> Result<Delta, Fault> {
+        self.response = None;
+        self.decoder.end(Some(fault.clone()));
+        let item = self.decoder.pop().unwrap_or(Err(fault));
+        item.map_err(|fault| self.without_key(fault))
     }
 
     /// What an answer that is not a success says.
@@ -199,9 +235,10 @@ impl Incoming {
             "redirects are not followed".to_owned()
         } else {
             let mut body = Vec::new();
-            // What came before the deadline or a cut is better than nothing.
+            let until = Instant::now() + ERROR_BODY;
+            // What came before that or a cut is better than nothing.
             while body.len() < ERROR_BODY_BYTES_MAX
-                && let Ok(Ok(Some(bytes))) = timeout_at(self.deadline, response.chunk()).await
+                && let Ok(Ok(Some(bytes))) = timeout_at(until, response.chunk()).await
             {
                 let room = ERROR_BODY_BYTES_MAX - body.len();
                 body.extend_from_slice(&bytes[..bytes.len().min(room)]);
@@ -235,13 +272,21 @@ impl Incoming {
     }
 }
 
-/// The seconds form, and the milliseconds some providers add; dates would need a clock.
+/// The milliseconds some providers add, the seconds form, and the date, which counts from the moment that the
+/// answer itself names.
 fn retry_after_ms(headers: &HeaderMap) -> Option<u64> {
-    let number =
-        |name: &str| -> Option<u64> { headers.get(name)?.to_str().ok()?.trim().parse().ok() };
+    let text = |name: &str| Some(headers.get(name)?.to_str().ok()?.trim());
+    let number = |name: &str| -> Option<u64> { text(name)?.parse().ok() };
+    let date = |name: &str| httpdate::parse_http_date(text(name)?).ok();
+    let until = || {
+        let wait = date("retry-after")?.duration_since(date("date")?);
+        // A moment that has passed is now.
+        let wait = wait.unwrap_or_default();
+        Some(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX))
+    };
     number("retry-after-ms")
         .or_else(|| number("retry-after").map(|seconds| seconds.saturating_mul(1000)))
-        .map(|ms| ms.min(RETRY_AFTER_MS_MAX))
+        .or_else(until)
 }
 
 /// A failure before the head of an answer came. The words hold no address.

@@ -1,5 +1,6 @@
 //! One model of one provider, as it is configured.
 
+use super::CallPolicy;
 use crate::secret::Secret;
 
 /// What a provider calls the bound of an answer's length.
@@ -20,22 +21,21 @@ pub struct ModelConfig {
     pub api_key: Option<Secret>,
     /// The provider's name for it.
     pub model: String,
-    /// From the call to the last delta, waiting for the reader included.
-    pub call_ms_max: u64,
+    /// How it is called.
+    pub policy: CallPolicy,
     /// Text and tool calls of one answer.
     pub answer_bytes_max: usize,
     pub max_tokens: MaxTokens,
 }
 
 impl ModelConfig {
-    /// With the default limits: two minutes, since a long answer takes one, and 4 MiB,
-    /// the most that may pass between host and guest at once.
+    /// With the default policy and 4 MiB, the most that may pass between host and guest at once.
     pub fn new(base_url: impl Into<String>, model: impl Into<String>) -> Self {
         Self {
             base_url: base_url.into(),
             api_key: None,
             model: model.into(),
-            call_ms_max: 120_000,
+            policy: CallPolicy::default(),
             answer_bytes_max: 4 * 1024 * 1024,
             max_tokens: MaxTokens::default(),
         }

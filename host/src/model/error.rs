@@ -35,8 +35,8 @@ pub enum Fault {
     Malformed(String),
     #[error("the provider's answer is longer than it may be")]
     TooLong,
-    #[error("the call took longer than it may")]
-    Deadline,
+    #[error("{0}")]
+    Deadline(Deadline),
 }
 
 impl Fault {
@@ -46,29 +46,65 @@ impl Fault {
             Self::Status { status, .. } => *status,
             Self::Reported { status, .. } => status.unwrap_or(200),
             Self::Malformed(_) | Self::TooLong => 200,
-            Self::Unreachable(_) | Self::Cut | Self::Deadline => 0,
+            Self::Unreachable(_) | Self::Cut | Self::Deadline(_) => 0,
         }
     }
 
-    /// The same call may go better next time, provided nothing of it was handed out.
-    pub fn is_transient(&self) -> bool {
+    fn class(&self) -> Class {
         match self {
-            Self::Unreachable(_) | Self::Cut | Self::Deadline => true,
-            Self::Status { status, .. } => is_transient_status(*status),
+            Self::Unreachable(_) | Self::Cut => Class::Transient,
+            Self::Deadline(Deadline::Attempt { .. }) => Class::Transient,
+            // It was cut short by somebody who had no more time: nobody knows what it would have done.
+            Self::Deadline(Deadline::Call { .. } | Deadline::Turn) => Class::Unsaid,
             // A request that is wrong is refused before an answer begins.
-            Self::Reported { status, .. } => status.is_none_or(is_transient_status),
-            Self::Malformed(_) | Self::TooLong => false,
+            Self::Reported { status: None, .. } => Class::Transient,
+            Self::Status { status, .. }
+            | Self::Reported {
+                status: Some(status),
+                ..
+            } => match status {
+                // Request timeout, too early, and the server's own faults.
+                408 | 425 | 500 | 502..=504 | 520..=529 => Class::Transient,
+                429 => Class::Limited,
+                400..=499 => Class::Answered,
+                _ => Class::Unsaid,
+            },
+            Self::Malformed(_) | Self::TooLong => Class::Unsaid,
         }
     }
 }
 
-/// 408 request timeout, 425 too early, 429 too many requests, and the server's own faults.
-fn is_transient_status(status: u16) -> bool {
-    matches!(status, 408 | 425 | 429 | 500 | 502..=504 | 520..=529)
+/// What a failed attempt means for the call and for others. The one table of it.
+///
+/// | class | tried again | the circuit |
+/// |---|---|---|
+/// | `Transient` | yes | counts it |
+/// | `Limited` | yes | neither counts nor clears: who says "not so fast" is there, and to open for it would turn a limit into an outage |
+/// | `Answered` | no | clears: a refused request is an answer |
+/// | `Unsaid` | no | neither |
+///
+/// An answer that broke off after something of it was handed out is never tried again; the circuit hears of it
+/// what it hears of the fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Class {
+    Transient,
+    Limited,
+    Answered,
+    Unsaid,
 }
 
-/// Why there is no (whole) answer. `OverBudget` and `CircuitOpen` are the call
-/// policy's words: this layer never says them.
+/// Which deadline a call ran into.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Deadline {
+    #[error("call exceeded its per-attempt deadline of {ms_max} ms")]
+    Attempt { ms_max: u64 },
+    #[error("call exceeded its deadline of {ms_max} ms")]
+    Call { ms_max: u64 },
+    #[error("call exceeded the deadline of its turn")]
+    Turn,
+}
+
+/// Why there is no (whole) answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ModelError {
     /// The host's policy or the model's configuration says no. Nothing was sent.
@@ -76,10 +112,19 @@ pub enum ModelError {
     Refused(String),
     #[error("the budget is used up")]
     OverBudget,
-    #[error("the call took longer than it may")]
-    Deadline,
-    #[error("the provider failed too often lately")]
-    CircuitOpen,
+    /// With what the last attempt failed, if one did.
+    #[error("{deadline}{}", after(last))]
+    Deadline {
+        deadline: Deadline,
+        last: Option<String>,
+    },
+    /// Nothing was sent.
+    #[error("circuit open for {target:?}; {}", remaining(*left_ms))]
+    CircuitOpen {
+        target: String,
+        /// Until somebody may try; none while somebody is trying.
+        left_ms: Option<u64>,
+    },
     /// The answer broke off after deltas were handed out: whoever got them has the
     /// partial text. Never to be tried again.
     #[error("the answer broke off: {0}")]
@@ -91,12 +136,33 @@ pub enum ModelError {
     Other(String),
 }
 
+fn after(last: &Option<String>) -> String {
+    let last = last.as_ref();
+    last.map_or_else(String::new, |last| format!("; the last attempt: {last}"))
+}
+
+fn remaining(left_ms: Option<u64>) -> String {
+    match left_ms {
+        Some(ms) => format!("{ms} ms remaining before retry allowed"),
+        None => "it is being tried".to_owned(),
+    }
+}
+
 impl From<Fault> for ModelError {
     /// For a fault before anything was handed out.
     fn from(fault: Fault) -> Self {
         match fault {
-            Fault::Deadline => Self::Deadline,
+            Fault::Deadline(deadline) => deadline.into(),
             fault => Self::Provider(fault),
+        }
+    }
+}
+
+impl From<Deadline> for ModelError {
+    fn from(deadline: Deadline) -> Self {
+        Self::Deadline {
+            deadline,
+            last: None,
         }
     }
 }
@@ -107,8 +173,8 @@ impl ModelError {
         match self {
             Self::Refused(_) => "refused",
             Self::OverBudget => "over-budget",
-            Self::Deadline => "deadline",
-            Self::CircuitOpen => "circuit-open",
+            Self::Deadline { .. } => "deadline",
+            Self::CircuitOpen { .. } => "circuit-open",
             Self::Interrupted(_) => "interrupted",
             Self::Provider(_) => "provider",
             Self::Other(_) => "other",
@@ -121,22 +187,33 @@ impl ModelError {
             Self::Interrupted(fault) | Self::Provider(fault) => fault.status(),
             Self::Refused(_)
             | Self::OverBudget
-            | Self::Deadline
-            | Self::CircuitOpen
+            | Self::Deadline { .. }
+            | Self::CircuitOpen { .. }
             | Self::Other(_) => 0,
         }
     }
 
-    /// Trying the same call again breaks no promise and may help.
-    pub fn is_transient(&self) -> bool {
+    /// What it means for the call and for others.
+    pub fn class(&self) -> Class {
         match self {
-            Self::Provider(fault) => fault.is_transient(),
-            Self::Deadline => true,
-            Self::Refused(_)
+            Self::Provider(fault) | Self::Interrupted(fault) => fault.class(),
+            Self::Deadline {
+                deadline: Deadline::Attempt { .. },
+                ..
+            } => Class::Transient,
+            Self::Deadline { .. }
+            | Self::Refused(_)
             | Self::OverBudget
-            | Self::CircuitOpen
-            | Self::Interrupted(_)
-            | Self::Other(_) => false,
+            | Self::CircuitOpen { .. }
+            | Self::Other(_) => Class::Unsaid,
+        }
+    }
+
+    /// Trying the same call again breaks no promise and may help.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Interrupted(_) => false,
+            error => matches!(error.class(), Class::Transient | Class::Limited),
         }
     }
 
@@ -153,32 +230,91 @@ impl ModelError {
 mod tests {
     use super::*;
 
-    #[test]
-    fn only_what_handed_nothing_out_and_may_pass_is_transient() {
-        let status = |status| Fault::Status {
+    fn status(status: u16) -> Fault {
+        Fault::Status {
             status,
             text: String::new(),
             retry_after_ms: None,
-        };
-        for (fault, transient) in [
-            (Fault::Unreachable(String::new()), true),
-            (status(400), false),
-            (status(401), false),
-            (status(409), false),
-            (status(429), true),
-            (status(501), false),
-            (status(503), true),
-            (Fault::Cut, true),
-            (Fault::Deadline, true),
-            (Fault::Malformed(String::new()), false),
-            (Fault::TooLong, false),
-        ] {
-            assert_eq!(
-                ModelError::from(fault.clone()).is_transient(),
-                transient,
-                "{fault:?}"
-            );
-            assert!(!ModelError::Interrupted(fault).is_transient());
         }
+    }
+
+    fn reported(status: Option<u16>) -> Fault {
+        Fault::Reported {
+            status,
+            text: String::new(),
+        }
+    }
+
+    /// The table of failures, as docs/http.md has it.
+    #[test]
+    fn what_a_failure_means() {
+        use Class::{Answered, Limited, Transient, Unsaid};
+        for (fault, class) in [
+            (Fault::Unreachable(String::new()), Transient),
+            (Fault::Cut, Transient),
+            (Fault::Deadline(Deadline::Attempt { ms_max: 1 }), Transient),
+            (Fault::Deadline(Deadline::Call { ms_max: 1 }), Unsaid),
+            (Fault::Deadline(Deadline::Turn), Unsaid),
+            (status(307), Unsaid),
+            (status(400), Answered),
+            (status(401), Answered),
+            (status(404), Answered),
+            (status(408), Transient),
+            (status(409), Answered),
+            (status(425), Transient),
+            (status(429), Limited),
+            (status(500), Transient),
+            (status(501), Unsaid),
+            (status(502), Transient),
+            (status(503), Transient),
+            (status(504), Transient),
+            (status(529), Transient),
+            (reported(None), Transient),
+            (reported(Some(429)), Limited),
+            (reported(Some(400)), Answered),
+            (Fault::Malformed(String::new()), Unsaid),
+            (Fault::TooLong, Unsaid),
+        ] {
+            let error = ModelError::from(fault.clone());
+            assert_eq!(error.class(), class, "{fault:?}");
+            let again = matches!(class, Transient | Limited);
+            assert_eq!(error.may_pass(), again, "{fault:?}");
+            let interrupted = ModelError::Interrupted(fault);
+            assert_eq!(interrupted.class(), class);
+            assert!(!interrupted.may_pass(), "something was handed out");
+        }
+        for error in [
+            ModelError::Refused(String::new()),
+            ModelError::OverBudget,
+            ModelError::CircuitOpen {
+                target: String::new(),
+                left_ms: None,
+            },
+            ModelError::Other(String::new()),
+        ] {
+            assert_eq!((error.class(), error.may_pass()), (Unsaid, false));
+        }
+    }
+
+    #[test]
+    fn words_name_the_number() {
+        let error = ModelError::from(Deadline::Attempt { ms_max: 1_500 });
+        let expect = "call exceeded its per-attempt deadline of 1500 ms";
+        assert_eq!(error.to_string(), expect);
+        let error = ModelError::Deadline {
+            deadline: Deadline::Call { ms_max: 9 },
+            last: Some(status(503).to_string()),
+        };
+        let expect =
+            "call exceeded its deadline of 9 ms; the last attempt: the provider answered 503: ";
+        assert_eq!(error.to_string(), expect);
+        let open = |left_ms| ModelError::CircuitOpen {
+            target: "fast".into(),
+            left_ms,
+        };
+        let expect = r#"circuit open for "fast"; 4200 ms remaining before retry allowed"#;
+        assert_eq!(open(Some(4_200)).to_string(), expect);
+        let expect = r#"circuit open for "fast"; it is being tried"#;
+        assert_eq!(open(None).to_string(), expect);
     }
 }

@@ -7,21 +7,23 @@
 //! - `wire.rs`: the provider's JSON, and a request's canonical bytes.
 //! - `sse.rs`, `tool_calls.rs`, `decoder.rs`: from bytes to deltas.
 //! - `config.rs`: one configured model. `client.rs`: one HTTP call.
-//! - `health.rs`: whether models answer, as far as calls tell.
+//! - `policy.rs`: how calls are made, pure. `admission.rs`: who may make one now.
 //! - `offline.rs`: the built-in provider.
 //! - [`scripted`]: a test double, a provider that answers by script.
 //!
-//! Invariant: one [`Models::open`] makes at most one request to a provider. Nothing is
-//! retried, cached or budgeted here: that is the call policy's, which stands above.
+//! Invariant: one [`Models::open`] makes at most one request to a provider, and only who was
+//! admitted makes one. When an attempt is followed by another is decided here ([`Models::next`]), but
+//! done above, where it can be written down first.
 //! Invariant: an [`Answer`] ends with exactly one of [`Delta::Finished`] and an error.
 //! Invariant: keys, prompts and answers are never logged, and no error text holds a key.
 
+mod admission;
 mod client;
 mod config;
 mod decoder;
 mod error;
-mod health;
 mod offline;
+mod policy;
 pub mod scripted;
 #[cfg(test)]
 pub(crate) mod simulated;
@@ -30,19 +32,23 @@ mod tool_calls;
 mod wire;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderMap;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
-use crate::id::Digest;
+use crate::id::{Digest, TenantId};
+use crate::journal::entry::Price;
 
+pub use admission::Admitted;
 pub use client::Endpoint;
 pub use config::{MaxTokens, ModelConfig};
-pub use error::{Fault, ModelError, SetupError};
+pub use error::{Class, Deadline, Fault, ModelError, SetupError};
+pub use policy::{Backoff, BreakerPolicy, CallPolicy};
 
-use health::{Health, Heard};
+use admission::Admissions;
+use policy::{Failed, Next};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ToolCall {
@@ -113,7 +119,13 @@ impl Request {
     /// of the host, whatever provider they go to; there is one also for requests that
     /// `open` would refuse.
     pub fn digest(&self) -> Digest {
-        Digest::of(&wire::canonical(self))
+        self.digest_and_bytes().0
+    }
+
+    /// The same, and how long the request is.
+    pub fn digest_and_bytes(&self) -> (Digest, u64) {
+        let canonical = wire::canonical(self);
+        (Digest::of(&canonical), canonical.len() as u64)
     }
 }
 
@@ -178,6 +190,7 @@ pub enum Target {
     Remote {
         name: String,
         endpoint: Arc<Endpoint>,
+        price: Price,
     },
 }
 
@@ -187,6 +200,64 @@ impl Target {
             Self::Model(name) | Self::Remote { name, .. } => name,
         }
     }
+
+    /// For metrics: one of few.
+    fn label(&self) -> &str {
+        match self {
+            Self::Model(name) => name,
+            Self::Remote { .. } => "remote",
+        }
+    }
+}
+
+/// When something must be over, and whose deadline that is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Until {
+    pub at: Instant,
+    pub deadline: Deadline,
+}
+
+impl Until {
+    pub fn sooner(self, other: Self) -> Self {
+        if other.at < self.at { other } else { self }
+    }
+
+    pub fn left(self) -> Duration {
+        self.at.saturating_duration_since(Instant::now())
+    }
+}
+
+/// One attempt of a call, as it goes out.
+#[derive(Debug)]
+pub struct Attempt<'a> {
+    pub request: &'a Request,
+    /// The same for every attempt of a call: a provider that knows such keys recognises a repetition.
+    pub idempotency_key: &'a str,
+    /// More headers, such as those that say on whose behalf. They cannot replace the host's own.
+    pub headers: HeaderMap,
+    /// From the connection to the last piece, waiting for the reader included.
+    pub until: Until,
+}
+
+/// An attempt that failed.
+#[derive(Debug)]
+pub struct Failure {
+    /// How many the target failed, this one included.
+    pub failures: u32,
+    pub error: ModelError,
+    /// The call must be over by then.
+    pub until: Until,
+    /// Any number, a different one for each.
+    pub jitter: u64,
+}
+
+/// What follows a failed attempt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Then {
+    /// Wait, then try again.
+    Again(Duration),
+    /// This is the end of the call.
+    Fail(ModelError),
 }
 
 /// What answers under a name.
@@ -204,18 +275,21 @@ pub enum Readiness {
     Ready,
     /// The host has none by this name.
     Unknown,
-    /// It could not be connected to, several times in a row.
+    /// Its circuit is open.
     Gone {
         again_in: Duration,
     },
 }
+
+/// How soon to look again while somebody finds out whether a model is back.
+const PROBED: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 struct Shared {
     providers: BTreeMap<String, Provider>,
     http: reqwest::Client,
     offline_token_ms: u64,
-    health: Mutex<Health>,
+    admissions: Admissions,
 }
 
 /// The host's models by name. Clones share connections.
@@ -247,7 +321,7 @@ impl Models {
             providers,
             http: client::connections()?,
             offline_token_ms,
-            health: Mutex::default(),
+            admissions: Admissions::default(),
         })))
     }
 
@@ -257,7 +331,7 @@ impl Models {
             providers: BTreeMap::new(),
             http: client::connections()?,
             offline_token_ms: 0,
-            health: Mutex::default(),
+            admissions: Admissions::default(),
         })))
     }
 
@@ -272,8 +346,15 @@ impl Models {
             providers: BTreeMap::from([(Self::DEFAULT.to_owned(), provider)]),
             http: http.clone(),
             offline_token_ms: 0,
-            health: Mutex::default(),
+            admissions: Admissions::default(),
         }))
+    }
+
+    /// Whether whoever is asked is inside this process.
+    #[cfg(test)]
+    fn simulates(&self) -> bool {
+        let default = self.0.providers.get(Self::DEFAULT);
+        matches!(default, Some(Provider::Simulated(_)))
     }
 
     /// In order.
@@ -281,110 +362,136 @@ impl Models {
         self.0.providers.keys().map(String::as_str)
     }
 
-    /// Ask. The same key with the same request lets a provider that knows such keys
-    /// recognise a repetition.
+    /// How calls of the target are made, its agent's own settings left out.
+    pub fn policy(&self, target: &Target) -> CallPolicy {
+        let endpoint = match target {
+            Target::Remote { endpoint, .. } => endpoint.as_ref(),
+            Target::Model(name) => match self.0.providers.get(name) {
+                Some(Provider::Remote(endpoint)) => endpoint,
+                _ => return CallPolicy::default(),
+            },
+        };
+        endpoint.policy()
+    }
+
+    /// Wait until the tenant may ask the target. Refused if too many wait already or the circuit is open;
+    /// dropping the future leaves the queue.
+    pub async fn admit(
+        &self,
+        tenant: &TenantId,
+        target: &Target,
+        policy: &CallPolicy,
+        until: Until,
+    ) -> Result<Admitted, ModelError> {
+        let admissions = &self.0.admissions;
+        admissions.admit(tenant, target, policy, until).await
+    }
+
+    /// Make one attempt.
     pub async fn open(
         &self,
-        name: &str,
-        request: &Request,
-        idempotency_key: &str,
-    ) -> Result<Answer, ModelError> {
-        self.open_with(name, request, idempotency_key, HeaderMap::new())
-            .await
-    }
-
-    /// Ask whoever it is.
-    pub async fn open_target(
-        &self,
+        mut admitted: Admitted,
         target: &Target,
-        request: &Request,
-        idempotency_key: &str,
-        headers: HeaderMap,
+        attempt: Attempt<'_>,
     ) -> Result<Answer, ModelError> {
-        let Target::Remote { endpoint, .. } = target else {
-            let name = target.name();
-            return self
-                .open_with(name, request, idempotency_key, headers)
-                .await;
+        admitted.is_made();
+        let until = attempt.until;
+        let opened = match timeout_at(until.at, self.source(target, attempt)).await {
+            Ok(opened) => opened,
+            Err(_) => Err(until.deadline.into()),
         };
-        #[cfg(test)]
-        if let Some(Provider::Simulated(log)) = self.0.providers.get(Self::DEFAULT) {
-            let incoming = simulated::Incoming::open(log, request, idempotency_key)?;
-            return Ok(Answer {
-                source: Source::Simulated(incoming),
+        match opened {
+            Ok(source) => Ok(Answer {
+                source: Some(source),
+                admitted,
+                until,
                 begun: false,
-                over: false,
-            });
+            }),
+            Err(error) => {
+                admitted.ended(Err(&error));
+                Err(error)
+            }
         }
-        let http = &self.0.http;
-        let incoming = client::open(http, endpoint, request, idempotency_key, headers).await?;
-        Ok(Answer {
-            source: Source::Remote(Box::new(incoming)),
-            begun: false,
-            over: false,
-        })
     }
 
-    /// Ask with more headers, such as those that say on whose behalf. They cannot
-    /// replace the host's own.
-    pub async fn open_with(
+    /// What follows a failed attempt of the tenant.
+    pub fn next(
         &self,
-        name: &str,
-        request: &Request,
-        idempotency_key: &str,
-        headers: HeaderMap,
-    ) -> Result<Answer, ModelError> {
-        let opened = self.source(name, request, idempotency_key, headers).await;
-        if let Some(heard) = Heard::of(&opened) {
-            self.health().heard(name, heard, Instant::now());
+        tenant: &TenantId,
+        target: &Target,
+        policy: &CallPolicy,
+        failure: Failure,
+    ) -> Then {
+        let Failure { error, until, .. } = failure;
+        let refused = self
+            .0
+            .admissions
+            .refused_for(tenant, target, policy.breaker);
+        let failed = Failed {
+            failures: failure.failures,
+            may_pass: error.may_pass(),
+            retry_after_ms: error.retry_after_ms(),
+            left: Some(until.left()),
+            refused_for: refused.map(|refused| refused.left),
+        };
+        match policy::next(policy, failed, failure.jitter) {
+            Next::Again(wait) => Then::Again(wait),
+            Next::Fail => Then::Fail(error),
+            Next::TooLate => Then::Fail(ModelError::Deadline {
+                deadline: until.deadline,
+                last: Some(error.to_string()),
+            }),
         }
-        Ok(Answer {
-            source: opened?,
-            begun: false,
-            over: false,
-        })
     }
 
-    /// Whether the model is worth asking now.
-    pub fn readiness(&self, name: &str) -> Readiness {
+    /// Whether the model is worth asking now, for callers of this policy.
+    pub fn readiness(&self, tenant: &TenantId, name: &str, policy: &CallPolicy) -> Readiness {
         if !self.0.providers.contains_key(name) {
             return Readiness::Unknown;
         }
-        let gone_for = self.health().gone_for(name, Instant::now());
-        gone_for.map_or(Readiness::Ready, |again_in| Readiness::Gone { again_in })
-    }
-
-    fn health(&self) -> std::sync::MutexGuard<'_, Health> {
-        self.0
-            .health
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
-    }
-
-    async fn source(
-        &self,
-        name: &str,
-        request: &Request,
-        idempotency_key: &str,
-        headers: HeaderMap,
-    ) -> Result<Source, ModelError> {
-        Ok(match self.0.providers.get(name) {
-            None => {
-                return Err(ModelError::Refused(format!(
-                    "this host has no model called {name:?}"
-                )));
-            }
-            Some(Provider::Offline) => {
-                Source::Offline(offline::Incoming::new(request, self.0.offline_token_ms))
-            }
-            #[cfg(test)]
-            Some(Provider::Simulated(log)) => {
-                Source::Simulated(simulated::Incoming::open(log, request, idempotency_key)?)
-            }
-            Some(Provider::Remote(endpoint)) => Source::Remote(Box::new(
-                client::open(&self.0.http, endpoint, request, idempotency_key, headers).await?,
-            )),
+        let target = Target::Model(name.to_owned());
+        let admissions = &self.0.admissions;
+        let refused = admissions.refused_for(tenant, &target, policy.breaker);
+        refused.map_or(Readiness::Ready, |refused| Readiness::Gone {
+            again_in: if refused.is_probed {
+                PROBED
+            } else {
+                refused.left
+            },
         })
+    }
+
+    async fn source(&self, target: &Target, attempt: Attempt<'_>) -> Result<Source, ModelError> {
+        let provider = match target {
+            #[cfg(test)]
+            Target::Remote { .. } if self.simulates() => &self.0.providers[Self::DEFAULT],
+            Target::Remote { endpoint, .. } => return self.remote(endpoint, attempt).await,
+            Target::Model(name) => self.0.providers.get(name).ok_or_else(|| {
+                ModelError::Refused(format!("this host has no model called {name:?}"))
+            })?,
+        };
+        match provider {
+            Provider::Remote(endpoint) => self.remote(endpoint, attempt).await,
+            Provider::Offline => Ok(Source::Offline(offline::Incoming::new(
+                attempt.request,
+                self.0.offline_token_ms,
+            ))),
+            #[cfg(test)]
+            Provider::Simulated(log) => {
+                let (request, key) = (attempt.request, attempt.idempotency_key);
+                let incoming = simulated::Incoming::open(log, request, key)?;
+                Ok(Source::Simulated(incoming))
+            }
+        }
+    }
+
+    async fn remote(
+        &self,
+        endpoint: &Endpoint,
+        attempt: Attempt<'_>,
+    ) -> Result<Source, ModelError> {
+        let incoming = client::open(&self.0.http, endpoint, attempt).await?;
+        Ok(Source::Remote(Box::new(incoming)))
     }
 }
 
@@ -399,10 +506,12 @@ enum Source {
 /// An answer on its way. Dropping it stops the call.
 #[derive(Debug)]
 pub struct Answer {
-    source: Source,
+    /// None once it is over.
+    source: Option<Source>,
+    admitted: Admitted,
+    until: Until,
     /// A delta was handed out.
     begun: bool,
-    over: bool,
 }
 
 impl Answer {
@@ -410,29 +519,50 @@ impl Answer {
     /// come, an error is the same as one of [`Models::open`]; after it, it is
     /// `Interrupted`. Dropping the future loses nothing: the next call goes on.
     pub async fn next(&mut self) -> Option<Result<Delta, ModelError>> {
-        if self.over {
-            return None;
-        }
-        let item = match &mut self.source {
-            Source::Remote(incoming) => incoming.next().await,
-            Source::Offline(incoming) => Ok(incoming.next().await),
-            #[cfg(test)]
-            Source::Simulated(incoming) => incoming.next().await,
+        let source = self.source.as_mut()?;
+        let item = match timeout_at(self.until.at, source.next()).await {
+            Ok(item) => item,
+            Err(_) => source.end(Fault::Deadline(self.until.deadline)),
         };
         Some(match item {
             Ok(delta) => {
                 self.begun = true;
-                self.over = matches!(delta, Delta::Finished { .. });
+                self.admitted.answers();
+                if matches!(delta, Delta::Finished { .. }) {
+                    self.source = None;
+                    self.admitted.ended(Ok(()));
+                }
                 Ok(delta)
             }
             Err(fault) => {
-                self.over = true;
-                Err(if self.begun {
+                self.source = None;
+                let error = if self.begun {
                     ModelError::Interrupted(fault)
                 } else {
                     fault.into()
-                })
+                };
+                self.admitted.ended(Err(&error));
+                Err(error)
             }
         })
+    }
+}
+
+impl Source {
+    async fn next(&mut self) -> Result<Delta, Fault> {
+        match self {
+            Self::Remote(incoming) => incoming.next().await,
+            Self::Offline(incoming) => Ok(incoming.next().await),
+            #[cfg(test)]
+            Self::Simulated(incoming) => incoming.next().await,
+        }
+    }
+
+    /// Nobody waits any longer: the end of what has come is its last delta, or the fault is.
+    fn end(&mut self, fault: Fault) -> Result<Delta, Fault> {
+        match self {
+            Self::Remote(incoming) => incoming.end(fault),
+            _ => Err(fault),
+        }
     }
 }

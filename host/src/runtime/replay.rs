@@ -294,6 +294,7 @@ pub fn describe(recorded: &Recorded) -> String {
         Payload::Called(it) => match it.call {
             CallKind::Model => format!("call {}, asking the model {:?}", it.n, it.target),
             CallKind::Timer => format!("call {}, sleeping {} ms", it.n, it.target),
+            CallKind::Http => format!("call {}, requesting {:?}", it.n, it.target),
         },
         Payload::AgentCalled(it) => format!("call {}, calling the agent {}", it.n, it.agent),
         Payload::Returned(it) => format!("the return of call {}", it.n),

@@ -9,7 +9,7 @@ use futures_util::future::BoxFuture;
 
 use crate::bus::Authorization;
 use crate::id::{AgentName, Author, Digest, MessageId, SessionId, TenantId};
-use crate::journal::entry::{Failure, Idempotency, Outcome as TurnOutcome};
+use crate::journal::entry::{Failure, Idempotency, Outcome as TurnOutcome, Usage};
 use crate::journal::state::{Child, Phase};
 use crate::ledger::{Dead, FollowError};
 use crate::runtime::scope::agents::{ChildError, Lost, NotCalled, Opening, Outcome, Peers};
@@ -136,6 +136,7 @@ fn outcome(standing: Standing) -> Outcome {
                 turn: None,
                 text: String::new(),
                 error: Some(ChildError::Failed(why)),
+                usage: Usage::default(),
             };
         }
         Standing::Open(None) => {
@@ -143,9 +144,11 @@ fn outcome(standing: Standing) -> Outcome {
                 turn: None,
                 text: String::new(),
                 error: Some(ChildError::Cancelled),
+                usage: Usage::default(),
             };
         }
     };
+    let usage = taken.ended.as_ref().map(|ended| ended.usage);
     let error = taken
         .ended
         .and_then(|ended| match (ended.outcome, ended.error) {
@@ -169,6 +172,7 @@ fn outcome(standing: Standing) -> Outcome {
         turn: Some(taken.turn),
         text: taken.reply,
         error,
+        usage: usage.unwrap_or_default(),
     }
 }
 

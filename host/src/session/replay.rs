@@ -15,10 +15,11 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use crate::agents::AgentConfig;
+use crate::budgets::{Budgets, Terms};
 use crate::clock::{Clock, Time};
 use crate::id::{AgentName, Digest, Seq, SessionId, TenantId, TurnId};
 use crate::journal::codec::{DecodeError, Encoded, Frame};
-use crate::journal::entry::{Content, Entry, Kind, Observation, Payload, TurnEnded, TurnStarted};
+use crate::journal::entry::{Entry, Kind, Observation, Payload, TurnEnded, TurnStarted};
 use crate::journal::state::{IllegalEntry, State};
 use crate::ledger::Ledger;
 use crate::logs::{Line, Logs};
@@ -29,7 +30,7 @@ use crate::runtime::instance::{self, Exit, Input};
 use crate::runtime::limits::{Cpu, TurnLimits};
 use crate::runtime::random::Seeds;
 use crate::runtime::replay::Replay;
-use crate::runtime::scope::{Record, Scope, TurnClock, TurnOutput};
+use crate::runtime::scope::{Http, Record, Scope, TurnClock, TurnOutput};
 use crate::store::{self, Commit, CommitError, JournalId, Memory, OpenError, Store, Write};
 
 use super::turn::inputs;
@@ -128,7 +129,7 @@ struct Story {
 }
 
 impl Case {
-    /// Digests of the long documents that the turn read.
+    /// Digests of the long documents that the turn read, and of long answers that it got.
     pub fn values(entries: &[Entry], turn: &TurnId) -> Vec<Digest> {
         let read = entries.iter().filter_map(|entry| match &entry.payload {
             Payload::Observed(it) if it.turn == *turn => match &it.what {
@@ -137,17 +138,19 @@ impl Case {
             },
             _ => None,
         });
+        let brought = entries
+            .iter()
+            .filter(|entry| entry.payload.made_by() == Some(turn));
+        let brought = brought.filter_map(|entry| match &entry.payload {
+            Payload::Returned(_) => entry.payload.value(),
+            _ => None,
+        });
         let mut digests: Vec<Digest> = read
             .filter_map(|version| {
                 let at = entries.binary_search_by_key(&version, |entry| entry.seq);
-                match &entries.get(at.ok()?)?.payload {
-                    Payload::SlotCommitted(it) => match it.private.content {
-                        Content::Stored { digest, .. } => Some(digest),
-                        Content::Inline { .. } => None,
-                    },
-                    _ => None,
-                }
+                entries.get(at.ok()?)?.payload.value()
             })
+            .chain(brought)
             .collect();
         digests.sort();
         digests.dedup();
@@ -281,7 +284,12 @@ async fn perform(
         limits,
         environment: case.config.variables(),
         models: Models::none()?,
+        http: Http::none(),
         model_names: case.config.model_names(),
+        budget: case.config.budget,
+        // Nothing is spent here: every call is answered from the record.
+        budgets: Budgets::new(store.clone(), Terms::default()),
+        policy: case.config.policy.clone(),
         batching: case.config.batching,
         may_speak: case.config.grants().contains("reply"),
         watches: Arc::new(|_, _| false),

@@ -293,6 +293,9 @@ impl Open {
             }
             parts.push(text);
         }
+        if let Some(turn) = turn.filter(|turn| turn.http_ms > 0) {
+            parts.push(format!("{} in requests", span(turn.http_ms)));
+        }
         if let Some(turn) = turn.filter(|turn| turn.slept_ms > 0) {
             parts.push(format!("slept {}", span(turn.slept_ms)));
         }

@@ -13,15 +13,16 @@ mod nested;
 mod session;
 mod slot;
 mod turn;
+mod usage;
 
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Time;
-use crate::id::{Seq, TurnId};
+use crate::id::{Digest, Seq, TurnId};
 
 pub use call::{
-    CallKind, CallResult, Called, Observation, Observed, Piece, Retried, RetryReason, Returned,
-    Streamed, Usage,
+    Answered, CallKind, CallResult, Called, Observation, Observed, Piece, Retried, RetryReason,
+    Returned, Streamed,
 };
 pub use conversation::{Cents, Halt, Halted, SpeakerEnded, SpeakerStarted};
 pub use kind::Kind;
@@ -39,6 +40,7 @@ pub use turn::{
     Cause, Failure, InterruptRequested, Outcome, Pinned, Spoke, TurnEnded, TurnEndedPrivate,
     TurnError, TurnStarted,
 };
+pub use usage::{Price, Usage, estimated_tokens};
 
 /// One record of a session's journal.
 #[derive(Debug, Clone, PartialEq)]
@@ -107,6 +109,19 @@ impl Payload {
             Self::Halted(_) => Kind::Halted,
             Self::AgentCalled(_) => Kind::AgentCalled,
             Self::CallCancelled(_) => Kind::CallCancelled,
+        }
+    }
+
+    /// What is stored beside the journal because the entry names it.
+    pub fn value(&self) -> Option<Digest> {
+        let content = match self {
+            Self::SlotCommitted(it) => &it.private.content,
+            Self::Returned(it) => &it.answered.as_ref()?.body,
+            _ => return None,
+        };
+        match content {
+            Content::Inline { .. } => None,
+            Content::Stored { digest, .. } => Some(*digest),
         }
     }
 

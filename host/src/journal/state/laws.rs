@@ -86,7 +86,9 @@ fn line(state: &State, (what, x, y): Step) -> Option<String> {
         8 => open.map(|(turn, open)| {
             format!(
                 "back {turn} {}",
-                pick(&open.open_calls, y).copied().unwrap_or(u32::from(y))
+                pick(open.open_calls.keys(), y)
+                    .copied()
+                    .unwrap_or(u32::from(y))
             )
         }),
         9 => open.map(|(turn, open)| format!("spoke {turn} {} word", open.said)),
@@ -228,7 +230,7 @@ fn holds_together(state: &State) {
             "depth never goes down"
         );
         for (n, child) in &turn.children {
-            assert!(turn.open_calls.contains(n), "a nested call is a call");
+            assert!(turn.open_calls.contains_key(n), "a nested call is a call");
             let is_it = |owed: &Owed| owed.turn == *id && owed.n == *n;
             assert!(!state.owed.iter().any(is_it), "{child:?} is over or not");
         }

@@ -8,7 +8,7 @@
 //! same entries. A refused entry leaves the state as it was.
 //!
 //! One file per family of entries: `session`, `fork`, `mailbox`, `turns`, `slots`, `conversation`,
-//! `supervision`, `nested`, with `runs` behind them; `due` says what follows from all of it, and `batching`
+//! `supervision`, `nested`, with `runs` and `spending` behind them; `due` says what follows from all of it, and `batching`
 //! what of the messages.
 
 mod batching;
@@ -20,6 +20,7 @@ mod nested;
 mod runs;
 mod session;
 mod slots;
+mod spending;
 mod supervision;
 mod turns;
 
@@ -40,6 +41,7 @@ pub use mailbox::{DELIVERIES_MAX, Pending, REDELIVERY_MS, Sender};
 pub use nested::{Child, Owed};
 pub use session::{IDEMPOTENCY_MS, Remembered};
 pub use slots::{Document, Slot};
+pub use spending::{OpenCall, Spent, Used};
 pub use supervision::{Failures, Supervision, Suspension};
 pub use turns::{ATTEMPTS_MAX, OpenTurn};
 
@@ -47,7 +49,7 @@ use runs::Run;
 
 /// Changes whenever a fold of the same entries would serialise differently:
 /// snapshots of another version are ignored.
-pub const FOLD_VERSION: u32 = 7;
+pub const FOLD_VERSION: u32 = 8;
 
 /// An entry that cannot follow the ones before it: a defect of the writer or a damaged journal.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -86,6 +88,7 @@ pub struct State {
     /// Nested calls that are over here, and whose sessions must be told.
     pub owed: Vec<Owed>,
     runs: BTreeMap<RunId, Run>,
+    spent: Spent,
     /// Runs that came from outside, as they came.
     foreign: VecDeque<RunId>,
     /// Some of them are not remembered any more.
@@ -153,7 +156,7 @@ impl State {
             Payload::MessageSent(sent) => self.message_sent(entry, sent),
             Payload::TurnStarted(started) => self.turn_started(entry, started),
             Payload::Called(called) => self.called(called),
-            Payload::Returned(returned) => self.returned(returned),
+            Payload::Returned(returned) => self.returned(entry, returned),
             Payload::Streamed(streamed) => self.streamed(streamed),
             Payload::Observed(observed) => self.observed(observed),
             Payload::Spoke(spoke) => self.spoke(spoke),

@@ -3,8 +3,11 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use super::super::scripted::{Gate, Provider, Received, Reply};
-use super::super::{Answer, Finish, MaxTokens, Message, Models, Usage};
+use super::super::{
+    Answer, Deadline, Finish, MaxTokens, Message, Models, Request, Target, Until, Usage,
+};
 use super::*;
+use crate::id::TenantId;
 
 fn models(provider: &Provider, change: impl FnOnce(&mut ModelConfig)) -> Models {
     let mut config = ModelConfig::new(provider.base_url(), "scripted-1");
@@ -23,8 +26,35 @@ fn request() -> Request {
     }
 }
 
+const ATTEMPT: Deadline = Deadline::Attempt { ms_max: 120_000 };
+
+/// One attempt of a call of this model.
+async fn attempt(
+    models: &Models,
+    name: &str,
+    request: &Request,
+    key: &str,
+    headers: HeaderMap,
+) -> Result<Answer, ModelError> {
+    let (tenant, target) = (TenantId::new("t").unwrap(), Target::Model(name.to_owned()));
+    let policy = models.policy(&target);
+    let until = Until {
+        at: Instant::now() + Duration::from_millis(policy.attempt_ms_max),
+        deadline: ATTEMPT,
+    };
+    let admitted = models.admit(&tenant, &target, &policy, until).await?;
+    let attempt = Attempt {
+        request,
+        idempotency_key: key,
+        headers,
+        until,
+    };
+    models.open(admitted, &target, attempt).await
+}
+
 async fn open(models: &Models) -> Result<Answer, ModelError> {
-    models.open("default", &request(), "turn-1/0").await
+    let (request, none) = (request(), HeaderMap::new());
+    attempt(models, "default", &request, "turn-1/0", none).await
 }
 
 /// The text so far and how it ended.
@@ -79,8 +109,7 @@ async fn an_answer_streams_and_the_request_is_what_the_protocol_says() {
     let mut forward = HeaderMap::new();
     forward.insert("x-tangle-runid", HeaderValue::from_static("run_1"));
     forward.insert(AUTHORIZATION, HeaderValue::from_static("Bearer other"));
-    let mut answer = models
-        .open_with("default", &request(), "turn-1/0", forward)
+    let mut answer = attempt(&models, "default", &request(), "turn-1/0", forward)
         .await
         .unwrap();
     assert_eq!(
@@ -273,7 +302,7 @@ async fn a_provider_that_never_answers_runs_into_the_deadline() {
     provider.received(1).await;
     // From here on time passes only when nobody has anything to do.
     tokio::time::pause();
-    assert_eq!(call.await.unwrap(), Err(ModelError::Deadline));
+    assert_eq!(call.await.unwrap(), Err(ATTEMPT.into()));
     provider.given_up(1).await;
 }
 
@@ -288,12 +317,35 @@ async fn a_hang_after_the_head_is_a_deadline_and_after_a_delta_an_interruption()
     tokio::time::pause();
     assert_eq!(
         drain(&mut first).await,
-        (String::new(), Err(ModelError::Deadline))
+        (String::new(), Err(ATTEMPT.into()))
     );
     assert_eq!(
         drain(&mut second).await,
-        (String::new(), Err(ModelError::Interrupted(Fault::Deadline)))
+        (
+            String::new(),
+            Err(ModelError::Interrupted(Fault::Deadline(ATTEMPT)))
+        )
     );
+}
+
+#[tokio::test]
+async fn a_hang_after_the_last_piece_costs_nothing_but_time() {
+    let call = json!({"index": 0, "id": "c1", "type": "function",
+        "function": {"name": "look", "arguments": "{}"}});
+    let choice = json!({"index": 0, "delta": {"content": "Hi ", "tool_calls": [call]},
+        "finish_reason": "tool_calls"});
+    let reply = Reply::stream().event(&json!({"choices": [choice]})).hang();
+    let provider = Provider::start([reply]).await;
+    let models = models(&provider, |_| {});
+    let mut answer = open(&models).await.unwrap();
+    assert_eq!(answer.next().await, Some(Ok(Delta::Text("Hi ".to_owned()))));
+    tokio::time::pause();
+    let (rest, end) = drain(&mut answer).await;
+    assert_eq!(
+        (rest.as_str(), end),
+        ("[look {}]", Ok((Finish::ToolCalls, None)))
+    );
+    provider.given_up(1).await;
 }
 
 #[tokio::test]
@@ -356,7 +408,8 @@ async fn what_cannot_be_sent_is_refused_before_it_is() {
         ("default", &broken, "k"),
         ("default", &endless, "k"),
     ] {
-        let error = models.open(name, request, key).await.map(drop).unwrap_err();
+        let opened = attempt(&models, name, request, key, HeaderMap::new()).await;
+        let error = opened.map(drop).unwrap_err();
         assert!(matches!(error, ModelError::Refused(_)), "{error:?}");
     }
     assert_eq!(provider.connections(), 0);
@@ -369,7 +422,8 @@ async fn the_other_name_of_max_tokens_can_be_configured() {
     request.parameters.max_tokens = Some(9);
     for max_tokens in [MaxTokens::Classic, MaxTokens::Completion] {
         let models = models(&provider, |config| config.max_tokens = max_tokens);
-        models.open("default", &request, "k").await.unwrap();
+        let opened = attempt(&models, "default", &request, "k", HeaderMap::new()).await;
+        opened.unwrap();
     }
     let sent: Vec<(Value, Value)> = provider
         .requests()
@@ -419,21 +473,29 @@ fn configurations_are_checked_and_hide_their_key() {
 }
 
 #[test]
-fn waits_are_read_in_seconds_and_milliseconds() {
-    for (name, value, ms) in [
-        ("retry-after", "2", Some(2_000)),
-        ("retry-after-ms", "250", Some(250)),
-        ("retry-after", "99999999999999999999", None),
+fn waits_are_read_in_seconds_milliseconds_and_dates() {
+    let date = ("date", "Fri, 31 Dec 1999 23:59:59 GMT");
+    let until = |value| ("retry-after", value);
+    for (pairs, ms) in [
+        (vec![until("2")], Some(2_000)),
+        (vec![("retry-after-ms", "250")], Some(250)),
+        (vec![("retry-after-ms", "250"), until("2")], Some(250)),
+        (vec![until("99999999999999999999")], None),
+        (vec![until("9999999999999999999")], Some(u64::MAX)),
         (
-            "retry-after",
-            "9999999999999999999",
-            Some(RETRY_AFTER_MS_MAX),
+            vec![until("Sat, 01 Jan 2000 00:00:04 GMT"), date],
+            Some(5_000),
         ),
-        ("retry-after", "Fri, 31 Dec 1999 23:59:59 GMT", None),
-        ("x-other", "1", None),
+        (vec![until("Fri, 31 Dec 1999 23:00:00 GMT"), date], Some(0)),
+        // Who does not say what time it is there has said nothing.
+        (vec![until("Sat, 01 Jan 2000 00:00:04 GMT")], None),
+        (vec![until("soon"), date], None),
+        (vec![("x-other", "1")], None),
     ] {
         let mut headers = HeaderMap::new();
-        headers.insert(name, HeaderValue::from_static(value));
-        assert_eq!(retry_after_ms(&headers), ms, "{name}: {value}");
+        for (name, value) in &pairs {
+            headers.insert(*name, HeaderValue::from_static(value));
+        }
+        assert_eq!(retry_after_ms(&headers), ms, "{pairs:?}");
     }
 }

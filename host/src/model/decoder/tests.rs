@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 use serde_json::json;
 
+use super::super::Deadline;
 use super::super::tool_calls::TOOL_CALLS_MAX;
 use super::*;
 
@@ -125,7 +126,7 @@ fn an_answer_is_whole_only_if_the_provider_says_so() {
     check(&[fragment(call)], &[CUT]);
     // Whatever breaks after the reason costs nothing but the usage.
     let mut whole = stream(&[text.clone(), finish("stop")]);
-    for end in [Some(Fault::Cut), Some(Fault::Deadline)] {
+    for end in [Some(Fault::Cut), Some(Fault::Deadline(Deadline::Turn))] {
         let found = decode(&[whole.as_bytes()], end, 1000);
         assert_eq!(found, ["text a", "finished stop -"]);
     }
@@ -324,8 +325,12 @@ fn a_provider_that_does_not_stream_is_understood() {
     ] {
         assert_eq!(decode(&[body.as_bytes()], None, 1000), expect, "{body}");
     }
-    let cut = decode(&[whole.as_bytes()], Some(Fault::Deadline), 1000);
-    assert_eq!(cut, ["fault the call took longer than it may"]);
+    let cut = decode(
+        &[whole.as_bytes()],
+        Some(Fault::Deadline(Deadline::Turn)),
+        1000,
+    );
+    assert_eq!(cut, ["fault call exceeded the deadline of its turn"]);
 }
 
 #[test]

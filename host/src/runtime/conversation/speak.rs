@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use serde_json::Value;
 use tokio::time::Instant;
+use url::Url;
 
+use crate::config::PolicySettings;
 use crate::id::{AgentName, Digest, SessionId};
 use crate::ledger::{Voice, WINDOW_MS};
 use crate::model::{Endpoint, Message, ModelConfig, Request, Target};
@@ -24,6 +26,9 @@ use super::definition::{AuthorizationSource, Remote};
 
 /// How often a model is asked to go on with one answer.
 const CONTINUATIONS_MAX: u32 = 3;
+
+/// Of a remote participant's name in the journal: its model, and where that is.
+const NAME_CHARS_MAX: usize = 128;
 
 /// Why a speaker's turn did not come to its end.
 pub(super) enum Fault {
@@ -98,6 +103,7 @@ impl<'a> Words<'a> {
 pub(super) async fn remote(
     scope: &Scope,
     remote: &Remote,
+    target: Target,
     messages: Vec<Message>,
     words: &mut Words<'_>,
 ) -> Result<Spoken, Fault> {
@@ -106,24 +112,55 @@ pub(super) async fn remote(
         turn: Some(words.speaker.turn.clone()),
         is_own: remote.authorization == AuthorizationSource::AgentOwned,
     };
-    ask(scope, target(remote)?, behalf, messages, words).await
+    ask(scope, target, &behalf, messages, words).await
 }
 
-fn target(remote: &Remote) -> Result<Target, Fault> {
-    let config = ModelConfig::new(remote.url.as_str(), remote.model.as_str());
-    let endpoint = Endpoint::new(&remote.model, config)
-        .map_err(|error| Fault::Participant(error.to_string()))?;
+/// A remote participant, as it is asked: only where agents may send anything, too. What is missing is said
+/// when it is asked, so that a turn that is run again says what it said.
+pub(super) async fn target(
+    scope: &Scope,
+    remote: &Remote,
+    policy: &PolicySettings,
+) -> Result<Target, Fault> {
+    let broken = |error: String| Fault::Participant(error);
+    let mut config = ModelConfig::new(remote.url.as_str(), remote.model.as_str());
+    config.policy = config.policy.of_agent(policy);
+    let mut missing = None;
+    if let Some(source) = &remote.secret {
+        let lookup = (scope.http.secrets)(source.clone());
+        config.api_key = scope.cpu.waiting(lookup).await;
+        if config.api_key.is_none() {
+            missing = Some(format!("there is no secret `{source}`"));
+        }
+    }
+    let url = Url::parse(&remote.url).map_err(|error| broken(error.to_string()))?;
+    let endpoint = Endpoint::new(&remote.model, config);
+    let mut endpoint = endpoint.map_err(|error| broken(error.to_string()))?;
+    match scope.http.egress.client(&url) {
+        Ok(client) => endpoint = endpoint.through(client.clone()),
+        Err(refused) => missing = Some(refused.to_string()),
+    }
+    if let Some(why) = missing {
+        endpoint = endpoint.refusing(why);
+    }
     Ok(Target::Remote {
-        name: format!("{} at {}", remote.model, remote.url),
+        name: name(remote),
         endpoint: Arc::new(endpoint),
+        price: remote.price.unwrap_or_default(),
     })
+}
+
+/// What the journal calls it, and what its circuit is known by.
+fn name(remote: &Remote) -> String {
+    let name = format!("{} at {}", remote.model, remote.url);
+    name.chars().take(NAME_CHARS_MAX).collect()
 }
 
 /// Ask a model for the speaker's words, and show them while they come.
 async fn ask(
     scope: &Scope,
     target: Target,
-    behalf: Behalf,
+    behalf: &Behalf,
     messages: Vec<Message>,
     words: &mut Words<'_>,
 ) -> Result<Spoken, Fault> {
@@ -143,16 +180,14 @@ async fn ask(
             let text = GO_ON.to_owned();
             request.messages.push(Message::User { name: None, text });
         }
-        let mut answer = match scope
-            .ask_target(target.clone(), behalf.clone(), request)
-            .await
-        {
+        let asked = scope.ask_as(behalf.clone(), target.clone(), request);
+        let mut answer = match asked.await {
             Ok(answer) => answer,
             Err(failed) => return Err(fault(failed)),
         };
         let shown = show(scope, &mut answer, words).await;
         spoken.attempts = spoken.attempts.saturating_add(answer.attempts());
-        spoken.usage.add(answer.usage().unwrap_or_default());
+        spoken.usage.add(answer.booked());
         match shown {
             Ok(()) => return Ok(spoken),
             Err(Shown::Fault(fault)) => {

@@ -33,8 +33,8 @@ impl Host for Guest {
         mut request: Request,
     ) -> wasmtime::Result<Result<Completion, ModelError>> {
         let scope = self.scope.clone();
-        let model = request.model.take();
-        let completion = match scope.ask(model, request_of_wit(request)).await {
+        let target = scope.model(request.model.take());
+        let completion = match scope.ask(target, request_of_wit(request)).await {
             Ok(answer) => answer.complete(&scope).await,
             Err(failed) => Err(failed),
         };
@@ -46,8 +46,8 @@ impl Host for Guest {
         mut request: Request,
     ) -> wasmtime::Result<Result<Resource<Deltas>, ModelError>> {
         let scope = self.scope.clone();
-        let model = request.model.take();
-        match into_wit(scope.ask(model, request_of_wit(request)).await)? {
+        let target = scope.model(request.model.take());
+        match into_wit(scope.ask(target, request_of_wit(request)).await)? {
             Ok(answer) => Ok(Ok(self.table.push(Deltas(answer))?)),
             Err(error) => Ok(Err(error)),
         }

@@ -3,7 +3,8 @@
 //! A call is written down and durable before the other session is opened, under a key that names it: made
 //! again after a crash, it is the same call. What came of it is written down before the guest gets it.
 //!
-//! Invariant: a child runs in its caller's run, one deeper, and within its caller's deadline.
+//! Invariant: a child runs in its caller's run, one deeper, within its caller's deadline and within what
+//! its caller may still spend.
 //! Invariant: a call that this turn does not take to its end is cancelled once the turn is over; the fold
 //! keeps what is owed there.
 
@@ -16,6 +17,7 @@ use crate::id::{AgentName, Digest, MessageId, SessionId, TurnId};
 use crate::journal::entry::{
     AgentCalled, AgentCalledPrivate, CallResult, CalledBy, Observation, Payload, Piece, Usage,
 };
+use crate::journal::state::Used;
 use crate::store::ReadError;
 
 use super::messages::as_stored;
@@ -71,6 +73,8 @@ pub struct Outcome {
     pub text: String,
     /// None if it is complete.
     pub error: Option<ChildError>,
+    /// What its turn used, with what that called.
+    pub usage: Usage,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -333,6 +337,7 @@ impl Scope {
             deadline: run.deadline,
             speaker: call.speaker.or_else(|| Some(run.agent.as_str().to_owned())),
             authorized: authorization.is_some(),
+            left_micros: self.left_micros(),
         };
         let opening = Opening {
             session: run.session.clone(),
@@ -384,9 +389,12 @@ impl Scope {
     async fn reply_of(&self, run: Run, before: String) -> Result<Result<Reply, NoReply>, Stop> {
         // What was said before the wait is shown during it.
         self.ledger.flush();
-        let (result, text, child) = match self.cpu.waiting(self.outcome(&run)).await {
-            Ok(outcome) => (result(outcome.error), outcome.text, outcome.turn),
-            Err(why) => (failed("other", why), String::new(), None),
+        let (result, text, child, used) = match self.cpu.waiting(self.outcome(&run)).await {
+            Ok(outcome) => {
+                let used = Used::Nested(outcome.usage);
+                (result(outcome.error), outcome.text, outcome.turn, used)
+            }
+            Err(why) => (failed("other", why), String::new(), None, Used::Nothing),
         };
         // The record may have been cut in the middle of the reply.
         let rest = text.get(before.len()..).unwrap_or_default();
@@ -399,12 +407,14 @@ impl Scope {
         }
         let mut back = Back::new(run.n, result);
         back.child = child;
+        back.used = used;
+        let (result, turn) = (back.result.clone(), back.child.clone());
+        let usage = self.returned_with(back, pieces)?;
         let came = Came {
-            result: back.result.clone(),
-            turn: back.child.clone(),
-            usage: back.usage,
+            result,
+            turn,
+            usage,
         };
-        self.returned_with(back, pieces)?;
         Ok(told(&run, came, before + rest))
     }
 
@@ -427,6 +437,7 @@ impl Scope {
                         turn: None,
                         text: String::new(),
                         error: Some(ChildError::Deadline),
+                        usage: Usage::default(),
                     }),
                 }
             }
@@ -450,6 +461,7 @@ impl Scope {
             };
         }
         self.returned(Back::new(run.n, CallResult::Dropped), &[])
+            .map(drop)
     }
 
     /// The credential that this turn forwards, if any came with its message.

@@ -4,7 +4,7 @@
 //! the turn is resumed and the record reaches that far, else decided and written down. The host
 //! interfaces above only translate.
 //!
-//! - `slots`, `messages`, `transcript`, `reply`, `answer` (of a model), `agents`, `conversation`, `timer`,
+//! - `slots`, `messages`, `transcript`, `reply`, `answer` (of a model), `agents`, `conversation`, `http`, `timer`,
 //!   `budget`: the operations.
 //! - `clock`, `output`: what of a turn is not an entry.
 //!
@@ -16,6 +16,7 @@ pub(super) mod answer;
 mod budget;
 mod clock;
 pub(super) mod conversation;
+mod http;
 pub(super) mod messages;
 mod output;
 pub(super) mod reply;
@@ -27,19 +28,21 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use crate::budgets::{AgentBudget, Budgets};
 use crate::bus::Authorization;
 use crate::clock::Time;
+use crate::config::PolicySettings;
 use crate::id::{AgentName, Digest, MessageId, RunId, Seq, SessionId, SlotName, TenantId, TurnId};
 use crate::journal::entry::{
-    CallKind, CallResult, Called, Observation, Observed, Payload, Piece, Retried, RetryReason,
-    Returned, Streamed, Usage,
+    Answered, CallKind, CallResult, Called, Observation, Observed, Payload, Piece, Price, Retried,
+    RetryReason, Returned, Streamed, Usage,
 };
-use crate::journal::state::Batching;
+use crate::journal::state::{Batching, Used};
 use crate::ledger::{AppendError, Batch, Dead, Ledger};
 use crate::logs::Logs;
-use crate::model::{Models, Request};
+use crate::model::{ModelError, Models, Request};
 use crate::store::ReadError;
 use crate::telemetry::Stage;
 
@@ -48,6 +51,7 @@ use super::limits::{Cpu, TurnLimits};
 use super::replay::{Differs, Recorded, Replay, Tried};
 
 pub use clock::TurnClock;
+pub use http::Http;
 pub use output::TurnOutput;
 
 /// Bytes of documents kept for a replay: one of the longest there are.
@@ -97,7 +101,7 @@ pub struct Scope {
     pub parent: Option<TurnId>,
     /// How many calls deep it runs; whatever it calls is one deeper.
     pub depth: u32,
-    /// When its caller stops waiting.
+    /// When its caller stops waiting. No call of the turn goes on after it.
     pub deadline: Option<Time>,
     /// The message that an authorization came with, which calls forward.
     pub authorized: Option<MessageId>,
@@ -113,8 +117,15 @@ pub struct Scope {
     pub limits: TurnLimits,
     pub environment: BTreeMap<String, String>,
     pub models: Models,
+    pub http: Http,
     /// Names of models the agent may use; the first is its default.
     pub model_names: Vec<String>,
+    /// What the agent may spend.
+    pub budget: AgentBudget,
+    /// What models cost, and what the tenant may spend.
+    pub budgets: Budgets,
+    /// How its calls are made, over what their targets' policies say.
+    pub policy: PolicySettings,
     /// How messages that arrive while it runs become inputs, also its own.
     pub batching: Batching,
     /// Whether it was granted `reply`: `relay` speaks too.
@@ -357,8 +368,48 @@ impl Scope {
                     call,
                     request,
                     target,
+                    price: Price::default(),
+                    request_bytes: 0,
                 }));
                 n
+            },
+            false,
+        )
+    }
+
+    /// A model is about to be asked. If a cap is reached, the call comes back in the same step: it
+    /// is never made. Answers the call's number, and that result.
+    fn called_model(
+        &self,
+        target: &str,
+        price: Price,
+        request: Digest,
+        request_bytes: u64,
+    ) -> Result<(u32, Option<CallResult>), Stop> {
+        self.append_at(
+            |batch, n| {
+                let over = self.over_budget(batch.state(), batch.now());
+                batch.push(Payload::Called(Called {
+                    turn: self.turn.clone(),
+                    n,
+                    call: CallKind::Model,
+                    request,
+                    target: target.to_owned(),
+                    price,
+                    request_bytes,
+                }));
+                let result = over.map(|exhausted| CallResult::Failed {
+                    error: ModelError::OverBudget.name().to_owned(),
+                    status: 0,
+                    detail: exhausted.to_string(),
+                });
+                if let Some(result) = &result {
+                    let mut back = Back::new(n, result.clone());
+                    (back.attempts, back.opening) = (0, true);
+                    self.push_returned(batch, back);
+                    self.clock.set(batch.state().time);
+                }
+                (n, result)
             },
             false,
         )
@@ -397,8 +448,8 @@ impl Scope {
         })
     }
 
-    /// A call came back, with the last pieces of its answer.
-    fn returned(&self, back: Back, pieces: &[Piece]) -> Result<(), Stop> {
+    /// A call came back, with the last pieces of its answer. Answers what is booked for it.
+    fn returned(&self, back: Back, pieces: &[Piece]) -> Result<Usage, Stop> {
         let pieces = (!pieces.is_empty()).then(|| pieces.to_vec());
         self.returned_with(back, pieces)
     }
@@ -408,26 +459,48 @@ impl Scope {
         &self,
         back: Back,
         answer: impl IntoIterator<Item = Vec<Piece>>,
-    ) -> Result<(), Stop> {
+    ) -> Result<Usage, Stop> {
         self.append(|batch, _| {
-            let turn = self.turn.clone();
             for pieces in answer {
                 batch.push(Payload::Streamed(Streamed {
-                    turn: turn.clone(),
+                    turn: self.turn.clone(),
                     n: back.n,
                     pieces,
                 }));
             }
-            batch.push(Payload::Returned(Returned {
-                turn,
-                n: back.n,
-                result: back.result,
-                usage: back.usage,
-                attempts: back.attempts,
-                opening: back.opening,
-                poll: back.poll,
-                child: back.child,
-            }));
+            self.push_returned(batch, back)
+        })
+    }
+
+    /// The one place where what a call used becomes what is booked for it.
+    fn push_returned(&self, batch: &mut Batch<'_>, back: Back) -> Usage {
+        let open = batch.state().turns.get(&self.turn);
+        let call = open.and_then(|open| open.open_calls.get(&back.n));
+        let usage = call.map(|call| call.usage(back.used)).unwrap_or_default();
+        batch.push(Payload::Returned(Returned {
+            turn: self.turn.clone(),
+            n: back.n,
+            result: back.result,
+            usage,
+            attempts: back.attempts,
+            opening: back.opening,
+            poll: back.poll,
+            answered: back.answered,
+            child: back.child,
+        }));
+        usage
+    }
+
+    /// How long the turn may still run; none if it is over.
+    fn wall_left(&self) -> Option<Duration> {
+        let now = self.ledger.clock().now();
+        self.ledger.look(|state| {
+            let open = state.turns.get(&self.turn)?;
+            let left_ms = self
+                .limits
+                .turn_ms_max
+                .saturating_sub(open.ran_until_ms(now));
+            Some(Duration::from_millis(left_ms))
         })
     }
 
@@ -465,12 +538,13 @@ pub fn call_key(
 struct Back {
     n: u32,
     result: CallResult,
-    usage: Usage,
+    used: Used,
     attempts: u32,
     opening: bool,
     poll: Option<u64>,
     /// The turn of a nested call.
     child: Option<TurnId>,
+    answered: Option<Answered>,
 }
 
 impl Back {
@@ -478,11 +552,12 @@ impl Back {
         Self {
             n,
             result,
-            usage: Usage::default(),
+            used: Used::Nothing,
             attempts: 1,
             opening: false,
             poll: None,
             child: None,
+            answered: None,
         }
     }
 }

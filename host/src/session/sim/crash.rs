@@ -4,12 +4,12 @@ use std::collections::BTreeSet;
 
 use super::bursts::{TALK as BURSTS, Talk};
 use super::laws::{
-    check_answered, check_calls, check_kept, check_repeatable, check_resumed, check_said,
-    check_transcript,
+    check_answered, check_booked, check_calls, check_kept, check_repeatable, check_requests,
+    check_resumed, check_said, check_transcript,
 };
 use super::{
-    COLLECT, Log, Outside, PROVIDER, SYNCS_MAX, converse, deployed, entries, fold, is_quiet, life,
-    redeploy, tenant,
+    COLLECT, Log, ORIGIN, Origin, Outside, PROVIDER, SYNCS_MAX, converse, deployed, entries, fold,
+    is_quiet, life, redeploy, tenant,
 };
 use crate::clock::Time;
 use crate::journal::entry::Entry;
@@ -70,7 +70,7 @@ pub(super) fn survives_on(
     let hit = disk.is_stopped() || disk.syncs() >= fault_sync(fault);
     let mut disk = crash.of(&disk);
     meanwhile(&disk);
-    check_kept(&entries(&*memory(&disk)), &outside);
+    check_disk(&disk, &outside);
     if let Some(fault) = again {
         disk.inject(fault);
         now = life(&disk, now, async |world| {
@@ -84,7 +84,7 @@ pub(super) fn survives_on(
         });
         disk = crash.of(&disk);
         meanwhile(&disk);
-        check_kept(&entries(&*memory(&disk)), &outside);
+        check_disk(&disk, &outside);
     }
     let lost = fold(&entries(&*memory(&disk))).turns;
     life(&disk, now, async |world| {
@@ -97,6 +97,8 @@ pub(super) fn survives_on(
         check_repeatable(&stored);
         check_said(&stored);
         check_calls(&stored, &PROVIDER.with_borrow(Log::made));
+        check_requests(&stored, &ORIGIN.with_borrow(Origin::made));
+        check_booked(&world.store, &stored);
         if !stored.is_empty() {
             let session = world.session().await;
             let last = session.ledger.look(|state| state.last);
@@ -127,6 +129,14 @@ pub(super) fn survives_on(
     hit
 }
 
+/// What a crash left, before anybody recovers it.
+fn check_disk(disk: &Memory, outside: &Outside) {
+    let store = memory(disk);
+    let stored = entries(&*store);
+    check_kept(&stored, outside);
+    check_booked(&store, &stored);
+}
+
 fn fault_sync(fault: Fault) -> u64 {
     match fault {
         Fault::FailSync(k)
@@ -147,6 +157,11 @@ const TALK: &[&[&str]] = &[
         "post a lock x; say writing; commit x doc; say done",
         "post b say meanwhile",
         "put y text",
+        "answered",
+    ],
+    &[
+        "post a say one; get page; say two; post page; post SLOW; say three",
+        "post b get LONG; get SLOW; post CUT; get closed/page; post GONE; say four",
         "answered",
     ],
     &[
@@ -271,6 +286,14 @@ const STEPS: &[&str] = &[
     "model words BUSY at first",
     "model words that CUT end",
     "ask whole words",
+    "get page",
+    "get LONG",
+    "get SLOW",
+    "get CUT",
+    "post page",
+    "post SLOW",
+    "post GONE",
+    "get closed/page",
     "trap",
     "lock x",
     "lock y",

@@ -298,6 +298,7 @@ fn a_deadline_ends_the_turn_and_what_it_called() {
             deadline: Some(Time(5_000)),
             speaker: None,
             authorized: false,
+            left_micros: None,
         });
         let new = new_session(None);
         commands::post(&world.sessions, &session.ledger, Some(&new), message).expect("it is taken");

@@ -52,6 +52,13 @@ fn an_agent_waits_for_a_slot_and_says_so_once() {
     });
 }
 
+/// For `b` a model is gone after one call.
+fn impatient() -> Memory {
+    configured(COLLECT, |_, config| {
+        config.policy.breaker.failures_to_open = Some(3);
+    })
+}
+
 /// Its model is gone: `b` hears so in its first turn, and waits with what came meanwhile.
 async fn waits_for_its_model(world: &World, provider: &Log) {
     provider.be_gone(true);
@@ -73,7 +80,7 @@ async fn waits_for_its_model(world: &World, provider: &Log) {
 
 #[test]
 fn an_agent_waits_for_its_model_until_it_is_worth_a_try() {
-    life(&fresh(), Time(0), async |world| {
+    life(&impatient(), Time(0), async |world| {
         let provider = PROVIDER.with_borrow(Log::clone);
         waits_for_its_model(world, &provider).await;
         // Nobody is told that it is back: it is looked at again.
@@ -109,7 +116,7 @@ fn an_agent_waits_for_its_model_until_it_is_worth_a_try() {
 /// What was heard is not kept: the first thing after a start is a try.
 #[test]
 fn a_host_that_starts_again_has_heard_nothing_against_a_model() {
-    let disk = fresh();
+    let disk = impatient();
     let provider = PROVIDER.with_borrow(Log::clone);
     let now = life(&disk, Time(0), async |world| {
         waits_for_its_model(world, &provider).await;

@@ -1,19 +1,17 @@
-//! One call of a model, and when it is made again.
+//! One call of a model, and when it is made again: what the call policy decides, with the journal around it.
 
 use std::time::Duration;
 
+use futures_util::FutureExt;
+use tokio::time::Instant;
+
+use crate::clock::Time;
 use crate::id::{Digest, Seq};
 use crate::journal::entry::RetryReason;
-use crate::model::{self, ModelError, Request, Target};
+use crate::model::{self, Attempt, CallPolicy, Deadline, ModelError, Request, Target, Then, Until};
 
-use super::{Behalf, Scope, Stop, Tried};
-
-/// How often one call is made at most while a provider fails in ways that may pass.
-const ATTEMPTS_MAX: u32 = 3;
-/// The wait before the second attempt, doubled for the third. A provider may ask for another.
-const RETRY_MS: u64 = 500;
-/// No provider is waited for longer than this.
-const RETRY_MS_MAX: u64 = 30_000;
+use super::super::agents::Behalf;
+use super::super::{Scope, Stop, Tried};
 
 /// Bytes of what a provider did wrong, in words.
 pub(super) const DETAIL_CHARS_MAX: usize = 1_000;
@@ -22,33 +20,210 @@ pub(super) const DETAIL_CHARS_MAX: usize = 1_000;
 pub(super) struct Call {
     pub(super) n: u32,
     pub(super) target: Target,
-    pub(super) behalf: Behalf,
+    behalf: Behalf,
     pub(super) request: Request,
     pub(super) digest: Digest,
     pub(super) tried: Tried,
+    policy: CallPolicy,
+    /// When it must be over. Counted from when this process first did something for it: the time that a host was
+    /// down is not the call's.
+    until: Option<Until>,
     /// None if this process has not made the call.
     pub(super) source: Option<model::Answer>,
     /// It broke off after pieces that the guest gets first.
     pub(super) broken: Option<ModelError>,
 }
 
+/// What is written down before an attempt.
+pub(super) enum Begin {
+    /// It is.
+    Written(Seq),
+    /// That it repeats another.
+    Again {
+        reason: RetryReason,
+        detail: Option<String>,
+    },
+}
+
 impl Call {
-    /// What was lost with a host is not the provider's failure.
-    pub(super) fn may_retry(&self, error: &ModelError) -> bool {
-        error.is_transient() && self.tried.failures + 1 < ATTEMPTS_MAX
+    pub(super) fn new(
+        scope: &Scope,
+        target: Target,
+        behalf: Behalf,
+        request: Request,
+        digest: Digest,
+    ) -> Self {
+        Self {
+            n: 0,
+            policy: scope.models.policy(&target).of_agent(&scope.policy),
+            target,
+            behalf,
+            request,
+            digest,
+            tried: Tried {
+                attempts: 0,
+                failures: 0,
+            },
+            until: None,
+            source: None,
+            broken: None,
+        }
     }
 
-    /// Wait as long as the provider needs, and write the next attempt down.
-    pub(super) async fn retry(&mut self, scope: &Scope, error: &ModelError) -> Result<Seq, Stop> {
-        let doubled = RETRY_MS << self.tried.failures.min(16);
+    /// Make one attempt: when there is a place for it, and it is written down and durable.
+    pub(super) async fn attempt(
+        &mut self,
+        scope: &Scope,
+        begin: Begin,
+    ) -> Result<Result<model::Answer, ModelError>, Stop> {
+        let until = self.until(scope);
+        if until.left().is_zero() {
+            return Ok(Err(until.deadline.into()));
+        }
+        let admit = scope
+            .models
+            .admit(&scope.tenant, &self.target, &self.policy, until);
+        let admitted = match waiting(scope, admit).await {
+            Ok(admitted) => admitted,
+            Err(error) => return Ok(Err(error)),
+        };
+        let written = match begin {
+            Begin::Written(seq) => seq,
+            Begin::Again { reason, detail } => {
+                admitted.repeats();
+                scope.retried(self.n, self.tried.attempts + 1, reason, detail)?
+            }
+        };
+        scope.cpu.waiting(scope.ledger.durable(written)).await?;
+        let headers = match scope.forwarded(&self.behalf).await? {
+            Ok(headers) => headers,
+            Err(lost) => return Ok(Err(ModelError::Refused(lost.to_string()))),
+        };
+        self.tried.attempts += 1;
+        let ms_max = self.policy.attempt_ms_max;
+        let attempt = Attempt {
+            request: &self.request,
+            idempotency_key: &self.key(scope),
+            headers,
+            until: until.sooner(Until {
+                at: Instant::now() + Duration::from_millis(ms_max),
+                deadline: Deadline::Attempt { ms_max },
+            }),
+        };
+        let opened = scope.models.open(admitted, &self.target, attempt);
+        Ok(scope.cpu.waiting(opened).await)
+    }
+
+    /// Wait as long as the policy or the provider wants; or answer why it is not tried again.
+    pub(super) async fn again(
+        &mut self,
+        scope: &Scope,
+        error: ModelError,
+    ) -> Result<Begin, ModelError> {
+        // What was lost with a host is not the provider's failure, and was not counted here.
         self.tried.failures += 1;
-        let wait_ms = error.retry_after_ms().unwrap_or(doubled).min(RETRY_MS_MAX);
-        // What was said before the wait is shown during it.
-        scope.ledger.flush();
-        let wait = tokio::time::sleep(Duration::from_millis(wait_ms));
-        scope.cpu.waiting(wait).await;
         let detail = error.to_string().chars().take(DETAIL_CHARS_MAX).collect();
-        let (attempt, reason) = (self.tried.attempts + 1, RetryReason::Provider);
-        scope.retried(self.n, attempt, reason, Some(detail))
+        // After its turn's time nobody would be there to hear the answer.
+        let until = match scope.wall_left() {
+            Some(left) => self.until(scope).sooner(Until {
+                at: Instant::now() + left,
+                deadline: Deadline::Turn,
+            }),
+            None => self.until(scope),
+        };
+        let failed = model::Failure {
+            failures: self.tried.failures,
+            error,
+            until,
+            jitter: self.jitter(scope),
+        };
+        let then = scope
+            .models
+            .next(&scope.tenant, &self.target, &self.policy, failed);
+        let wait = match then {
+            Then::Again(wait) => wait,
+            Then::Fail(error) => return Err(error),
+        };
+        waiting(scope, tokio::time::sleep(wait)).await;
+        Ok(Begin::Again {
+            reason: RetryReason::Provider,
+            detail: Some(detail),
+        })
+    }
+
+    fn until(&mut self, scope: &Scope) -> Until {
+        let ms_max = self.policy.call_ms_max;
+        let now = Instant::now();
+        let own = self.until.get_or_insert_with(|| Until {
+            at: now + Duration::from_millis(ms_max),
+            deadline: Deadline::Call { ms_max },
+        });
+        within(*own, now, scope.deadline, scope.ledger.clock().now())
+    }
+
+    /// The key under which it is made, the same if it is made again.
+    fn key(&self, scope: &Scope) -> String {
+        scope.call_key(self.n, &self.digest)
+    }
+
+    /// Different for every call and failure, and nobody can tell how: as good as random.
+    fn jitter(&self, scope: &Scope) -> u64 {
+        let failures = self.tried.failures.to_be_bytes();
+        let Digest(bytes) = Digest::of_parts(&[self.key(scope).as_bytes(), &failures]);
+        let mut first = [0; 8];
+        first.copy_from_slice(&bytes[..8]);
+        u64::from_be_bytes(first)
+    }
+}
+
+/// Wait with the watch stopped. What was said before a wait is shown during it.
+async fn waiting<T>(scope: &Scope, wait: impl Future<Output = T>) -> T {
+    let mut wait = std::pin::pin!(wait);
+    if let Some(done) = wait.as_mut().now_or_never() {
+        return done;
+    }
+    scope.ledger.flush();
+    scope.cpu.waiting(wait).await
+}
+
+/// The call's own deadline or the turn's, which is told in the clock's time.
+fn within(own: Until, now: Instant, deadline: Option<Time>, clock: Time) -> Until {
+    let Some(deadline) = deadline else {
+        return own;
+    };
+    let left = Duration::from_millis(deadline.ms_since(clock));
+    match now.checked_add(left) {
+        Some(at) => own.sooner(Until {
+            at,
+            deadline: Deadline::Turn,
+        }),
+        // Beyond all time.
+        None => own,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sooner_deadline_counts() {
+        let now = Instant::now();
+        let own = Until {
+            at: now + Duration::from_secs(5),
+            deadline: Deadline::Call { ms_max: 5_000 },
+        };
+        for (deadline, left_ms, is_turns) in [
+            (None, 5_000, false),
+            (Some(99_999), 5_000, false),
+            (Some(u64::MAX), 5_000, false),
+            (Some(1_250), 250, true),
+            (Some(1_000), 0, true),
+            (Some(0), 0, true),
+        ] {
+            let until = within(own, now, deadline.map(Time), Time(1_000));
+            assert_eq!(until.at - now, Duration::from_millis(left_ms));
+            assert_eq!(until.deadline == Deadline::Turn, is_turns);
+        }
     }
 }

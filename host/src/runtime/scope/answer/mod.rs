@@ -16,21 +16,21 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::id::{Digest, Seq};
 use crate::journal::entry::{CallKind, CallResult, Payload, Piece, Usage};
+use crate::journal::state::Used;
 use crate::ledger::WINDOW_MS;
 use crate::model::{ModelError, Request, Target};
 
 pub(in crate::runtime) use self::failure::{Failed, NoAnswer};
 
-use self::call::{Call, DETAIL_CHARS_MAX};
+use self::call::{Begin, Call, DETAIL_CHARS_MAX};
 use self::failure::no_answer;
 use super::agents::Behalf;
 use super::reply::TooLarge;
-use super::{Back, Scope, Stop, Tried};
+use super::{Back, Scope, Stop};
 
-/// Characters of the name of whom a call goes to: of a model, or of a remote participant with its address.
-const TARGET_CHARS_MAX: usize = 128;
+/// What is written down of a target's name.
+const TARGET_CHARS_MAX: usize = 64;
 
 /// A whole answer.
 #[derive(Debug, Clone, PartialEq)]
@@ -52,40 +52,44 @@ pub(in crate::runtime) struct Answer {
     end: Option<(String, Option<Usage>)>,
     /// Pieces came.
     begun: bool,
-    /// How often the call was made, once it has come back.
+    /// Once the call has come back: how often it was made, and what is booked for it.
     attempts: u32,
+    booked: Usage,
 }
 
 impl Scope {
+    /// The model of this name, or the agent's first.
+    pub(in crate::runtime) fn model(&self, name: Option<String>) -> Target {
+        let default = || self.model_names.first().map_or("default", String::as_str);
+        let name = name.unwrap_or_else(|| default().to_owned());
+        // Longer than any that there is: what is written down of it is bounded.
+        Target::Model(name.chars().take(TARGET_CHARS_MAX).collect())
+    }
+
     /// Ask a model: write the call down, make it durable, make it.
     pub(in crate::runtime) async fn ask(
         &self,
-        model: Option<String>,
+        target: Target,
         request: Request,
     ) -> Result<Answer, Failed> {
-        let default = self.model_names.first().map_or("default", String::as_str);
-        let model = model.unwrap_or_else(|| default.to_owned());
-        self.ask_target(Target::Model(model), Behalf::default(), request)
-            .await
+        self.ask_as(Behalf::default(), target, request).await
     }
 
-    /// Ask whoever it is.
-    pub(in crate::runtime) async fn ask_target(
+    /// The same on behalf of somebody else than the turn's agent.
+    pub(in crate::runtime) async fn ask_as(
         &self,
-        whom: Target,
         behalf: Behalf,
+        target: Target,
         request: Request,
     ) -> Result<Answer, Failed> {
-        let target: String = whom.name().chars().take(TARGET_CHARS_MAX).collect();
-        let digest = request.digest();
-        let asked = || format!("asks the model {target:?}, request {digest}");
+        let (digest, request_bytes) = request.digest_and_bytes();
+        let name = target.name().to_owned();
+        let asked = || format!("asks the model {name:?}, request {digest}");
         let recorded = self.recorded(asked).map_err(|stop| stop.asking(&request))?;
         if let Some(recorded) = recorded {
             let n = match &recorded.payload {
                 Payload::Called(it)
-                    if it.call == CallKind::Model
-                        && it.request == digest
-                        && it.target == target =>
+                    if it.call == CallKind::Model && it.request == digest && it.target == name =>
                 {
                     it.n
                 }
@@ -93,30 +97,34 @@ impl Scope {
             };
             self.record.keep(&request);
             let failed = self.failed_at_opening(n)?;
-            let mut answer = Answer::new(whom, behalf, request, digest);
+            let mut answer = Answer::new(Call::new(self, target, behalf, request, digest));
             answer.is_call(n);
             return match failed {
                 Some(result) => Err(Failed::Guest(no_answer(result, ""))),
                 None => Ok(answer),
             };
         }
-        let mut answer = Answer::new(whom, behalf, request, digest);
-        let n = self.called(CallKind::Model, &target, digest)?;
-        answer.is_call(n);
-        let is_known = match &answer.call {
-            Some(call) => match &call.target {
-                Target::Model(name) => self.model_names.contains(name),
-                Target::Remote { .. } => true,
-            },
-            None => true,
+        let may_ask = match &target {
+            Target::Model(name) => self.model_names.contains(name),
+            Target::Remote { .. } => true,
         };
-        if !is_known {
-            let text = format!("the agent is not configured for the model {target:?}");
+        let price = match &target {
+            Target::Model(name) => self.budgets.price(name),
+            Target::Remote { price, .. } => *price,
+        };
+        let mut answer = Answer::new(Call::new(self, target, behalf, request, digest));
+        let (n, over_budget) = self.called_model(&name, price, digest, request_bytes)?;
+        answer.is_call(n);
+        if let Some(result) = over_budget {
+            return Err(Failed::Guest(no_answer(result, "")));
+        }
+        if !may_ask {
+            let text = format!("the agent is not configured for the model {name:?}");
             let refused = ModelError::Refused(text);
             return Err(answer.fail(self, &refused, true)?);
         }
         let called = self.ledger.look(|state| state.last);
-        match answer.make(self, called).await? {
+        match answer.make(self, Begin::Written(called)).await? {
             Ok(()) => Ok(answer),
             Err(error) => Err(answer.fail(self, &error, true)?),
         }
@@ -145,27 +153,16 @@ impl Scope {
 }
 
 impl Answer {
-    fn new(target: Target, behalf: Behalf, request: Request, digest: Digest) -> Self {
+    fn new(call: Call) -> Self {
         Self {
-            call: Some(Call {
-                n: 0,
-                target,
-                behalf,
-                request,
-                digest,
-                tried: Tried {
-                    attempts: 0,
-                    failures: 0,
-                },
-                source: None,
-                broken: None,
-            }),
+            call: Some(call),
             ready: VecDeque::new(),
             text: String::new(),
             tool_calls: Vec::new(),
             end: None,
             begun: false,
             attempts: 0,
+            booked: Usage::default(),
         }
     }
 
@@ -175,36 +172,27 @@ impl Answer {
         }
     }
 
-    /// Make the call once `written` is durable, and again while it fails in a way that may pass.
+    /// Make the call, and again while it fails in a way that may pass.
     async fn make(
         &mut self,
         scope: &Scope,
-        mut written: Seq,
+        mut begin: Begin,
     ) -> Result<Result<(), ModelError>, Stop> {
         let Some(call) = &mut self.call else {
             return Ok(Ok(()));
         };
         loop {
-            scope.cpu.waiting(scope.ledger.durable(written)).await?;
-            call.tried.attempts += 1;
-            let key = scope.call_key(call.n, &call.digest);
-            let headers = match scope.forwarded(&call.behalf).await? {
-                Ok(headers) => headers,
-                Err(lost) => return Ok(Err(ModelError::Refused(lost.to_string()))),
-            };
-            let opened = scope
-                .models
-                .open_target(&call.target, &call.request, &key, headers);
-            match scope.cpu.waiting(opened).await {
+            let error = match call.attempt(scope, begin).await? {
                 Ok(source) => {
                     call.source = Some(source);
                     return Ok(Ok(()));
                 }
-                Err(error) if call.may_retry(&error) => {
-                    written = call.retry(scope, &error).await?;
-                }
+                Err(error) => error,
+            };
+            begin = match call.again(scope, error).await {
+                Ok(begin) => begin,
                 Err(error) => return Ok(Err(error)),
-            }
+            };
         }
     }
 
@@ -293,9 +281,9 @@ impl Answer {
         self.attempts
     }
 
-    /// What the provider says that it used, once the answer is whole.
-    pub(in crate::runtime) fn usage(&self) -> Option<Usage> {
-        self.end.as_ref().and_then(|(_, usage)| *usage)
+    /// What is booked for it; nothing until it has come back.
+    pub(in crate::runtime) fn booked(&self) -> Usage {
+        self.booked
     }
 
     /// The guest lets go of the answer.
@@ -314,8 +302,10 @@ impl Answer {
         }
         let mut back = Back::new(call.n, CallResult::Dropped);
         back.attempts = call.tried.attempts.max(1);
-        back.usage.model_calls = 1;
-        scope.returned(back, &[])
+        // Nobody waits for the rest, but it was asked for.
+        back.used = Used::Estimated;
+        self.booked = scope.returned(back, &[])?;
+        Ok(())
     }
 
     /// Write down that the call failed; answers what the guest is told.
@@ -333,13 +323,28 @@ impl Answer {
                 detail: error.to_string().chars().take(DETAIL_CHARS_MAX).collect(),
             },
         );
-        // A refusal is none of the provider's calls.
-        back.usage.model_calls = u64::from(attempts > 0);
+        back.used = match attempts {
+            // A refusal is none of the provider's calls.
+            0 => Used::Nothing,
+            _ if self.begun => Used::Estimated,
+            _ => Used::Asked,
+        };
         back.attempts = attempts;
         back.opening = opening;
         let told = no_answer(back.result.clone(), &self.text);
-        scope.returned(back, &[])?;
+        self.booked = scope.returned(back, &[])?;
         Ok(Failed::Guest(told))
+    }
+
+    /// What a whole answer used.
+    fn used(&self) -> Used {
+        match self.end {
+            Some((_, Some(usage))) => Used::Told {
+                input_tokens: usage.input_tokens,
+                output_tokens: usage.output_tokens,
+            },
+            _ => Used::Estimated,
+        }
     }
 
     fn completion(self) -> Completion {

@@ -3,9 +3,10 @@
 use futures_util::FutureExt;
 use tokio::time::Instant;
 
-use crate::journal::entry::{CallResult, Payload, Piece, RetryReason, Usage};
+use crate::journal::entry::{CallResult, Payload, Piece, RetryReason};
 use crate::model::{self, Delta, ModelError};
 
+use super::call::Begin;
 use super::failure::no_answer;
 use super::pieces::{delta_bytes, joined};
 use super::{Answer, Back, Failed, Scope, Stop};
@@ -32,7 +33,7 @@ impl Answer {
                 Payload::Streamed(it) if it.n == n => self.take_again(scope, it.pieces),
                 Payload::Returned(it) if it.n == n && it.result != CallResult::Dropped => {
                     self.call = None;
-                    self.attempts = it.attempts;
+                    (self.attempts, self.booked) = (it.attempts, it.usage);
                     Err(Failed::Guest(no_answer(it.result, &self.text)))
                 }
                 _ => Err(scope.differs(&recorded, asked()).into()),
@@ -48,9 +49,11 @@ impl Answer {
                 return Err(self.fail(scope, &lost, false)?);
             }
             call.tried = scope.record.tried(n);
-            let attempt = call.tried.attempts + 1;
-            let written = scope.retried(n, attempt, RetryReason::HostLost, None)?;
-            if let Err(error) = self.make(scope, written).await? {
+            let begin = Begin::Again {
+                reason: RetryReason::HostLost,
+                detail: None,
+            };
+            if let Err(error) = self.make(scope, begin).await? {
                 return Err(self.fail(scope, &error, false)?);
             }
         }
@@ -59,12 +62,15 @@ impl Answer {
             let call = self.call.as_mut().expect("it was open at the start");
             match error {
                 Some(error) if deltas.is_empty() => {
-                    let again = !self.begun && call.may_retry(&error);
-                    if !again {
-                        return Err(self.fail(scope, &error, false)?);
-                    }
-                    let written = call.retry(scope, &error).await?;
-                    if let Err(error) = self.make(scope, written).await? {
+                    let again = match self.begun {
+                        true => Err(error),
+                        false => call.again(scope, error).await,
+                    };
+                    let made = match again {
+                        Ok(begin) => self.make(scope, begin).await?,
+                        Err(error) => Err(error),
+                    };
+                    if let Err(error) = made {
                         return Err(self.fail(scope, &error, false)?);
                     }
                 }
@@ -131,15 +137,12 @@ impl Answer {
         let Some(call) = &self.call else {
             return Ok(());
         };
-        if let Some((_, usage)) = self.end {
+        if self.end.is_some() {
             let mut back = Back::new(call.n, CallResult::Ok);
             back.attempts = call.tried.attempts;
+            back.used = self.used();
             self.attempts = back.attempts;
-            back.usage = Usage {
-                model_calls: 1,
-                ..usage.unwrap_or_default()
-            };
-            scope.returned(back, &pieces)?;
+            self.booked = scope.returned(back, &pieces)?;
             self.call = None;
             // Paid for: let it be durable soon. The guest does not wait for it.
             scope.ledger.flush();
@@ -161,7 +164,7 @@ impl Answer {
         match scope.recorded_part(asked)? {
             Some(recorded) => match &recorded.payload {
                 Payload::Returned(it) if it.n == n => {
-                    self.attempts = it.attempts;
+                    (self.attempts, self.booked) = (it.attempts, it.usage);
                     Ok(())
                 }
                 _ => Err(scope.differs(&recorded, asked()).into()),
@@ -169,9 +172,10 @@ impl Answer {
             // Both are one append, but a journal may be cut between any two entries.
             None => {
                 let mut back = Back::new(n, CallResult::Ok);
-                back.usage.model_calls = 1;
+                back.used = self.used();
                 self.attempts = back.attempts;
-                Ok(scope.returned(back, &[])?)
+                self.booked = scope.returned(back, &[])?;
+                Ok(())
             }
         }
     }
