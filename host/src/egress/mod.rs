@@ -7,7 +7,8 @@
 //! Every hop of a request is checked like the first: its rule, its address, its secret.
 //! Invariant: nothing is sent that no rule covers, and a secret goes only with a request whose own
 //! rule names it. A request is made once; whether it is made again is decided above, where it is
-//! written down first. What models are asked goes through model/, whose addresses are the operator's.
+//! written down first. What models are asked goes through model/, whose addresses are
+//! the operator's; those of remote participants are their owner's, and are asked over connections of [`Egress::client`].
 
 pub mod address;
 pub mod allow;

@@ -21,6 +21,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::decoder::Decoder;
 use super::{Attempt, CallPolicy, Delta, Fault, ModelConfig, ModelError, SetupError, wire};
+use crate::egress::dial::AddressRefused;
 use crate::secret::Secret;
 
 /// A provider that takes longer to accept a connection is down.
@@ -53,6 +54,10 @@ pub struct Endpoint {
     /// Marked sensitive, so that nothing prints it.
     authorization: Option<HeaderValue>,
     config: ModelConfig,
+    /// Where connections of its own rules are made; the operator's if none.
+    http: Option<reqwest::Client>,
+    /// Why nothing can be sent there.
+    refusal: Option<String>,
 }
 
 impl Endpoint {
@@ -88,7 +93,25 @@ impl Endpoint {
             url,
             authorization,
             config,
+            http: None,
+            refusal: None,
         })
+    }
+
+    /// Reached by these connections, whatever the operator's are.
+    pub fn through(self, http: reqwest::Client) -> Self {
+        Self {
+            http: Some(http),
+            ..self
+        }
+    }
+
+    /// Whoever asks it hears this. Asking is what is written down, so it is the place to say so.
+    pub fn refusing(self, why: String) -> Self {
+        Self {
+            refusal: Some(why),
+            ..self
+        }
     }
 
     pub(super) fn policy(&self) -> CallPolicy {
@@ -130,6 +153,10 @@ pub(super) async fn open(
     attempt: Attempt<'_>,
 ) -> Result<Incoming, ModelError> {
     let config = &endpoint.config;
+    if let Some(why) = &endpoint.refusal {
+        return Err(ModelError::Refused(why.clone()));
+    }
+    let http = endpoint.http.as_ref().unwrap_or(http);
     let body = wire::streaming(attempt.request, &config.model, config.max_tokens)?;
     let response = http
         .post(endpoint.url.clone())
@@ -137,7 +164,11 @@ pub(super) async fn open(
         .body(body)
         .send()
         .await
-        .map_err(|error| fault(&error))?;
+        .map_err(|error| match AddressRefused::of(&error) {
+            // Asked again, it leads to the same place.
+            Some(refused) => ModelError::Refused(refused.to_string()),
+            None => fault(&error).into(),
+        })?;
     let mut incoming = Incoming {
         response: Some(response),
         decoder: Decoder::new(config.answer_bytes_max),

@@ -13,7 +13,10 @@ use regex::{Regex, RegexBuilder};
 use serde::{Deserialize, Serialize};
 
 use crate::bus;
+use crate::config::PolicySettings;
+use crate::egress::allow::SecretSource;
 use crate::id::AgentName;
+use crate::journal::entry::Price;
 
 /// Who may speak: a prompt of more voices than this is a crowd.
 pub const PARTICIPANTS_MAX: usize = 16;
@@ -64,6 +67,9 @@ pub struct Definition {
     pub max_cost_micros: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub halt_on: Option<HaltOn>,
+    /// How remote participants are called.
+    #[serde(skip_serializing_if = "PolicySettings::is_empty")]
+    pub policy: PolicySettings,
 }
 
 /// Who speaks.
@@ -88,8 +94,10 @@ pub struct Remote {
     /// Before `/chat/completions`.
     pub url: String,
     pub model: String,
-    /// The name of the secret that is its key.
-    pub secret: Option<String>,
+    /// The secret that is its key.
+    pub secret: Option<SecretSource>,
+    /// What it costs; unknown if none.
+    pub price: Option<Price>,
     /// What it is told before all else.
     pub instructions: Option<String>,
     pub authorization: AuthorizationSource,
@@ -185,6 +193,8 @@ struct Written {
     max_turns: Option<u32>,
     max_cost_micros: Option<u64>,
     halt_on: Option<HaltOn>,
+    #[serde(default)]
+    policy: PolicySettings,
 }
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -198,11 +208,21 @@ struct WrittenParticipant {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     model: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    secret: Option<String>,
+    secret: Option<SecretSource>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    price: Option<WrittenPrice>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     instructions: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     authorization: Option<AuthorizationSource>,
+}
+
+/// Micro-units per million tokens.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WrittenPrice {
+    input_micros: u64,
+    output_micros: u64,
 }
 
 impl From<Participant> for WrittenParticipant {
@@ -220,6 +240,10 @@ impl From<Participant> for WrittenParticipant {
                 url: Some(remote.url),
                 model: Some(remote.model),
                 secret: remote.secret,
+                price: remote.price.map(|price| WrittenPrice {
+                    input_micros: price.input_micros,
+                    output_micros: price.output_micros,
+                }),
                 instructions: remote.instructions,
                 authorization: Some(remote.authorization),
             },
@@ -287,6 +311,12 @@ impl Definition {
             participants.push(participant(&format!("participants[{at}]"), written)?);
         }
         check_names(&participants)?;
+        if cost.is_some() {
+            check_prices(&participants)?;
+        }
+        if let Err((field, reason)) = written.policy.check() {
+            return invalid(format!("`{field}` {reason}"));
+        }
         let by_default = match count {
             2 => Order::Alternate,
             _ => Order::RoundRobin,
@@ -303,6 +333,7 @@ impl Definition {
             max_turns,
             max_cost_micros: cost,
             halt_on: written.halt_on,
+            policy: written.policy,
         })
     }
 
@@ -360,6 +391,20 @@ fn check_names(participants: &[Participant]) -> Result<(), DefinitionError> {
     Ok(())
 }
 
+/// What costs nothing that anybody knows would never reach a cap.
+fn check_prices(participants: &[Participant]) -> Result<(), DefinitionError> {
+    let is_unknown = |it: &Participant| match &it.voice {
+        Voice::Remote(remote) => remote.price.is_none(),
+        Voice::Agent(_) => false,
+    };
+    match participants.iter().position(is_unknown) {
+        Some(at) => invalid(format!(
+            "`max_cost_micros` needs to know what everybody costs: `participants[{at}].price` is missing"
+        )),
+        None => Ok(()),
+    }
+}
+
 fn participant(field: &str, written: WrittenParticipant) -> Result<Participant, DefinitionError> {
     let name = written.name.clone();
     let is_bad = name.is_empty() || name.len() > NAME_BYTES_MAX || name.trim() != name;
@@ -379,6 +424,7 @@ fn participant(field: &str, written: WrittenParticipant) -> Result<Participant, 
             let of_remotes = [
                 ("model", written.model.is_some()),
                 ("secret", written.secret.is_some()),
+                ("price", written.price.is_some()),
                 ("instructions", written.instructions.is_some()),
                 ("authorization", written.authorization.is_some()),
             ];
@@ -405,15 +451,6 @@ fn remote(field: &str, written: WrittenParticipant) -> Result<Remote, Definition
             "`{field}.model` must have 1 to {MODEL_BYTES_MAX} bytes"
         ));
     }
-    let is_name = |name: &String| {
-        let is_in = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-        (1..=128).contains(&name.len()) && name.bytes().all(is_in)
-    };
-    if written.secret.as_ref().is_some_and(|name| !is_name(name)) {
-        return invalid(format!(
-            "`{field}.secret` must match [A-Za-z0-9._-]{{1,128}}"
-        ));
-    }
     let instructions = written.instructions.filter(|text| !text.is_empty());
     if instructions.as_ref().map_or(0, String::len) > INSTRUCTIONS_BYTES_MAX {
         return invalid(format!(
@@ -424,6 +461,10 @@ fn remote(field: &str, written: WrittenParticipant) -> Result<Remote, Definition
         url,
         model,
         secret: written.secret,
+        price: written.price.map(|price| Price {
+            input_micros: price.input_micros,
+            output_micros: price.output_micros,
+        }),
         instructions,
         authorization: written.authorization.unwrap_or_default(),
     })

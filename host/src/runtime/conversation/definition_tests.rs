@@ -60,7 +60,7 @@ fn equal_definitions_have_the_same_bytes_and_their_bytes_are_a_definition() {
     let full = json!({
         "participants": [
             {"name": "GPT-5 Codex", "url": "https://example.com:8443/v1", "model": "x", "secret": "key.1",
-             "instructions": "Be brief.", "authorization": "agent-owned"},
+             "price": {"input_micros": 1, "output_micros": 2}, "instructions": "Be brief.", "authorization": "agent-owned"},
             {"name": "Zoë", "agent": "zoe"},
             {"name": "Cy", "agent": "cy"},
         ],
@@ -68,6 +68,7 @@ fn equal_definitions_have_the_same_bytes_and_their_bytes_are_a_definition() {
         "max_turns": 1000,
         "max_cost_micros": 5_000_000,
         "halt_on": {"pattern": "(?i)\\bwe agree\\b"},
+        "policy": {"attempts_max": 5},
     });
     let full = parse(&full).unwrap();
     assert_eq!(Definition::parse(&full.bytes()), Ok(full.clone()));
@@ -144,6 +145,28 @@ fn what_is_wrong_is_refused_by_the_name_of_its_field() {
         (
             remote_with("instructions", json!(long(16 * 1024 + 1))),
             "`participants[1].instructions`",
+        ),
+        (
+            remote_with("price", json!({"input_micros": 1})),
+            "`participants[1].price",
+        ),
+        (
+            other(
+                &json!({"name": "Bo", "agent": "bo", "price": {"input_micros": 1, "output_micros": 1}}),
+            ),
+            "`participants[1].price`",
+        ),
+        (
+            {
+                let mut json = remote_with("secret", json!("s"));
+                json["max_cost_micros"] = json!(1);
+                json
+            },
+            "`participants[1].price` is missing",
+        ),
+        (
+            with("policy", json!({"attempts_max": 0})),
+            "`policy.attempts_max` must be",
         ),
         (
             remote_with("authorization", json!("mine")),

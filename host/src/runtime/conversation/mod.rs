@@ -17,6 +17,7 @@ pub mod definition;
 pub mod machine;
 mod speak;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,7 +30,9 @@ use super::instance::{Exit, failed, stopped};
 use super::scope::conversation::Spoken;
 use super::scope::{Scope, Stop};
 
-use definition::{Definition, Voice};
+use crate::model::Target;
+
+use definition::{Definition, Remote, Voice};
 use machine::{Step, Talk};
 use speak::{Fault, Words};
 
@@ -87,9 +90,10 @@ async fn converse(definition: Arc<Definition>, scope: &Scope) -> Result<Option<H
     });
     let seed = bodies.collect::<Vec<String>>().join("\n");
     let mut talk = Talk::new(definition.clone(), seed);
-    let floor = Floor {
+    let mut floor = Floor {
         scope,
         definition: &definition,
+        targets: BTreeMap::new(),
     };
     loop {
         match talk.next() {
@@ -123,19 +127,25 @@ const JUDGE: usize = definition::PARTICIPANTS_MAX + 1;
 struct Floor<'a> {
     scope: &'a Scope,
     definition: &'a Definition,
+    /// Remote participants that were asked before, each looked up once.
+    targets: BTreeMap<usize, Target>,
 }
 
 impl Floor<'_> {
     /// One turn of one participant.
-    async fn speak(&self, talk: &mut Talk, participant: usize, index: u32) -> Result<(), Stop> {
+    async fn speak(&mut self, talk: &mut Talk, participant: usize, index: u32) -> Result<(), Stop> {
         let who = &self.definition.participants[participant];
         let speaker = self.scope.speaker(index, &who.name);
         let started_at = self.scope.speaker_started(&speaker)?;
         let mut words = Words::new(self.scope, &speaker);
         let said = match &who.voice {
-            Voice::Remote(remote) => {
-                speak::remote(self.scope, remote, talk.view(participant), &mut words).await
-            }
+            Voice::Remote(remote) => match self.target(participant, remote).await {
+                Ok(target) => {
+                    let view = talk.view(participant);
+                    speak::remote(self.scope, remote, target, view, &mut words).await
+                }
+                Err(fault) => Err(fault),
+            },
             Voice::Agent(agent) => {
                 let news = talk.news(participant);
                 let reply = speak::agent(self.scope, agent, participant, &speaker, news).await;
@@ -155,12 +165,22 @@ impl Floor<'_> {
                 if !spoken.text.trim().is_empty() {
                     self.scope.speaker_ended(&speaker, started_at, &spoken)?;
                 }
+                talk.spend(spoken.usage.spent_micros());
                 talk.said(participant, &spoken.text);
             }
             Err(Fault::Participant(why)) => talk.failed(participant, why),
             Err(Fault::Stop(stop)) => return Err(stop),
         }
         Ok(())
+    }
+
+    async fn target(&mut self, participant: usize, remote: &Remote) -> Result<Target, Fault> {
+        if let Some(target) = self.targets.get(&participant) {
+            return Ok(target.clone());
+        }
+        let target = speak::target(self.scope, remote, &self.definition.policy).await?;
+        self.targets.insert(participant, target.clone());
+        Ok(target)
     }
 
     /// What an agent answers that decides; none if it could not, which ends the conversation.
@@ -174,7 +194,10 @@ impl Floor<'_> {
         let index = u32::try_from(talk.turns()).expect("a definition bounds its turns");
         let speaker = self.scope.speaker(index, agent.as_str());
         match speak::agent(self.scope, agent, place, &speaker, question).await {
-            Ok(reply) => Ok(Some(reply.text)),
+            Ok(reply) => {
+                talk.spend(reply.usage.spent_micros());
+                Ok(Some(reply.text))
+            }
             Err(Fault::Participant(why)) => {
                 talk.undecided(agent, why);
                 Ok(None)

@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use serde_json::Value;
 use tokio::time::Instant;
+use url::Url;
 
-use crate::egress::allow::SecretSource;
+use crate::config::PolicySettings;
 use crate::id::{AgentName, Digest, SessionId};
 use crate::ledger::{Voice, WINDOW_MS};
 use crate::model::{Endpoint, Message, ModelConfig, Request, Target};
@@ -19,13 +20,15 @@ use crate::runtime::scope::answer::{Answer, Failed, NoAnswer};
 use crate::runtime::scope::conversation::{Speaker, Spoken};
 use crate::runtime::scope::reply::TooLarge;
 use crate::runtime::scope::{Scope, Stop};
-use crate::secret::Secret;
 
 use super::continued::{GO_ON, repeated};
 use super::definition::{AuthorizationSource, Remote};
 
 /// How often a model is asked to go on with one answer.
 const CONTINUATIONS_MAX: u32 = 3;
+
+/// Of a remote participant's name in the journal: its model, and where that is.
+const NAME_CHARS_MAX: usize = 128;
 
 /// Why a speaker's turn did not come to its end.
 pub(super) enum Fault {
@@ -100,6 +103,7 @@ impl<'a> Words<'a> {
 pub(super) async fn remote(
     scope: &Scope,
     remote: &Remote,
+    target: Target,
     messages: Vec<Message>,
     words: &mut Words<'_>,
 ) -> Result<Spoken, Fault> {
@@ -108,45 +112,55 @@ pub(super) async fn remote(
         turn: Some(words.speaker.turn.clone()),
         is_own: remote.authorization == AuthorizationSource::AgentOwned,
     };
-    ask(scope, target(scope, remote).await?, behalf, messages, words).await
+    ask(scope, target, &behalf, messages, words).await
 }
 
-/// Who it is, and what reaches it. Its address is the tenant's choice, so it obeys the rules of addresses that
-/// agents' requests obey. What is missing refuses the call where it is made: a record is answered without it.
-async fn target(scope: &Scope, remote: &Remote) -> Result<Target, Fault> {
+/// A remote participant, as it is asked: only where agents may send anything, too. What is missing is said
+/// when it is asked, so that a turn that is run again says what it said.
+pub(super) async fn target(
+    scope: &Scope,
+    remote: &Remote,
+    policy: &PolicySettings,
+) -> Result<Target, Fault> {
+    let broken = |error: String| Fault::Participant(error);
     let mut config = ModelConfig::new(remote.url.as_str(), remote.model.as_str());
-    let mut way = match url::Url::parse(&remote.url) {
-        Ok(url) => {
-            let client = scope.http.egress.client(&url).cloned();
-            client.map_err(|refused| refused.to_string())
-        }
-        Err(error) => Err(error.to_string()),
-    };
-    if let Some(name) = &remote.secret {
-        match secret(scope, name).await {
-            Some(key) => config.api_key = Some(key),
-            None => way = Err(format!("there is no secret {name:?}")),
+    config.policy = config.policy.of_agent(policy);
+    let mut missing = None;
+    if let Some(source) = &remote.secret {
+        let lookup = (scope.http.secrets)(source.clone());
+        config.api_key = scope.cpu.waiting(lookup).await;
+        if config.api_key.is_none() {
+            missing = Some(format!("there is no secret `{source}`"));
         }
     }
-    let endpoint = Endpoint::new(&remote.model, config)
-        .map_err(|error| Fault::Participant(error.to_string()))?;
+    let url = Url::parse(&remote.url).map_err(|error| broken(error.to_string()))?;
+    let endpoint = Endpoint::new(&remote.model, config);
+    let mut endpoint = endpoint.map_err(|error| broken(error.to_string()))?;
+    match scope.http.egress.client(&url) {
+        Ok(client) => endpoint = endpoint.through(client.clone()),
+        Err(refused) => missing = Some(refused.to_string()),
+    }
+    if let Some(why) = missing {
+        endpoint = endpoint.refusing(why);
+    }
     Ok(Target::Remote {
-        name: format!("{} at {}", remote.model, remote.url),
+        name: name(remote),
         endpoint: Arc::new(endpoint),
-        way,
+        price: remote.price.unwrap_or_default(),
     })
 }
 
-async fn secret(scope: &Scope, name: &str) -> Option<Secret> {
-    let source = SecretSource::try_from(name.to_owned()).ok()?;
-    scope.cpu.waiting((scope.http.secrets)(source)).await
+/// What the journal calls it, and what its circuit is known by.
+fn name(remote: &Remote) -> String {
+    let name = format!("{} at {}", remote.model, remote.url);
+    name.chars().take(NAME_CHARS_MAX).collect()
 }
 
 /// Ask a model for the speaker's words, and show them while they come.
 async fn ask(
     scope: &Scope,
     target: Target,
-    behalf: Behalf,
+    behalf: &Behalf,
     messages: Vec<Message>,
     words: &mut Words<'_>,
 ) -> Result<Spoken, Fault> {
@@ -166,7 +180,8 @@ async fn ask(
             let text = GO_ON.to_owned();
             request.messages.push(Message::User { name: None, text });
         }
-        let mut answer = match scope.ask_for(behalf.clone(), target.clone(), request).await {
+        let asked = scope.ask_as(behalf.clone(), target.clone(), request);
+        let mut answer = match asked.await {
             Ok(answer) => answer,
             Err(failed) => return Err(fault(failed)),
         };

@@ -382,6 +382,7 @@ impl Scope {
     fn called_model(
         &self,
         target: &str,
+        price: Price,
         request: Digest,
         request_bytes: u64,
     ) -> Result<(u32, Option<CallResult>), Stop> {
@@ -394,7 +395,7 @@ impl Scope {
                     call: CallKind::Model,
                     request,
                     target: target.to_owned(),
-                    price: self.budgets.price(target),
+                    price,
                     request_bytes,
                 }));
                 let result = over.map(|exhausted| CallResult::Failed {

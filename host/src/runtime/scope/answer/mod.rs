@@ -29,8 +29,8 @@ use super::agents::Behalf;
 use super::reply::TooLarge;
 use super::{Back, Scope, Stop};
 
-/// Characters of the name of whom a call goes to: of a model, or of a remote participant with its address.
-const TARGET_CHARS_MAX: usize = 128;
+/// What is written down of a target's name.
+const TARGET_CHARS_MAX: usize = 64;
 
 /// A whole answer.
 #[derive(Debug, Clone, PartialEq)]
@@ -52,9 +52,8 @@ pub(in crate::runtime) struct Answer {
     end: Option<(String, Option<Usage>)>,
     /// Pieces came.
     begun: bool,
-    /// How often the call was made, once it has come back.
+    /// Once the call has come back: how often it was made, and what is booked for it.
     attempts: u32,
-    /// What was booked for it, once it has come back.
     booked: Usage,
 }
 
@@ -73,18 +72,18 @@ impl Scope {
         target: Target,
         request: Request,
     ) -> Result<Answer, Failed> {
-        self.ask_for(Behalf::default(), target, request).await
+        self.ask_as(Behalf::default(), target, request).await
     }
 
-    /// The same on somebody's behalf: a speaker of a conversation.
-    pub(in crate::runtime) async fn ask_for(
+    /// The same on behalf of somebody else than the turn's agent.
+    pub(in crate::runtime) async fn ask_as(
         &self,
         behalf: Behalf,
         target: Target,
         request: Request,
     ) -> Result<Answer, Failed> {
         let (digest, request_bytes) = request.digest_and_bytes();
-        let name: String = target.name().chars().take(TARGET_CHARS_MAX).collect();
+        let name = target.name().to_owned();
         let asked = || format!("asks the model {name:?}, request {digest}");
         let recorded = self.recorded(asked).map_err(|stop| stop.asking(&request))?;
         if let Some(recorded) = recorded {
@@ -109,8 +108,12 @@ impl Scope {
             Target::Model(name) => self.model_names.contains(name),
             Target::Remote { .. } => true,
         };
+        let price = match &target {
+            Target::Model(name) => self.budgets.price(name),
+            Target::Remote { price, .. } => *price,
+        };
         let mut answer = Answer::new(Call::new(self, target, behalf, request, digest));
-        let (n, over_budget) = self.called_model(&name, digest, request_bytes)?;
+        let (n, over_budget) = self.called_model(&name, price, digest, request_bytes)?;
         answer.is_call(n);
         if let Some(result) = over_budget {
             return Err(Failed::Guest(no_answer(result, "")));
@@ -278,7 +281,7 @@ impl Answer {
         self.attempts
     }
 
-    /// What was booked for it; nothing until it has come back.
+    /// What is booked for it; nothing until it has come back.
     pub(in crate::runtime) fn booked(&self) -> Usage {
         self.booked
     }
