@@ -6,7 +6,7 @@ use std::time::Duration;
 pub use crate::bindings::exports::antiphon::agent::agent::{
     AgentError, Cause, TurnInput, TurnOutput,
 };
-use crate::{agents, bindings, context, kernel, mailbox, model, reply, turn};
+use crate::{agents, bindings, context, http, kernel, mailbox, model, reply, turn};
 
 /// Something that handles turns. Say so with [`export!`](crate::export).
 ///
@@ -84,6 +84,12 @@ impl AgentError {
 impl From<model::ModelError> for AgentError {
     fn from(error: model::ModelError) -> Self {
         Self::Unavailable(format!("model: {}", model::in_words(&error)))
+    }
+}
+
+impl From<http::HttpError> for AgentError {
+    fn from(error: http::HttpError) -> Self {
+        Self::Unavailable(format!("http: {}", http::in_words(&error)))
     }
 }
 

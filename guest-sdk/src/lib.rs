@@ -2,8 +2,8 @@
 //!
 //! An agent is something that handles turns ([`Agent`]). In a turn it pulls what was sent
 //! to it ([`mailbox`]), reads what the session holds ([`transcript`], [`kernel`],
-//! [`context`]), asks models ([`model`]) and other agents ([`agents`]), and says something to
-//! the people ([`reply`]). The
+//! [`context`]), asks models ([`model`]) and other agents ([`agents`]), makes requests where it
+//! may ([`http`]), and says something to the people ([`reply`]). The
 //! modules are the interfaces of `wit/`, in the same words, with nothing hidden and nothing
 //! added to what a model is sent.
 //!
@@ -57,6 +57,7 @@ pub mod context;
 pub mod continued;
 pub mod handoff;
 mod host;
+pub mod http;
 pub mod kernel;
 pub mod log;
 pub mod mailbox;
@@ -71,8 +72,9 @@ pub mod turn;
 
 pub use agent::{Agent, AgentError, Cause, TurnInput, TurnOutput};
 
-/// For the arguments of tools, so that an agent's crate can do without depending on them.
-pub use {schemars, serde};
+/// For the arguments of tools and the bodies of requests, so that an agent's crate can do without
+/// depending on them.
+pub use {schemars, serde, serde_json};
 
 /// Make a type that is an [`Agent`] the one that this component exports. Once per crate.
 #[macro_export]

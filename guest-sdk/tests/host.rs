@@ -4,6 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use antiphon_sdk::context::{self, Age, Content, ToolCall, ToolResult};
+use antiphon_sdk::http::{self, HttpError, Method, Response};
 use antiphon_sdk::kernel::{self, CommitError, LockError, SlotState};
 use antiphon_sdk::mailbox::{self, Body, SendError};
 use antiphon_sdk::model::{self, Delta, ModelError, Request};
@@ -43,6 +44,58 @@ fn without_a_host_it_says_so() {
     let panic = catch_unwind(|| kernel::read("analysis")).expect_err("there is no host");
     let message = panic.downcast_ref::<String>().expect("a message");
     assert!(message.contains("no testing host"), "{message}");
+}
+
+#[test]
+fn requests_are_answered_as_scripted_and_seen() {
+    let host = Host::new("agent");
+    host.respond(Response::new(404).header("X-Why", "gone").body("no"))
+        .refuse(HttpError::OutcomeUnknown)
+        .respond(Response::new(200).body("[1, 2]"));
+    let turn = turn(&host, |_| {
+        let answer = http::get("https://a.example/x").expect("an answer");
+        assert_eq!((answer.status, answer.is_success()), (404, false));
+        assert_eq!(
+            (answer.value("x-why"), answer.text().as_ref()),
+            (Some("gone"), "no")
+        );
+        let request = http::Request::new(Method::Post, "https://a.example/")
+            .header("authorization", "Bearer ${secret:example}")
+            .timeout(Duration::from_secs(5));
+        assert_eq!(http::fetch(&request), Err(HttpError::OutcomeUnknown));
+        let answer = http::post_json("https://a.example/", &["a"]).expect("an answer");
+        assert_eq!(answer.json::<Vec<u8>>().expect("numbers"), [1, 2]);
+    });
+    let urls: Vec<&str> = turn.fetched.iter().map(|it| it.url.as_str()).collect();
+    assert_eq!(
+        urls,
+        [
+            "https://a.example/x",
+            "https://a.example/",
+            "https://a.example/"
+        ]
+    );
+    assert_eq!(turn.fetched[1].timeout_ms, Some(5_000));
+    assert_eq!(turn.fetched[2].body, br#"["a"]"#);
+    let failed = host.refuse(HttpError::Deadline).turn_with(|_| {
+        http::get("https://a.example/")?;
+        Ok(TurnOutput::default())
+    });
+    let error = failed.result.expect_err("it failed").to_string();
+    assert!(error.contains("http: the request took longer"), "{error}");
+    assert_eq!(failed.fetched.len(), 1);
+}
+
+#[test]
+fn a_request_without_a_scripted_answer_says_so() {
+    let host = Host::new("agent");
+    let asking = AssertUnwindSafe(|| in_turn(&host, |_| drop(http::get("https://a.example/"))));
+    let panic = catch_unwind(asking).expect_err("nothing is scripted");
+    let message = panic.downcast_ref::<String>().expect("a message");
+    assert!(
+        message.contains("no scripted response for request 1"),
+        "{message}"
+    );
 }
 
 #[test]

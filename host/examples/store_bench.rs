@@ -24,6 +24,8 @@ fn frame(seq: Seq) -> Frame {
             agent: AgentName::new("echo").expect("an agent's name"),
             text: "x".repeat(105),
             at: 0,
+            speaker: None,
+            index: None,
         }),
     })])
 }

@@ -6,6 +6,7 @@
 //! against its own grants. It starts nothing: session/ asks it what to run.
 
 mod config;
+mod conversations;
 mod deployment;
 
 use std::collections::HashMap;
@@ -14,10 +15,11 @@ use std::sync::{Arc, RwLock};
 use tokio::sync::watch;
 
 pub use config::{AgentConfig, ConfigError};
-pub use deployment::{Deployment, Version};
+pub use deployment::{AgentKind, Deployment, Version};
 
 use crate::clock::Clock;
 use crate::id::{AgentName, Digest, SlotName, TenantId};
+use crate::runtime::conversation::definition::DefinitionError;
 use crate::runtime::engine::{ComponentError, Loaded, Runtime};
 use crate::store::components::{ComponentError as FileError, Components};
 use crate::store::{CommitError, ReadError, RecordKey, RecordSpace, Store, Write};
@@ -29,6 +31,8 @@ const VERSIONS_MAX: usize = 50;
 pub enum DeployError {
     #[error(transparent)]
     Component(#[from] ComponentError),
+    #[error(transparent)]
+    Definition(#[from] DefinitionError),
     #[error("there is no such agent")]
     NotFound,
     #[error("there is no such version")]
@@ -49,6 +53,8 @@ pub struct Deployed {
     pub changed: bool,
 }
 
+use conversations::Definitions;
+
 type Map = HashMap<(TenantId, AgentName), Arc<Deployment>>;
 
 pub struct Agents {
@@ -57,6 +63,8 @@ pub struct Agents {
     runtime: Arc<Runtime>,
     clock: Clock,
     map: RwLock<Map>,
+    /// Of every version that is one.
+    definitions: Definitions,
     /// Deployments are changed one at a time: each change builds on the one before.
     changing: tokio::sync::Mutex<()>,
     /// Counts changes, for whoever waits for an agent to become ready.
@@ -84,12 +92,14 @@ impl Agents {
                 map.insert((tenant.clone(), agent), Arc::new(deployment));
             }
         }
+        let definitions = Definitions::read(&components, map.values());
         Ok(Self {
             store,
             components,
             runtime,
             clock,
             map: RwLock::new(map),
+            definitions,
             changing: tokio::sync::Mutex::new(()),
             changes: watch::Sender::new(0),
         })
@@ -208,8 +218,11 @@ impl Agents {
     ) -> Result<Deployed, DeployError> {
         let _one = self.changing.lock().await;
         let current = self.get(tenant, agent);
-        if let Some(digest) = current.as_ref().and_then(|current| current.component) {
-            self.load(digest, &config).await?;
+        if let Some(current) = &current
+            && let Some(digest) = current.component
+        {
+            self.check(tenant, agent, current.kind, digest, &config)
+                .await?;
         }
         let mut next = self.next(tenant, agent);
         if current.is_some()
@@ -234,7 +247,14 @@ impl Agents {
         let _one = self.changing.lock().await;
         let current = self.get(tenant, agent).ok_or(DeployError::NotFound)?;
         let version = current.version(number).ok_or(DeployError::NoSuchVersion)?;
-        self.load(version.component, &version.config).await?;
+        self.check(
+            tenant,
+            agent,
+            version.kind,
+            version.component,
+            &version.config,
+        )
+        .await?;
         let mut next = (*current).clone();
         if !next.activate(&version, self.clock.now(), VERSIONS_MAX) {
             return Ok(Deployed {
@@ -254,6 +274,25 @@ impl Agents {
         next.delete();
         self.write(tenant, agent, next).await?;
         Ok(())
+    }
+
+    /// Whether what is about to be active can run with its configuration.
+    async fn check(
+        self: &Arc<Self>,
+        tenant: &TenantId,
+        agent: &AgentName,
+        kind: AgentKind,
+        digest: Digest,
+        config: &AgentConfig,
+    ) -> Result<(), DeployError> {
+        match kind {
+            AgentKind::Component => self.load(digest, config).await.map(drop),
+            AgentKind::Conversation => {
+                let definition = self.definition(digest);
+                let definition = definition.ok_or(DeployError::Missing(digest))?;
+                self.check_conversation(tenant, agent, &definition, config)
+            }
+        }
     }
 
     /// The component of a version, ready to run. Compiles it if no cache has it.

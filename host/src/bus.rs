@@ -239,6 +239,10 @@ pub struct Context {
     /// An authorization came with it. It is kept sealed beside the journal, and never in it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub authorized: bool,
+    /// What the run may still cost, if its caller is bound by a budget, in micro-units. Said by callers
+    /// on this host alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left_micros: Option<u64>,
 }
 
 fn is_zero(depth: &u32) -> bool {
@@ -255,6 +259,7 @@ impl Context {
             deadline: inbound.timeout_ms.map(|ms| now.plus_ms(ms)),
             speaker: inbound.speaker.clone(),
             authorized: inbound.authorization.is_some(),
+            left_micros: None,
         })
     }
 }

@@ -11,7 +11,7 @@ mod limits;
 mod policy;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -20,6 +20,8 @@ use figment::providers::{Format, Toml};
 use figment::value::{Dict, Map, Value};
 use figment::{Figment, Metadata, Profile, Provider};
 use serde::{Deserialize, Deserializer, de};
+
+use crate::id::TenantId;
 
 pub use limits::Limits;
 pub use policy::{BackoffSettings, BreakerSettings, PolicySettings};
@@ -41,7 +43,30 @@ pub struct Config {
     pub sessions: Sessions,
     /// Models by name. With none, the built-in provider `offline` answers.
     pub models: BTreeMap<String, Model>,
+    pub egress: Egress,
+    pub secrets: Secrets,
+    pub budgets: Budgets,
     pub limits: Limits,
+}
+
+/// Where agents' requests may go beyond the public Internet. Rules of an agent decide about the rest.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Egress {
+    /// Addresses, networks, and addresses with a port: `127.0.0.1:9000`, `10.1.0.0/16`.
+    pub private_allowed: Vec<String>,
+    /// Addresses of names that the system's resolver is not asked for.
+    pub names: BTreeMap<String, Vec<IpAddr>>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Secrets {
+    /// Variables of the environment that agents of every tenant may send as `env:NAME`.
+    pub env_allowed: Vec<String>,
+    /// Their texts, never from a file.
+    #[serde(skip)]
+    pub environment: BTreeMap<String, Secret>,
 }
 
 /// What an acknowledged write survives.
@@ -85,7 +110,7 @@ pub struct Model {
     /// What the endpoint calls the model. Servers of a single model take any name.
     #[serde(default = "default_model")]
     pub model: String,
-    /// Kept for budgets, which this version does not have yet.
+    /// What calls of it cost; nothing if it is left out.
     #[serde(default)]
     pub price: Option<Price>,
     /// How it is called.
@@ -99,6 +124,26 @@ pub struct Model {
 pub struct Price {
     pub input_micros: u64,
     pub output_micros: u64,
+}
+
+/// What tenants may spend on models. A cap that is left out is none.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Budgets {
+    /// Each tenant, in all.
+    pub total_micros_max: Option<u64>,
+    /// Each tenant, on one day (UTC).
+    pub day_micros_max: Option<u64>,
+    /// Tenants with caps of their own; what is left out there is as above.
+    pub tenants: BTreeMap<TenantId, TenantBudget>,
+}
+
+/// What one tenant may spend.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TenantBudget {
+    pub total_micros_max: Option<u64>,
+    pub day_micros_max: Option<u64>,
 }
 
 /// Settings given on the command line; they win.
@@ -143,6 +188,9 @@ impl Default for Config {
             http: Http::default(),
             sessions: Sessions::default(),
             models: BTreeMap::new(),
+            egress: Egress::default(),
+            secrets: Secrets::default(),
+            budgets: Budgets::default(),
             limits: Limits::default(),
         }
     }
@@ -189,6 +237,7 @@ impl Config {
             .map_err(|error| ConfigError::of(error, &figment))?;
         config.check(&figment)?;
         config.take_keys(&environment, &figment)?;
+        config.take_secrets(&environment, &figment)?;
         Ok(config)
     }
 
@@ -238,6 +287,26 @@ impl Config {
         let key = environment.get(MODEL_KEY).filter(|key| !key.is_empty());
         if let (Some(model), Some(key)) = (self.models.get_mut("default"), key) {
             model.api_key = Some(Secret::new(key));
+        }
+        Ok(())
+    }
+}
+
+impl Config {
+    /// Fetch the secrets from the variables that may be named.
+    fn take_secrets(
+        &mut self,
+        environment: &BTreeMap<String, String>,
+        figment: &Figment,
+    ) -> Result<(), ConfigError> {
+        for variable in &self.secrets.env_allowed {
+            let text = environment.get(variable).filter(|text| !text.is_empty());
+            let Some(text) = text else {
+                let reason = format!("the variable {variable} is not set");
+                return Err(invalid(figment, "secrets.env_allowed", &reason));
+            };
+            let secret = Secret::new(text);
+            self.secrets.environment.insert(variable.clone(), secret);
         }
         Ok(())
     }

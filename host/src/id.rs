@@ -114,6 +114,8 @@ names! {
     SessionId: "a session", NAME, is_name;
     /// A document of a session.
     SlotName: "a slot", NAME, is_name;
+    /// A secret of a tenant.
+    SecretName: "a secret", NAME, is_name;
     /// A person, or a program on behalf of one.
     Author: "an author", NAME, is_name;
     /// All turns that one request caused.

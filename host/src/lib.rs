@@ -6,10 +6,13 @@
 //! - [`bus`]: what one runtime tells another about a call. Pure.
 //! - [`journal`]: what a session's journal says. Pure.
 //! - [`store`]: what is durable, and how.
+//! - [`budgets`]: what was spent, and what may be.
 //! - [`ledger`]: the open journal: where entries are numbered.
 //! - [`model`]: calls of language models.
+//! - [`egress`]: what agents send to places outside, and may.
 //! - [`runtime`]: wasmtime: a component and a turn in, an exit out.
-//! - [`agents`], [`tenants`], [`logs`]: deployments; keys; what agents print.
+//! - [`agents`], [`tenants`], [`secrets`], [`logs`]: deployments; keys; what goes with agents' requests;
+//!   what agents print.
 //! - [`session`]: who runs, when, and what happens after a crash.
 //! - [`http`]: the only place that knows status codes.
 //! - [`config`], [`seal`], [`secret`], [`shutdown`], [`telemetry`], [`guest`]: leaves.
@@ -18,9 +21,11 @@
 //! tidy test holds it. docs/architecture.md says what is absent on purpose.
 
 pub mod agents;
+pub mod budgets;
 pub mod bus;
 pub mod clock;
 pub mod config;
+pub mod egress;
 pub mod guest;
 pub mod http;
 pub mod id;
@@ -31,6 +36,7 @@ pub mod model;
 pub mod runtime;
 pub mod seal;
 pub mod secret;
+pub mod secrets;
 mod serve;
 pub mod session;
 pub mod shutdown;

@@ -12,15 +12,19 @@ use ::http::HeaderValue;
 use tokio::net::TcpListener;
 
 use crate::agents::Agents;
+use crate::budgets::{BookError, Budgets, TenantBudget, Terms};
 use crate::clock::Clock;
-use crate::config::{Config, Durability as DurabilitySetting};
+use crate::config::{self, Config, Durability as DurabilitySetting};
+use crate::egress::{Egress, SetupError as EgressSetupError};
 use crate::http::{self, Settings};
 use crate::id::TenantId;
+use crate::journal::entry::Price;
 use crate::logs::Logs;
 use crate::model::{ModelConfig, Models, SetupError};
 use crate::runtime::engine::Runtime;
 use crate::runtime::limits::TurnLimits;
 use crate::seal::{Seal, SealError};
+use crate::secrets::{self, SecretError, Secrets};
 use crate::session::{Instances, Parts, Sessions};
 use crate::shutdown::Shutdown;
 use crate::store::components::{ComponentError, Components};
@@ -30,6 +34,9 @@ use crate::tenants::{TenantError, Tenants};
 
 /// How long the last connections may take after the drain.
 const LAST_CONNECTIONS: Duration = Duration::from_secs(2);
+
+/// How often days of usage that have become old are looked for: nobody waits for it.
+const FORGET_EVERY: Duration = Duration::from_secs(60 * 60);
 
 /// Why the server does not start.
 #[derive(Debug, thiserror::Error)]
@@ -46,14 +53,21 @@ pub enum ServeError {
     Tenant(#[from] TenantError),
     #[error(transparent)]
     Model(#[from] SetupError),
+    #[error("`egress.private_allowed`: {0}")]
+    Egress(#[from] EgressSetupError),
+    #[error(transparent)]
+    Seal(#[from] SealError),
+    #[error("`secrets.env_allowed`: the variable {variable}: {error}")]
+    Secret {
+        variable: String,
+        error: SecretError,
+    },
     #[error("the WebAssembly engine: {0}")]
     Engine(io::Error),
     #[error("`http.cors_origins`: {0:?} is not an origin")]
     Origin(String),
     #[error("the listening socket: {0}")]
     Listener(io::Error),
-    #[error(transparent)]
-    Seal(#[from] SealError),
     #[error("starting was interrupted")]
     Interrupted,
 }
@@ -80,10 +94,14 @@ pub async fn serve(
     let count = listed.await.map_err(|_| ServeError::Interrupted)??;
     tracing::info!(%address, due = count, pooling = host.runtime.pooling, unclean = host.unclean, "serving");
     let agenda = tokio::spawn(host.sessions.clone().keep_agenda());
+    let budgets = host.sessions.budgets().clone();
+    let forgetting = forget_old_days(budgets, host.tenants.clone(), host.clock.clone());
+    let forgetting = tokio::spawn(forgetting);
 
     let router = http::router(http::Parts {
         sessions: host.sessions.clone(),
         tenants: host.tenants.clone(),
+        secrets: host.secrets.clone(),
         logs: host.logs.clone(),
         clock: host.clock.clone(),
         telemetry: Telemetry::new(),
@@ -113,6 +131,7 @@ pub async fn serve(
         stop
     );
     agenda.abort();
+    forgetting.abort();
     host.close(&config.data).await;
     Ok(())
 }
@@ -124,6 +143,7 @@ struct Host {
     runtime: Arc<Runtime>,
     tenants: Tenants,
     sessions: Sessions,
+    secrets: Secrets,
     logs: Logs,
     unclean: bool,
 }
@@ -173,6 +193,7 @@ impl Host {
             clock.clone(),
             &owners,
         )?;
+        let secrets = secrets(config, &store, seal.clone())?;
         let logs = Logs::new(as_usize(config.limits.log_bytes_max));
         let sessions = Sessions::new(Parts {
             store: store.clone(),
@@ -180,6 +201,9 @@ impl Host {
             instances: Instances::Components(runtime.clone()),
             agents: Arc::new(agents),
             models: models(config)?,
+            egress: Egress::new(&config.egress.private_allowed, config.egress.names.clone())?,
+            secrets: secrets.clone(),
+            budgets: Budgets::new(store.clone(), terms(config)),
             logs: logs.clone(),
             limits,
             turns_max: as_usize(config.limits.turns_max),
@@ -199,6 +223,7 @@ impl Host {
             runtime,
             tenants,
             sessions,
+            secrets,
             logs,
             unclean,
         })
@@ -249,6 +274,64 @@ fn models(config: &Config) -> Result<Models, SetupError> {
     Models::new(models, Models::OFFLINE_TOKEN_MS)
 }
 
+fn secrets(config: &Config, store: &Arc<dyn Store>, seal: Seal) -> Result<Secrets, ServeError> {
+    let environment = config.secrets.environment.clone();
+    for (variable, secret) in &environment {
+        secrets::check(secret.reveal().as_bytes()).map_err(|error| ServeError::Secret {
+            variable: variable.clone(),
+            error,
+        })?;
+    }
+    Ok(Secrets::new(store.clone(), seal, environment))
+}
+
+fn terms(config: &Config) -> Terms {
+    let price = |price: &config::Price| Price {
+        input_micros: price.input_micros,
+        output_micros: price.output_micros,
+    };
+    let models = config.models.iter();
+    let prices =
+        models.filter_map(|(name, model)| Some((name.clone(), price(model.price.as_ref()?))));
+    let budgets = &config.budgets;
+    let tenants = budgets.tenants.iter();
+    let tenants = tenants.map(|(tenant, own)| {
+        let own = TenantBudget {
+            total_micros_max: own.total_micros_max,
+            day_micros_max: own.day_micros_max,
+        };
+        (tenant.clone(), own)
+    });
+    Terms {
+        prices: prices.collect(),
+        budget: TenantBudget {
+            total_micros_max: budgets.total_micros_max,
+            day_micros_max: budgets.day_micros_max,
+        },
+        tenants: tenants.collect(),
+        usage_days_max: config.limits.usage_days_max,
+    }
+}
+
+/// Make old days of usage one sum, at the start and as days pass, until it is dropped.
+async fn forget_old_days(budgets: Budgets, tenants: Tenants, clock: Clock) {
+    loop {
+        let (of, listed, now) = (budgets.clone(), tenants.clone(), clock.now());
+        let forgetting = tokio::task::spawn_blocking(move || {
+            for tenant in listed.list().map_err(BookError::Read)? {
+                of.forget_days(&tenant, now)?;
+            }
+            Ok::<_, BookError>(())
+        });
+        match forgetting.await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "old days of usage are not made one sum yet"),
+            Err(error) => tracing::warn!(%error, "old days of usage are not made one sum yet"),
+        }
+        tokio::time::sleep(FORGET_EVERY).await;
+    }
+}
+
 fn turn_limits(config: &Config) -> TurnLimits {
     let limits = &config.limits;
     TurnLimits {
@@ -264,6 +347,11 @@ fn turn_limits(config: &Config) -> TurnLimits {
         slots_max: as_usize(limits.slots_max),
         mailbox_messages_max: as_usize(limits.mailbox_messages_max),
         call_depth_max: u32::try_from(limits.call_depth_max).unwrap_or(u32::MAX),
+        http_calls_max: limits.http_calls_max,
+        http_ms_max: limits.http_ms_max,
+        http_request_bytes_max: as_usize(limits.http_request_bytes_max),
+        http_response_bytes_max: as_usize(limits.http_response_bytes_max),
+        http_header_bytes_max: as_usize(limits.http_header_bytes_max),
     }
 }
 

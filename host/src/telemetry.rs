@@ -45,6 +45,14 @@ impl Telemetry {
             "antiphon_turn_seconds",
             "Time from the start of an instance to its end"
         );
+        metrics::describe_counter!(
+            TOKENS,
+            "Tokens of models' calls, by tenant, model and direction (input, output)"
+        );
+        metrics::describe_counter!(
+            COST,
+            "What models' calls cost in micro-units, by tenant and model"
+        );
         metrics::describe_gauge!("antiphon_sessions_open", "Sessions in memory");
         for (name, what) in [
             (
@@ -122,6 +130,35 @@ const STAGE: &str = "antiphon_stage_seconds";
 pub fn turn_ended(outcome: &'static str, seconds: f64) {
     counter!("antiphon_turns_total", "outcome" => outcome).increment(1);
     histogram!("antiphon_turn_seconds").record(seconds);
+}
+
+const TOKENS: &str = "antiphon_model_tokens_total";
+const COST: &str = "antiphon_model_cost_micros_total";
+
+/// What a call of a model used, as it was booked.
+#[derive(Debug, Clone, Copy)]
+pub struct ModelUse<'a> {
+    pub tenant: &'a str,
+    pub model: &'a str,
+    pub input_tokens: u64,
+    pub output_tokens: u64,
+    pub cost_micros: u64,
+}
+
+impl ModelUse<'_> {
+    /// A model that used nothing gets no series of its own: agents ask for any name.
+    pub fn count(self) {
+        let tokens = [("input", self.input_tokens), ("output", self.output_tokens)];
+        for (direction, count) in tokens.into_iter().filter(|(_, count)| *count > 0) {
+            let (tenant, model) = (self.tenant.to_owned(), self.model.to_owned());
+            counter!(TOKENS, "tenant" => tenant, "model" => model, "direction" => direction)
+                .increment(count);
+        }
+        if self.cost_micros > 0 {
+            let (tenant, model) = (self.tenant.to_owned(), self.model.to_owned());
+            counter!(COST, "tenant" => tenant, "model" => model).increment(self.cost_micros);
+        }
+    }
 }
 
 const ATTEMPTS: &str = "antiphon_call_attempts_total";

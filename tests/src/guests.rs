@@ -12,8 +12,8 @@ pub(crate) fn root() -> PathBuf {
         .to_owned()
 }
 
-const PACKAGES: [&str; 7] = [
-    "puppet", "caller", "worker", "echo", "talker", "thinker", "clerk",
+const PACKAGES: [&str; 10] = [
+    "puppet", "caller", "envoy", "worker", "echo", "talker", "thinker", "clerk", "debater", "judge",
 ];
 
 /// The component of a package of this workspace.

@@ -1,7 +1,7 @@
 //! Tests from outside: `antiphon::serve` itself, in process, on a free port and a fresh
 //! data folder, spoken to over HTTP; and the rules of the source tree (`tidy`).
 //!
-//! - The harness: `server`, [`process`] (the real binary), `client`, `stream`, `guests`, `golden`.
+//! - The harness: `server`, [`process`] (the real binary), `client`, `origin`, `stream`, `guests`, `golden`.
 //! - [`load`]: what benchmarks share.
 //! - [`torture`]: the real binary, killed again and again under load, and the laws that hold all the same.
 //! - The tests: the other modules, one topic each.
@@ -23,12 +23,16 @@ mod golden;
 #[cfg(test)]
 mod guests;
 #[cfg(test)]
+mod origin;
+#[cfg(test)]
 mod server;
 #[cfg(test)]
 mod stream;
 
 #[cfg(test)]
 mod agents;
+#[cfg(test)]
+mod budget;
 #[cfg(test)]
 mod bursts;
 #[cfg(test)]
@@ -40,7 +44,11 @@ mod conversations;
 #[cfg(test)]
 mod damage;
 #[cfg(test)]
+mod debates;
+#[cfg(test)]
 mod edge;
+#[cfg(test)]
+mod egress;
 #[cfg(test)]
 mod events;
 #[cfg(test)]

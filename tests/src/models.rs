@@ -208,7 +208,8 @@ async fn usage_is_counted() {
     let answer = server
         .invoke("puppet", "s", json!([{"model": "q"}, {"relay": "q"}]))
         .await;
-    let usage = json!({"model_calls": 2, "input_tokens": 6, "output_tokens": 10});
+    let usage = json!({"model_calls": 2, "estimated_calls": 0, "input_tokens": 6,
+        "output_tokens": 10, "cost_micros": 0, "nested_micros": 0});
     assert_eq!(answer.is(200)["usage"], usage);
     server.stop().await;
 }

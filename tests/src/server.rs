@@ -86,6 +86,12 @@ impl Server {
         self.end().await;
     }
 
+    /// Stop it, and look at what it left.
+    pub(crate) async fn stop_and(mut self, look: impl FnOnce()) {
+        self.end().await;
+        look();
+    }
+
     async fn end(&mut self) {
         self.shutdown.stop();
         let task = self.task.take().expect("it runs until it is ended");

@@ -327,6 +327,21 @@ pub(crate) mod model {
     }
 }
 
+pub(crate) mod http {
+    use super::with;
+    use crate::http::{HttpError, Request, Response};
+
+    pub(crate) fn fetch(request: &Request) -> Result<Response, HttpError> {
+        with(|session| {
+            session.fetched.push(request.clone());
+            let number = session.fetched.len();
+            session.responses.pop_front().unwrap_or_else(|| {
+                panic!("no scripted response for request {number} of this host: {request:#?}")
+            })
+        })
+    }
+}
+
 pub(crate) mod turn {
     use super::with;
     use crate::turn::{Allowance, Info};

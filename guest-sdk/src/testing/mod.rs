@@ -41,6 +41,7 @@ pub use turn::Turn;
 use crate::agent::{Agent, AgentError, Cause, TurnInput, TurnOutput};
 use crate::agents::CallError;
 use crate::context::Item;
+use crate::http;
 use crate::kernel::{SlotState, Snapshot};
 use crate::log::Level;
 use crate::mailbox::{Body, Message, Sender};
@@ -213,6 +214,19 @@ impl Host {
         let replies = session.replies.entry(agent.to_owned()).or_default();
         replies.push_back(reply);
         drop(session);
+        self
+    }
+
+    /// Script the answer to the next request to a place outside that has none yet. What the
+    /// configuration would allow is not looked at.
+    pub fn respond(&self, response: http::Response) -> &Self {
+        self.0.borrow_mut().responses.push_back(Ok(response));
+        self
+    }
+
+    /// The next request that has no answer yet fails.
+    pub fn refuse(&self, error: http::HttpError) -> &Self {
+        self.0.borrow_mut().responses.push_back(Err(error));
         self
     }
 

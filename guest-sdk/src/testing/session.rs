@@ -11,6 +11,7 @@ use super::slots::Slots;
 use super::{Limits, Logged, Sent, Turn};
 use crate::agent::{AgentError, Cause, TurnInput, TurnOutput};
 use crate::agents::CallError;
+use crate::http;
 use crate::kernel::{CommitError, LockError, SlotState};
 use crate::mailbox::{Body, Header, Message, Sender};
 use crate::model::Request;
@@ -31,6 +32,9 @@ pub(super) struct Session {
     /// By agent that can be called.
     pub(super) replies: HashMap<String, VecDeque<Result<String, CallError>>>,
     pub(super) requests: Vec<Request>,
+    pub(super) responses: VecDeque<Result<http::Response, http::HttpError>>,
+    /// All requests to places outside.
+    pub(super) fetched: Vec<http::Request>,
     pub(super) logs: Vec<Logged>,
     pub(super) running: Option<Running>,
     seq: u64,
@@ -54,6 +58,7 @@ pub(super) struct Running {
     offered: Vec<String>,
     start: u64,
     requests_before: usize,
+    fetched_before: usize,
     /// When the first word was said: the place of this turn's words in the transcript.
     spoke: Option<u64>,
 }
@@ -93,6 +98,8 @@ impl Session {
             answers: VecDeque::new(),
             replies: HashMap::new(),
             requests: Vec::new(),
+            responses: VecDeque::new(),
+            fetched: Vec::new(),
             logs: Vec::new(),
             running: None,
             seq: 0,
@@ -161,6 +168,7 @@ impl Session {
                 .collect(),
             start,
             requests_before: self.requests.len(),
+            fetched_before: self.fetched.len(),
             spoke: None,
         });
         TurnInput { causes, headers }
@@ -227,6 +235,7 @@ impl Session {
             consumed,
             left,
             requests: self.requests[running.requests_before..].to_vec(),
+            fetched: self.fetched[running.fetched_before..].to_vec(),
         }
     }
 }

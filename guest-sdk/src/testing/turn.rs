@@ -2,6 +2,7 @@
 
 use super::Sent;
 use crate::agent::{AgentError, Cause, TurnOutput};
+use crate::http;
 use crate::model::Request;
 
 /// A turn that has ended.
@@ -26,6 +27,8 @@ pub struct Turn {
     pub left: Vec<String>,
     /// What models were asked, in order.
     pub requests: Vec<Request>,
+    /// What was requested of places outside, in order.
+    pub fetched: Vec<http::Request>,
 }
 
 impl Turn {

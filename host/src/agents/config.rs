@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use crate::budgets::AgentBudget;
 use crate::config::PolicySettings;
+use crate::egress::allow::{self, Rule};
 use crate::id::SlotName;
 use crate::journal::state::{Batching, Supervision};
 use crate::runtime::engine::{Grants, INTERFACES};
@@ -32,6 +34,9 @@ pub struct AgentConfig {
     pub policy: PolicySettings,
     /// Interfaces of `antiphon:agent` it may import.
     pub grants: Vec<String>,
+    /// Where it may send requests, if it is granted `http`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub http: Vec<Rule>,
     /// Slots whose commits by others wake it.
     pub watches: BTreeSet<SlotName>,
     pub batching: Batching,
@@ -42,6 +47,8 @@ pub struct AgentConfig {
     /// When it is suspended in a session where it keeps failing.
     pub supervision: Supervision,
     pub limits: AgentLimits,
+    /// What its runs and its sessions may cost.
+    pub budget: AgentBudget,
     /// Environment variables, the only ones it sees.
     pub environment: BTreeMap<String, String>,
     pub card: Card,
@@ -54,12 +61,14 @@ impl Default for AgentConfig {
             models: Vec::new(),
             policy: PolicySettings::default(),
             grants: Grants::by_default().names().map(str::to_owned).collect(),
+            http: Vec::new(),
             watches: BTreeSet::new(),
             batching: Batching::default(),
             before_turn: BeforeTurn::default(),
             inject: Vec::new(),
             supervision: Supervision::default(),
             limits: AgentLimits::default(),
+            budget: AgentBudget::default(),
             environment: BTreeMap::new(),
             card: Card::default(),
         }
@@ -130,6 +139,7 @@ impl AgentConfig {
                 INTERFACES.join(", ")
             ));
         }
+        allow::check(&self.http).map_err(ConfigError::Invalid)?;
         self.batching.check().map_err(ConfigError::Invalid)?;
         if let Err((field, reason)) = self.policy.check() {
             return invalid(format!("`{field}` {reason}"));
@@ -308,6 +318,19 @@ mod tests {
             let config = format!(r#"{{"batching":{batching}}}"#);
             assert!(AgentConfig::parse(config.as_bytes()).is_ok(), "{batching}");
         }
+    }
+
+    #[test]
+    fn http_is_granted_only_if_it_is_asked_for() {
+        let config = |json: &str| AgentConfig::parse(json.as_bytes()).unwrap();
+        assert!(!config("{}").grants().contains("http"));
+        assert!(config("{}").grants().contains("model"));
+        let granted = config(r#"{"grants":["reply","http"],"http":[{"host":"a.example"}]}"#);
+        assert!(granted.grants().contains("http") && granted.http[0].host == "a.example");
+        let error = AgentConfig::parse(br#"{"http":[{"host":"*"}]}"#).unwrap_err();
+        assert!(error.to_string().contains("`http[0].host`"), "{error}");
+        let error = AgentConfig::parse(br#"{"http":[{"host":"a.example","ports":[1]}]}"#);
+        assert!(matches!(error, Err(ConfigError::UnknownField(text)) if text.contains("`ports`")));
     }
 
     #[test]

@@ -10,11 +10,37 @@ use crate::id::Digest;
 
 use super::AgentConfig;
 
-/// A component with a configuration, under a number that only grows.
+/// What the bytes of a version are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AgentKind {
+    #[default]
+    Component,
+    /// The definition of a conversation.
+    Conversation,
+}
+
+impl AgentKind {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Component => "component",
+            Self::Conversation => "conversation",
+        }
+    }
+
+    fn is_component(&self) -> bool {
+        *self == Self::Component
+    }
+}
+
+/// A component or conversation with a configuration, under a number that only grows.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Version {
     pub number: u64,
+    /// The digest of the component, or of the definition's canonical bytes.
     pub component: Digest,
+    #[serde(default, skip_serializing_if = "AgentKind::is_component")]
+    pub kind: AgentKind,
     pub config: Arc<AgentConfig>,
     pub created_at: Time,
 }
@@ -24,6 +50,8 @@ pub struct Version {
 pub struct Deployment {
     pub config: Arc<AgentConfig>,
     pub component: Option<Digest>,
+    #[serde(default, skip_serializing_if = "AgentKind::is_component")]
+    pub kind: AgentKind,
     /// Oldest first, those of deleted deployments of the same name included: turns may still
     /// run with them.
     versions: Vec<Arc<Version>>,
@@ -95,12 +123,28 @@ impl Deployment {
         self.deleted = false;
     }
 
+    /// Digests of all conversations that any version has, deleted deployments included.
+    pub fn conversations(&self) -> impl Iterator<Item = Digest> {
+        let versions = self.versions.iter();
+        let conversations = versions.filter(|it| it.kind == AgentKind::Conversation);
+        conversations.map(|version| version.component)
+    }
+
     /// False if it is the component already.
     pub fn put_component(&mut self, component: Digest, now: Time, versions_max: usize) -> bool {
-        if self.component == Some(component) {
+        self.put(AgentKind::Component, component, now, versions_max)
+    }
+
+    /// False if it is the conversation already.
+    pub fn put_conversation(&mut self, definition: Digest, now: Time, versions_max: usize) -> bool {
+        self.put(AgentKind::Conversation, definition, now, versions_max)
+    }
+
+    fn put(&mut self, kind: AgentKind, bytes: Digest, now: Time, versions_max: usize) -> bool {
+        if self.component == Some(bytes) {
             return false;
         }
-        self.component = Some(component);
+        (self.component, self.kind) = (Some(bytes), kind);
         self.next_version(now, versions_max);
         true
     }
@@ -120,7 +164,7 @@ impl Deployment {
         if self.component == Some(version.component) && self.config == version.config {
             return false;
         }
-        self.component = Some(version.component);
+        (self.component, self.kind) = (Some(version.component), version.kind);
         self.config = version.config.clone();
         self.next_version(now, versions_max);
         true
@@ -131,10 +175,11 @@ impl Deployment {
             return;
         };
         let number = self.versions.last().map_or(1, |version| version.number + 1);
-        let config = self.config.clone();
+        let (kind, config) = (self.kind, self.config.clone());
         self.versions.push(Arc::new(Version {
             number,
             component,
+            kind,
             config,
             created_at: now,
         }));

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use antiphon::id::{AgentName, Author, Digest, SessionId, TurnId};
+use antiphon::id::{AgentName, Author, Digest, SecretName, SessionId, TurnId};
 use antiphon::secret::Secret;
 use bytes::Bytes;
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue};
@@ -83,6 +83,7 @@ impl CallError {
                 "agent_not_found" => "deploy it first: antiphon deploy AGENT FILE.wasm",
                 "session_not_found" | "session_gone" => "without --session a new one is opened",
                 "agent_not_in_session" => "name one of the session's agents",
+                "budget_exhausted" => "antiphon usage says what was spent",
                 "import_not_granted" => {
                     "add the interface to `grants` in the agent's configuration"
                 }
@@ -114,6 +115,13 @@ pub(super) struct Session {
 #[derive(Debug, Deserialize)]
 struct Participant {
     agent: String,
+}
+
+/// What can be known of a secret.
+#[derive(Debug, Deserialize)]
+pub(super) struct KeptSecret {
+    pub(super) name: String,
+    pub(super) written_at: String,
 }
 
 impl Session {
@@ -294,14 +302,19 @@ impl Client {
         self.send(request).await.map(drop)
     }
 
+    /// A component or a conversation, as its first byte says: no component begins as JSON does.
     pub(super) async fn put_component(
         &self,
         agent: &AgentName,
         component: Vec<u8>,
     ) -> Result<Deployed, CallError> {
+        let content_type = match component.trim_ascii_start().first() {
+            Some(b'{' | b'[') => "application/json",
+            _ => "application/wasm",
+        };
         let request = self
             .request(Method::PUT, &format!("/v1/agents/{agent}"))
-            .header(CONTENT_TYPE, "application/wasm")
+            .header(CONTENT_TYPE, content_type)
             .body(component);
         let response = self.send(request).await?;
         let is_new = response.status() == StatusCode::CREATED;
@@ -388,6 +401,33 @@ impl Client {
         self.send(self.request(Method::POST, &path).json(&body))
             .await
             .map(drop)
+    }
+
+    pub(super) async fn put_secret(
+        &self,
+        name: &SecretName,
+        text: Vec<u8>,
+    ) -> Result<(), CallError> {
+        let request = self
+            .request(Method::PUT, &format!("/v1/secrets/{name}"))
+            .header(CONTENT_TYPE, "text/plain")
+            .body(text);
+        self.send(request).await.map(drop)
+    }
+
+    pub(super) async fn secrets(&self) -> Result<Vec<KeptSecret>, CallError> {
+        #[derive(Deserialize)]
+        struct List {
+            secrets: Vec<KeptSecret>,
+        }
+        let request = self.request(Method::GET, "/v1/secrets");
+        let list: List = self.json("secrets", self.send(request).await?).await?;
+        Ok(list.secrets)
+    }
+
+    pub(super) async fn delete_secret(&self, name: &SecretName) -> Result<(), CallError> {
+        let request = self.request(Method::DELETE, &format!("/v1/secrets/{name}"));
+        self.send(request).await.map(drop)
     }
 
     pub(super) async fn slot(&self, session: &SessionId, name: &str) -> Result<Slot, CallError> {
@@ -540,6 +580,13 @@ impl Client {
         let response = self.send(self.request(Method::GET, &path)).await?;
         let page: Page = self.json("the logs", response).await?;
         Ok(page.lines)
+    }
+
+    /// What was used, as the server says it.
+    pub(super) async fn usage(&self, query: &str) -> Result<Box<RawValue>, CallError> {
+        let path = format!("/v1/usage?{query}");
+        let response = self.send(self.request(Method::GET, &path)).await?;
+        self.json("the usage", response).await
     }
 }
 

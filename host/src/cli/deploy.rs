@@ -10,17 +10,17 @@ use super::fault::Hint;
 use super::place::{Remote, agent_name};
 use super::term;
 
-/// Deploy a component as an agent, or a new version of one
+/// Deploy a component or a conversation as an agent, or a new version of one
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Example:\n  antiphon deploy poet $(antiphon build poet) --config poet/agent.json"
+    after_help = "Examples:\n  antiphon deploy poet $(antiphon build poet) --config poet/agent.json\n  antiphon deploy debate debate.json"
 )]
 pub(super) struct Args {
     /// The agent's name
     #[arg(value_parser = agent_name)]
     agent: AgentName,
-    /// The component, as `antiphon build` makes it
-    #[arg(value_name = "FILE.wasm")]
+    /// The component, as `antiphon build` makes it, or the conversation's definition in JSON
+    #[arg(value_name = "FILE")]
     component: PathBuf,
     /// The agent's configuration (JSON); without it, what it has stays
     #[arg(long, value_name = "FILE")]

@@ -24,11 +24,13 @@ mod place;
 mod quickstart;
 mod replay;
 mod resume;
+mod secret;
 mod serve;
 mod server;
 mod sse;
 mod store;
 mod term;
+mod usage;
 mod voices;
 
 use std::future::Future;
@@ -68,6 +70,8 @@ enum Command {
     Replay(replay::Args),
     Logs(logs::Args),
     Resume(resume::Args),
+    Secret(secret::Args),
+    Usage(usage::Args),
     Store(store::Args),
 }
 
@@ -89,6 +93,8 @@ pub(crate) fn main() -> ExitCode {
         Command::Replay(args) => block_on(replay::run(args)),
         Command::Logs(args) => block_on(logs::run(args)),
         Command::Resume(args) => block_on(resume::run(args)),
+        Command::Secret(args) => block_on(secret::run(args)),
+        Command::Usage(args) => block_on(usage::run(args)),
         Command::Store(args) => store::run(args),
     };
     fault::exit_code(result)
@@ -168,6 +174,12 @@ mod tests {
             "antiphon replay s-1 run_1.t0.echo --component new.wasm",
             "antiphon logs echo --session s-1 --follow",
             "antiphon resume s-1 echo --as ana",
+            "antiphon secret set example",
+            "antiphon secret set example --env EXAMPLE_KEY --url http://h:1 --key k",
+            "antiphon secret list",
+            "antiphon secret delete example",
+            "antiphon usage",
+            "antiphon usage --from 2026-11-01 --to 2026-11-30 --session s-1 --json",
             "antiphon store check",
             "antiphon store export --data d",
             "antiphon store import --data d",
@@ -188,6 +200,10 @@ mod tests {
             "antiphon replay s-1",
             "antiphon replay s-1 a/b",
             "antiphon resume s-1",
+            "antiphon secret set",
+            "antiphon secret set example sk-1",
+            "antiphon secret set a/b",
+            "antiphon usage --from yesterday",
         ] {
             assert!(!parses(wrong), "{wrong}");
         }

@@ -215,6 +215,14 @@ impl Wrap {
     }
 }
 
+/// Micro-units as units: `12.345678`, at least with hundredths.
+pub(super) fn units(micros: u64) -> String {
+    let text = format!("{}.{:06}", micros / 1_000_000, micros % 1_000_000);
+    let zeros = text.bytes().rev().take(4).take_while(|byte| *byte == b'0');
+    let shown = text.len() - zeros.count();
+    text[..shown].to_owned()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -265,5 +273,19 @@ mod tests {
             [bytes(5), bytes(1025), bytes(3 << 20)],
             ["5 B", "2 KiB", "3.0 MiB"]
         );
+    }
+
+    #[test]
+    fn costs_are_whole_units_with_as_many_digits_as_they_have() {
+        for (micros, text) in [
+            (0, "0.00"),
+            (1, "0.000001"),
+            (10_000, "0.01"),
+            (1_500_000, "1.50"),
+            (12_345_670, "12.34567"),
+            (u64::MAX, "18446744073709.551615"),
+        ] {
+            assert_eq!(units(micros), text);
+        }
     }
 }

@@ -8,7 +8,7 @@
 use std::collections::{HashMap, HashSet};
 
 use antiphon::id::{AgentName, TurnId};
-use antiphon::journal::entry::{Outcome, Payload, SessionChange};
+use antiphon::journal::entry::{Halt, Outcome, Payload, SessionChange};
 
 use super::event::{Event, body_text, writer};
 use super::term::{Paint, Style, Wrap, bytes, tame};
@@ -159,11 +159,27 @@ impl Voices {
                 SessionChange::Expired => self.note("the session has expired"),
                 SessionChange::Deleted => self.note("the session was deleted"),
             },
+            // Those are told with the end of the turn.
+            Payload::Halted(it)
+                if matches!(it.halt, Halt::Abort | Halt::ParticipantError { .. }) =>
+            {
+                String::new()
+            }
+            Payload::Halted(it) => {
+                let mut shown = String::new();
+                if self.open.as_ref() == Some(&it.turn) {
+                    shown.push_str(&self.close());
+                }
+                shown.push_str(&self.note(&format!("the conversation is over: {}", it.halt)));
+                shown
+            }
             Payload::AgentCalled(called) => {
                 let text = format!("{} works for it in {}", called.agent, called.session);
                 self.note(&text)
             }
             Payload::CallCancelled(_)
+            | Payload::SpeakerStarted(_)
+            | Payload::SpeakerEnded(_)
             | Payload::SessionOpened(_)
             | Payload::MessageSent(_)
             | Payload::Retried(_)

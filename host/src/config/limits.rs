@@ -29,6 +29,16 @@ pub struct Limits {
     pub handles_max: u64,
     /// Said in one turn.
     pub reply_bytes_max: u64,
+    /// Requests of one turn to places outside.
+    pub http_calls_max: u64,
+    /// Of one request, from the call to the last byte.
+    pub http_ms_max: u64,
+    /// Of a request's body.
+    pub http_request_bytes_max: u64,
+    /// Of an answer's body; never more than `host_call_bytes_max`.
+    pub http_response_bytes_max: u64,
+    /// Of a request's URL and headers, and of an answer's headers.
+    pub http_header_bytes_max: u64,
 
     /// Calls between agents that are so many calls deep are refused, also those from outside.
     pub call_depth_max: u64,
@@ -51,6 +61,8 @@ pub struct Limits {
     pub sessions_open_max: u64,
     /// Sessions being copied; more are refused with 429.
     pub forks_max: u64,
+    /// Days whose usage is kept apart; older ones become one sum.
+    pub usage_days_max: u64,
     /// Of a request's body, uploads of components excepted.
     pub request_bytes_max: u64,
     /// Of a request's head.
@@ -79,6 +91,15 @@ impl Default for Limits {
             handles_max: 1_000,
             // More text than any model says in one answer.
             reply_bytes_max: MIB,
+            // Each leaves its answer in the journal: a turn that wants more is a crawler.
+            http_calls_max: 1_000,
+            // The slowest interfaces answer within a minute, or with a place to ask again.
+            http_ms_max: 60_000,
+            // What a model can make sense of is far shorter; larger files want another way.
+            http_request_bytes_max: MIB,
+            http_response_bytes_max: MIB,
+            // Twice what common servers take; an entry holds an answer's.
+            http_header_bytes_max: 16 * KIB,
 
             // The protocol's: cycles end there, and people nest no deeper.
             call_depth_max: bus::DEPTH_MAX as u64,
@@ -100,6 +121,8 @@ impl Default for Limits {
             // A copy keeps the disk busy for as long as the journal is long: a few of them leave
             // most of it to those who talk.
             forks_max: 4,
+            // A year can be compared with the one before it, month by month.
+            usage_days_max: 400,
             // `slot_bytes_max`, or a message of `message_bytes_max` in which JSON escapes
             // every byte in six, and the rest of the request.
             request_bytes_max: 8 * MIB,
@@ -111,7 +134,7 @@ impl Default for Limits {
 
 impl Limits {
     /// Every limit by name.
-    pub(super) fn named(&self) -> [(&'static str, u64); 21] {
+    pub(super) fn named(&self) -> [(&'static str, u64); 27] {
         // Taken apart whole, so that a new field cannot be forgotten here.
         let Self {
             component_bytes_max,
@@ -123,6 +146,11 @@ impl Limits {
             handles_max,
             reply_bytes_max,
             call_depth_max,
+            http_calls_max,
+            http_ms_max,
+            http_request_bytes_max,
+            http_response_bytes_max,
+            http_header_bytes_max,
             message_bytes_max,
             slot_bytes_max,
             slots_max,
@@ -132,6 +160,7 @@ impl Limits {
             turns_waiting_max,
             sessions_open_max,
             forks_max,
+            usage_days_max,
             request_bytes_max,
             header_bytes_max,
             log_bytes_max,
@@ -146,6 +175,11 @@ impl Limits {
             ("handles_max", handles_max),
             ("reply_bytes_max", reply_bytes_max),
             ("call_depth_max", call_depth_max),
+            ("http_calls_max", http_calls_max),
+            ("http_ms_max", http_ms_max),
+            ("http_request_bytes_max", http_request_bytes_max),
+            ("http_response_bytes_max", http_response_bytes_max),
+            ("http_header_bytes_max", http_header_bytes_max),
             ("message_bytes_max", message_bytes_max),
             ("slot_bytes_max", slot_bytes_max),
             ("slots_max", slots_max),
@@ -155,6 +189,7 @@ impl Limits {
             ("turns_waiting_max", turns_waiting_max),
             ("sessions_open_max", sessions_open_max),
             ("forks_max", forks_max),
+            ("usage_days_max", usage_days_max),
             ("request_bytes_max", request_bytes_max),
             ("header_bytes_max", header_bytes_max),
             ("log_bytes_max", log_bytes_max),

@@ -56,7 +56,8 @@ fn flags_win_over_the_environment_over_the_file_over_defaults() {
 
 #[test]
 fn errors_name_the_setting_and_where_it_stands() {
-    let known = "listen, data, drain, durability, http, sessions, models, limits";
+    let known =
+        "listen, data, drain, durability, http, sessions, models, egress, secrets, budgets, limits";
     let known = format!("known here: `{}`", known.replace(", ", "`, `")).replace('`', "");
     check_error(
         "listn = 'x'",
@@ -148,7 +149,7 @@ fn models_come_from_the_file_and_the_environment() {
         default.api_key.as_ref().map(Secret::reveal),
         Some("default-secret")
     );
-    assert!(!format!("{config:?}").contains("secret"));
+    assert!(!format!("{config:?}").contains("-secret"));
 
     assert_eq!(fast.policy.breaker.cooldown_ms, Some(9));
     assert_eq!(fast.policy.attempts_max, Some(5));
@@ -180,5 +181,35 @@ fn models_come_from_the_file_and_the_environment() {
         &[("ANTIPHON_MODEL_URL", "models.example")],
         "setting `models.default.base_url` in the environment (ANTIPHON_MODEL_URL): must begin \
          with http:// or https://",
+    );
+}
+
+#[test]
+fn the_operator_says_what_agents_may_reach_and_name() {
+    let file = "[egress]\nprivate_allowed = ['127.0.0.1:9000']\n\
+                [egress.names]\n'db.internal' = ['10.0.0.7']\n\
+                [secrets]\nenv_allowed = ['OFFERED']\n";
+    let environment = [("OFFERED", "sk-very-secret"), ("OTHER", "sk-other-secret")];
+    let config = resolve(file, &environment, &Flags::default()).unwrap();
+    assert_eq!(config.egress.private_allowed, ["127.0.0.1:9000"]);
+    assert_eq!(
+        config.egress.names["db.internal"],
+        [IpAddr::from([10, 0, 0, 7])]
+    );
+    let offered = config.secrets.environment.iter();
+    let offered: Vec<(&str, &str)> = offered
+        .map(|(name, it)| (name.as_str(), it.reveal()))
+        .collect();
+    assert_eq!(offered, [("OFFERED", "sk-very-secret")]);
+    assert!(!format!("{config:?}").contains("sk-"));
+    check_error(
+        file,
+        &[],
+        "setting `secrets.env_allowed` in FILE: the variable OFFERED is not set",
+    );
+    check_error(
+        "[egress]\nprivate = []\n",
+        &[],
+        "unknown setting `egress.private` in FILE; known here: private_allowed, names",
     );
 }

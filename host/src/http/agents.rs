@@ -12,6 +12,7 @@ use tokio::sync::broadcast::error::RecvError;
 use crate::agents::{AgentConfig, Deployed};
 use crate::id::{AgentName, SessionId};
 use crate::logs::Line;
+use crate::runtime::conversation::definition::Definition;
 use crate::tenants::Right;
 
 use super::Api;
@@ -78,7 +79,8 @@ pub(super) async fn versions(
     Ok(Json(json!({"versions": versions})))
 }
 
-pub(super) async fn put_component(
+/// A component, or the definition of a conversation: the content type says which.
+pub(super) async fn put(
     State(api): State<Api>,
     caller: Caller,
     Names(agent): Names<AgentName>,
@@ -86,19 +88,22 @@ pub(super) async fn put_component(
     Upload(bytes): Upload,
 ) -> ApiResult<Response> {
     caller.need(Right::Deploy)?;
-    if body::content_type(&headers).as_deref() != Some("application/wasm") {
-        let message = "upload a component as `Content-Type: application/wasm`";
-        return Err(ApiError::new(
-            StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            "unsupported_media_type",
-            message,
-        ));
-    }
-    let deployed = api
-        .sessions
-        .agents()
-        .put_component(caller.tenant(), &agent, bytes)
-        .await?;
+    let (agents, tenant) = (api.sessions.agents(), caller.tenant());
+    let deployed = match body::content_type(&headers).as_deref() {
+        Some("application/wasm") => agents.put_component(tenant, &agent, bytes).await?,
+        Some("application/json") => {
+            let definition = Definition::parse(&bytes)?;
+            agents.put_conversation(tenant, &agent, definition).await?
+        }
+        _ => {
+            let message = "upload a component as `Content-Type: application/wasm`, and a conversation as `application/json`";
+            return Err(ApiError::new(
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "unsupported_media_type",
+                message,
+            ));
+        }
+    };
     Ok(answer(&agent, &deployed))
 }
 

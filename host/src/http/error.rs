@@ -10,9 +10,12 @@ use http::{HeaderValue, StatusCode};
 use serde_json::{Value, json};
 
 use crate::agents::{ConfigError, DeployError};
+use crate::budgets::Exhausted;
 use crate::id::{InvalidName, MalformedOffset, Offset};
 use crate::ledger::{Dead, FollowError};
+use crate::runtime::conversation::definition::{DEFINITION_BYTES_MAX, DefinitionError};
 use crate::runtime::engine::ComponentError;
+use crate::secrets::SecretError;
 use crate::session::commands::CommandError;
 use crate::session::following::FollowingError;
 use crate::session::fork::ForkError;
@@ -122,6 +125,22 @@ impl ApiError {
             is_final: true,
             ..error.with(json!({"session": journal.session, "entry": entry}))
         }
+    }
+
+    fn budget_exhausted(exhausted: &Exhausted) -> Self {
+        let budget = json!({
+            "cap": exhausted.cap.name(),
+            "spent_micros": exhausted.spent_micros,
+            "limit_micros": exhausted.limit_micros,
+            "until": exhausted.until.map(|until| until.to_rfc3339()),
+        });
+        let (status, message) = (StatusCode::PAYMENT_REQUIRED, exhausted.to_string());
+        let error = Self::new(status, "budget_exhausted", message);
+        Self {
+            is_final: true,
+            ..error
+        }
+        .with(json!({"budget": budget}))
     }
 
     pub(super) fn with(self, fields: Value) -> Self {
@@ -312,6 +331,19 @@ fn key_reused(text: String) -> ApiError {
     ApiError::new(status, "idempotency_key_reused", text)
 }
 
+impl From<SecretError> for ApiError {
+    fn from(error: SecretError) -> Self {
+        let text = error.to_string();
+        match error {
+            SecretError::Length | SecretError::NotOneLine => Self::bad("invalid_secret", text),
+            SecretError::TooMany => Self::conflict("too_many_secrets", text),
+            SecretError::Read(error) => error.into(),
+            SecretError::Commit(error) => error.into(),
+            SecretError::Seal(_) | SecretError::Open(_) => Self::internal(text),
+        }
+    }
+}
+
 impl From<CommandError> for ApiError {
     fn from(error: CommandError) -> Self {
         let text = error.to_string();
@@ -326,6 +358,7 @@ impl From<CommandError> for ApiError {
             CommandError::NotSuspended | CommandError::Waits(_) => {
                 Self::conflict("not_suspended", text)
             }
+            CommandError::BudgetExhausted(exhausted) => Self::budget_exhausted(&exhausted),
             CommandError::KeyReused => key_reused(text),
             CommandError::Full { .. } => Self::overloaded(text),
             CommandError::TooLarge(limit) => Self::too_large(limit),
@@ -360,6 +393,22 @@ impl From<ConfigError> for ApiError {
     }
 }
 
+impl From<DefinitionError> for ApiError {
+    fn from(error: DefinitionError) -> Self {
+        let text = error.to_string();
+        match error {
+            DefinitionError::UnknownField(_) => Self::bad("unknown_field", text),
+            DefinitionError::Malformed(_) => Self::bad("invalid_json", text),
+            DefinitionError::TooLarge => Self::too_large(DEFINITION_BYTES_MAX),
+            DefinitionError::Invalid(_) | DefinitionError::Cycle { .. } => Self::new(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "invalid_conversation",
+                text,
+            ),
+        }
+    }
+}
+
 impl From<DeployError> for ApiError {
     fn from(error: DeployError) -> Self {
         let unprocessable = |code, text| Self::new(StatusCode::UNPROCESSABLE_ENTITY, code, text);
@@ -377,6 +426,7 @@ impl From<DeployError> for ApiError {
             DeployError::Component(ComponentError::ImportNotGranted(_)) => {
                 unprocessable("import_not_granted", text)
             }
+            DeployError::Definition(error) => error.into(),
             DeployError::NotFound => agent_not_found(),
             DeployError::NoSuchVersion => Self::not_found("version_not_found", text),
             DeployError::Commit(error) => error.into(),

@@ -23,7 +23,7 @@ use super::auth::Caller;
 use super::body::Names;
 use super::error::{ApiError, ApiResult};
 
-/// A component of any version that the tenant has, or had when a turn began.
+/// A component, or a conversation, of any version that the tenant has, or had when a turn began.
 pub(super) async fn component(
     State(api): State<Api>,
     caller: Caller,
@@ -34,7 +34,11 @@ pub(super) async fn component(
     let bytes = agents.component(caller.tenant(), digest).await?;
     let not_found = || ApiError::not_found("component_not_found", "there is no such component");
     let bytes = bytes.ok_or_else(not_found)?;
-    Ok(([(header::CONTENT_TYPE, "application/wasm")], bytes).into_response())
+    let content_type = match agents.definition(digest) {
+        Some(_) => "application/json",
+        None => "application/wasm",
+    };
+    Ok(([(header::CONTENT_TYPE, content_type)], bytes).into_response())
 }
 
 /// A long document that an entry of the session's journal names.

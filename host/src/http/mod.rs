@@ -16,11 +16,13 @@ mod inspect;
 mod invoke;
 mod keys;
 mod operations;
+mod secrets;
 mod server;
 mod sessions;
 mod slots;
 mod sse;
 mod tokens;
+mod usage;
 mod wire;
 
 use std::sync::Arc;
@@ -37,6 +39,7 @@ use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use crate::clock::Clock;
 use crate::logs::Logs;
+use crate::secrets::Secrets;
 use crate::session::Sessions;
 use crate::shutdown::Shutdown;
 use crate::telemetry::{Stage, Telemetry};
@@ -54,6 +57,7 @@ pub(crate) struct Api {
 pub struct Parts {
     pub sessions: Sessions,
     pub tenants: Tenants,
+    pub secrets: Secrets,
     pub logs: Logs,
     pub clock: Clock,
     pub telemetry: Telemetry,
@@ -102,9 +106,7 @@ pub fn router(parts: Parts) -> Router {
         .route("/v1/agents", get(agents::list))
         .route(
             "/v1/agents/{agent}",
-            get(agents::show)
-                .put(agents::put_component)
-                .delete(agents::remove),
+            get(agents::show).put(agents::put).delete(agents::remove),
         )
         .route(
             "/v1/agents/{agent}/config",
@@ -149,6 +151,12 @@ pub fn router(parts: Parts) -> Router {
         )
         .route("/v1/keys", post(keys::mint))
         .route("/v1/keys/{id}", delete(keys::revoke))
+        .route("/v1/secrets", get(secrets::list))
+        .route(
+            "/v1/secrets/{name}",
+            put(secrets::put).delete(secrets::remove),
+        )
+        .route("/v1/usage", get(usage::show))
         .route("/metrics", get(health::metrics))
         .route("/healthz", get(health::alive))
         .route("/readyz", get(health::ready))

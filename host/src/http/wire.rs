@@ -20,6 +20,7 @@ pub(super) fn agent(name: &AgentName, deployment: &Deployment) -> Value {
         "agent": name,
         "ready": active.is_some(),
         "version": active.as_ref().map(|version| version.number),
+        "kind": active.as_ref().map(|version| version.kind.name()),
         "component": active.as_ref().map(|version| version.component.to_string()),
         "created_at": active.as_ref().map(|version| version.created_at.to_rfc3339()),
         "description": deployment.config.card.description,
@@ -29,6 +30,7 @@ pub(super) fn agent(name: &AgentName, deployment: &Deployment) -> Value {
 pub(super) fn version(version: &Version) -> Value {
     json!({
         "version": version.number,
+        "kind": version.kind.name(),
         "component": version.component.to_string(),
         "config": *version.config,
         "created_at": version.created_at.to_rfc3339(),
@@ -159,11 +161,15 @@ fn without_secret(private: &[u8]) -> Result<String, serde_json::Error> {
     serde_json::to_string(&fields)
 }
 
-fn usage(usage: Usage) -> Value {
+/// All of it, also what is nothing.
+pub(super) fn usage(usage: Usage) -> Value {
     json!({
         "model_calls": usage.model_calls,
+        "estimated_calls": usage.estimated_calls,
         "input_tokens": usage.input_tokens,
         "output_tokens": usage.output_tokens,
+        "cost_micros": usage.cost_micros,
+        "nested_micros": usage.nested_micros,
     })
 }
 

@@ -205,6 +205,9 @@ fn write_private(bytes: &mut BytesMut, payload: &Payload) {
         | Payload::Retried(_)
         | Payload::AgentSuspended(_)
         | Payload::AgentResumed(_)
+        | Payload::SpeakerStarted(_)
+        | Payload::SpeakerEnded(_)
+        | Payload::Halted(_)
         | Payload::CallCancelled(_) => {}
     }
 }
@@ -236,6 +239,9 @@ fn set_private(payload: &mut Payload, json: &[u8]) -> Result<(), serde_json::Err
         | Payload::Retried(_)
         | Payload::AgentSuspended(_)
         | Payload::AgentResumed(_)
+        | Payload::SpeakerStarted(_)
+        | Payload::SpeakerEnded(_)
+        | Payload::Halted(_)
         | Payload::CallCancelled(_) => Ok(()),
     }
 }

@@ -11,12 +11,12 @@ use crate::clock::Time;
 use crate::id::{AgentName, Author, Digest, MessageId, RunId, Seq, SlotName, TurnId};
 use crate::journal::entry::{
     AgentCalled, AgentCalledPrivate, AgentResumed, AgentSuspended, CallCancelled, CallKind,
-    CallResult, Called, Cause, Content, Entry, Fate, Idempotency, InputFate, InterruptRequested,
-    MessageReceived, MessageReceivedPrivate, MessageSent, MessageSetAside, Observation, Observed,
-    Outcome, Payload, Piece, Pinned, Retried, RetryReason, Returned, SessionChange, SessionChanged,
-    SessionForked, SessionOpened, SessionOpenedPrivate, SlotCommitted, SlotCommittedPrivate,
-    SlotLocked, SlotReleased, Spoke, Streamed, TurnEnded, TurnEndedPrivate, TurnError, TurnStarted,
-    Usage, Writer,
+    CallResult, Called, Cause, Content, Entry, Fate, Halt, Halted, Idempotency, InputFate,
+    InterruptRequested, MessageReceived, MessageReceivedPrivate, MessageSent, MessageSetAside,
+    Observation, Observed, Outcome, Payload, Piece, Pinned, Price, Retried, RetryReason, Returned,
+    SessionChange, SessionChanged, SessionForked, SessionOpened, SessionOpenedPrivate,
+    SlotCommitted, SlotCommittedPrivate, SlotLocked, SlotReleased, SpeakerEnded, SpeakerStarted,
+    Spoke, Streamed, TurnEnded, TurnEndedPrivate, TurnError, TurnStarted, Usage, Writer,
 };
 use crate::journal::state::{IllegalEntry, State};
 
@@ -105,6 +105,7 @@ impl Script {
             "put" | "lock" | "commit" | "free" => self.slot(verb, &words),
             "lost" | "retake" => self.lost(verb, &words),
             "start" | "spoke" | "stop" | "end" | "again" => self.turn(verb, &words),
+            "speaker" | "spoken" | "halt" => self.conversation(verb, &words),
             _ => self.call(verb, &words),
         }
     }
@@ -141,6 +142,7 @@ impl Script {
                         deadline: words.option("until").map(Time),
                         speaker: None,
                         authorized: false,
+                        left_micros: words.option("left"),
                     }),
                 },
             }),
@@ -197,6 +199,8 @@ impl Script {
                 agent,
                 at: words.at(1),
                 text: words.plain[2..].join(" "),
+                speaker: words.text("speaker").map(str::to_owned),
+                index: words.option("index"),
                 turn,
             }),
             "again" => Payload::Retried(Retried {
@@ -247,6 +251,37 @@ impl Script {
                 })
             }
             other => panic!("no such line: {other}"),
+        }
+    }
+
+    fn conversation(&self, verb: &str, words: &Words<'_>) -> Payload {
+        let turn: TurnId = words.at(0);
+        if verb == "halt" {
+            let halt = Halt::MaxTurns { turns: 1 };
+            return Payload::Halted(Halted { turn, halt });
+        }
+        let (index, speaker): (u32, String) = (words.at(1), words.at(2));
+        let speaker_turn = name(&format!("{}.t{index}.{speaker}", run_of(&turn)));
+        match verb {
+            "speaker" => Payload::SpeakerStarted(SpeakerStarted {
+                turn,
+                index,
+                speaker,
+                speaker_turn,
+                attempt: 1,
+            }),
+            _ => Payload::SpeakerEnded(SpeakerEnded {
+                turn,
+                index,
+                speaker,
+                speaker_turn,
+                session: None,
+                child_turn: None,
+                usage: Usage::default(),
+                attempts: 1,
+                started_at: self.now,
+                ended_at: self.now,
+            }),
         }
     }
 
@@ -320,6 +355,8 @@ impl Script {
                 call: CallKind::Model,
                 request: Digest::of(b"request"),
                 target: "default".into(),
+                price: Price::default(),
+                request_bytes: 0,
             }),
             "nest" => Payload::AgentCalled(AgentCalled {
                 turn,
@@ -335,6 +372,7 @@ impl Script {
                 session: words.at(3),
             }),
             "drop" => Payload::Returned(Returned {
+                answered: None,
                 turn,
                 n,
                 result: CallResult::Dropped,
@@ -350,6 +388,7 @@ impl Script {
                 pieces: vec![Piece::Text("piece".into())],
             }),
             "back" => Payload::Returned(Returned {
+                answered: None,
                 turn,
                 n,
                 result: CallResult::Ok,
@@ -475,6 +514,9 @@ pub(crate) fn print(entries: &[Entry]) -> String {
             Payload::AgentSuspended(it) => format!(" {}: {}", it.agent, it.reason),
             Payload::AgentResumed(it) => format!(" {}", it.agent),
             Payload::SessionForked(it) => format!(" {} at {}", it.from, it.at),
+            Payload::SpeakerStarted(it) => format!(" {} {}", it.index, it.speaker),
+            Payload::SpeakerEnded(it) => format!(" {} {}", it.index, it.speaker),
+            Payload::Halted(it) => format!(" {}", it.halt.name()),
             Payload::AgentCalled(it) => format!(" {} {} in {}", it.n, it.agent, it.session),
             Payload::CallCancelled(it) => format!(" {} {} in {}", it.n, it.agent, it.session),
             Payload::SessionOpened(_)

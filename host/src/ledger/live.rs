@@ -4,12 +4,14 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use bytes::Bytes;
 
-use crate::clock::Time;
+use crate::budgets::{Meter, usage_write};
+use crate::clock::{Day, Time};
 use crate::id::{Digest, MessageId, Seq, TurnId};
 use crate::journal::codec::{Encoded, Frame, encode};
-use crate::journal::entry::{Content, Entry, Payload, Spoke};
-use crate::journal::state::{FOLD_VERSION, IllegalEntry, State};
+use crate::journal::entry::{Content, Entry, Payload, Spoke, Usage};
+use crate::journal::state::{FOLD_VERSION, IllegalEntry, OpenCall, State};
 use crate::store::{Generation, JournalId, OpenError, ReadError, RecordKey, Store, Tail, Write};
+use crate::telemetry;
 
 use super::{Dead, sealed};
 
@@ -36,6 +38,20 @@ enum WakeRecord {
     At(Time),
 }
 
+/// Whose words a turn says: in a conversation, those of the speaker whose turn of this index is open.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Voice {
+    pub speaker: String,
+    pub index: u32,
+}
+
+/// Words of a turn that are not an entry yet, all of one voice.
+#[derive(Debug, Default)]
+struct Chunk {
+    voice: Option<Voice>,
+    text: String,
+}
+
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Owner {
     pub(super) generation: Generation,
@@ -58,10 +74,14 @@ pub(super) struct Live {
     new_records: Vec<Write>,
     /// Long documents of slots, so that reading a slot never touches the disk.
     texts: HashMap<Digest, Bytes>,
-    chunks: BTreeMap<TurnId, String>,
+    chunks: BTreeMap<TurnId, Chunk>,
     /// What the wake record says, by the newest write of it that was queued.
     wake: WakeRecord,
     snapshot_at: Seq,
+    /// What unflushed entries used: the whole of each day that they touched.
+    usage: BTreeMap<Day, Usage>,
+    /// Who counts what the tenant spends.
+    pub(super) meter: Meter,
 }
 
 impl Live {
@@ -105,6 +125,8 @@ impl Live {
             chunks: BTreeMap::new(),
             wake: WakeRecord::Unknown,
             snapshot_at,
+            usage: BTreeMap::new(),
+            meter: Meter::default(),
         })
     }
 
@@ -144,7 +166,7 @@ impl Live {
     }
 
     pub(super) fn waiting_bytes(&self) -> usize {
-        let chunks: usize = self.chunks.values().map(String::len).sum();
+        let chunks: usize = self.chunks.values().map(|chunk| chunk.text.len()).sum();
         let entries: usize = self
             .recent
             .iter()
@@ -158,14 +180,25 @@ impl Live {
     /// Bytes a turn has said, appended or not.
     pub(super) fn said(&self, turn: &TurnId) -> u64 {
         let appended = self.state.turns.get(turn).map_or(0, |turn| turn.said);
-        appended + self.chunks.get(turn).map_or(0, |chunk| chunk.len() as u64)
+        let chunk = self.chunks.get(turn);
+        appended + chunk.map_or(0, |chunk| chunk.text.len() as u64)
     }
 
     /// Words of a turn that is no longer open are dropped: nobody was or will be shown them.
-    pub(super) fn say(&mut self, turn: &TurnId, text: &str) {
+    pub(super) fn say(&mut self, turn: &TurnId, voice: Option<&Voice>, text: &str) {
         if self.state.turns.contains_key(turn) && !text.is_empty() {
-            self.chunks.entry(turn.clone()).or_default().push_str(text);
+            let chunk = self.chunks.entry(turn.clone()).or_insert_with(|| Chunk {
+                voice: voice.cloned(),
+                text: String::new(),
+            });
+            chunk.text.push_str(text);
         }
+    }
+
+    /// Whether the turn has words of another voice that are not an entry yet.
+    pub(super) fn speaks_otherwise(&self, turn: &TurnId, voice: Option<&Voice>) -> bool {
+        let chunk = self.chunks.get(turn);
+        chunk.is_some_and(|chunk| chunk.voice.as_ref() != voice)
     }
 
     pub(super) fn close_chunks(&mut self, journal: &JournalId, now: Time) {
@@ -207,6 +240,13 @@ impl Live {
                 bytes,
             })
             .collect();
+        // The whole of a day, in the commit of the entries that say it: a crash leaves both or neither.
+        let usage = std::mem::take(&mut self.usage);
+        writes.extend(
+            usage
+                .into_iter()
+                .map(|(day, it)| usage_write(journal, day, it)),
+        );
         writes.append(&mut self.new_records);
         writes.push(Write::Append {
             journal: journal.clone(),
@@ -351,12 +391,30 @@ impl<'a> Batch<'a> {
 
     /// Append. An illegal entry is a defect of the caller: it ends the ledger.
     pub fn push(&mut self, payload: Payload) -> Seq {
+        let used = used_by(&self.live.state, &payload);
+        let before = *self.live.state.spent();
         if self.illegal.is_none() {
             let tenant = &self.journal.tenant;
             let removed = sealed::removed(&self.live.state, tenant, &payload);
             match self.live.push(self.now, payload) {
                 Ok(_) => self.live.new_records.extend(removed),
                 Err(illegal) => self.illegal = Some(illegal),
+            }
+        }
+        let spent = *self.live.state.spent();
+        if spent.total != before.total {
+            self.live.usage.insert(spent.day, spent.of_day);
+            let micros = spent.total.since(before.total).cost_micros;
+            self.live.meter.add(spent.day, micros);
+            for (model, usage) in used {
+                telemetry::ModelUse {
+                    tenant: self.journal.tenant.as_str(),
+                    model: &model,
+                    input_tokens: usage.input_tokens,
+                    output_tokens: usage.output_tokens,
+                    cost_micros: usage.cost_micros,
+                }
+                .count();
             }
         }
         self.live.state.last
@@ -388,6 +446,24 @@ impl<'a> Batch<'a> {
         self.live.new_records.push(write);
     }
 
+    /// Bytes for an entry that is pushed next; what is long or no text is stored beside the journal,
+    /// and is not kept in memory.
+    pub fn bytes(&mut self, bytes: &Bytes) -> Content {
+        // An entry holds it as JSON, which may make six bytes of one.
+        if bytes.len() <= super::INLINE_BYTES_MAX / 6
+            && let Ok(text) = std::str::from_utf8(bytes)
+        {
+            let text = text.to_owned();
+            return Content::Inline { text };
+        }
+        let digest = Digest::of(bytes);
+        self.live.new_values.push((digest, bytes.clone()));
+        Content::Stored {
+            digest,
+            bytes: bytes.len() as u64,
+        }
+    }
+
     /// Forget long texts that no slot names any more.
     pub fn forget_old_texts(&mut self) {
         let live = &mut *self.live;
@@ -407,13 +483,14 @@ impl<'a> Batch<'a> {
 
     /// Append what a turn said.
     pub(super) fn close_chunk(&mut self, turn: &TurnId) {
-        let Some(text) = self.live.chunks.remove(turn) else {
+        let Some(Chunk { voice, text }) = self.live.chunks.remove(turn) else {
             return;
         };
         let Some(open) = self.live.state.turns.get(turn) else {
             return;
         };
         let (agent, mut at) = (open.agent.clone(), open.said);
+        let (speaker, index) = voice.map(|it| (it.speaker, it.index)).unzip();
         let mut rest = text.as_str();
         while !rest.is_empty() {
             let (chunk, more) = rest.split_at(rest.floor_char_boundary(CHUNK_BYTES_MAX));
@@ -422,11 +499,32 @@ impl<'a> Batch<'a> {
                 agent: agent.clone(),
                 text: chunk.to_owned(),
                 at,
+                speaker: speaker.clone(),
+                index,
             };
             self.push(Payload::Spoke(spoke));
             at += chunk.len() as u64;
             rest = more;
         }
+    }
+}
+
+/// What an entry says that calls of models used.
+fn used_by(state: &State, payload: &Payload) -> Vec<(String, Usage)> {
+    let used = |call: &OpenCall, usage| Some((call.model.clone()?, usage));
+    match payload {
+        Payload::Returned(returned) => {
+            let turn = state.turns.get(&returned.turn);
+            let call = turn.and_then(|turn| turn.open_calls.get(&returned.n));
+            let used = call.and_then(|call| used(call, returned.usage));
+            used.into_iter().collect()
+        }
+        Payload::TurnEnded(ended) => {
+            let open = state.turns.get(&ended.turn).into_iter();
+            let cut = open.flat_map(|turn| turn.open_calls.values());
+            cut.filter_map(|call| used(call, call.cut())).collect()
+        }
+        _ => Vec::new(),
     }
 }
 

@@ -28,6 +28,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use tokio::sync::{Notify, watch};
 
+use crate::budgets::Meter;
 use crate::clock::Clock;
 use crate::id::{Digest, Seq, SlotName, TurnId};
 use crate::journal::codec::Frame;
@@ -38,7 +39,7 @@ use crate::store::{
 };
 use crate::telemetry::Stage;
 
-pub use live::{Batch, parse_wake};
+pub use live::{Batch, Voice, parse_wake};
 use live::{Live, Owner};
 pub use read::{Back, FollowError, Follower};
 pub use sealed::authorization_key;
@@ -112,13 +113,24 @@ impl Ledger {
         journal: JournalId,
         clock: Clock,
     ) -> Result<Arc<Self>, OpenError> {
+        Self::open_metered(store, journal, clock, Meter::default())
+    }
+
+    /// The same, with somebody who counts what is spent from now on.
+    pub fn open_metered(
+        store: Arc<dyn Store>,
+        journal: JournalId,
+        clock: Clock,
+        meter: Meter,
+    ) -> Result<Arc<Self>, OpenError> {
         let opened = store.open(&journal)?;
         let owner = Owner {
             generation: opened.generation,
             tail: opened.tail,
         };
-        let live = Live::fold(&*store, &journal, Some(owner), opened.last)?
+        let mut live = Live::fold(&*store, &journal, Some(owner), opened.last)?
             .with_texts(&*store, &journal)?;
+        live.meter = meter;
         Ok(Self::of(store, journal, clock, live, None))
     }
 
@@ -232,12 +244,31 @@ impl Ledger {
         text: &str,
         decide: impl FnOnce(u64) -> Result<(), E>,
     ) -> Result<(), AppendError<E>> {
+        self.say_as(turn, None, text, decide)
+    }
+
+    /// The same in a voice: an entry holds words of one voice alone.
+    pub fn say_as<E>(
+        &self,
+        turn: &TurnId,
+        voice: Option<&Voice>,
+        text: &str,
+        decide: impl FnOnce(u64) -> Result<(), E>,
+    ) -> Result<(), AppendError<E>> {
         let mut live = self.lock();
         if let Some(dead) = &live.dead {
             return Err(AppendError::Dead(dead.clone()));
         }
         decide(live.said(turn)).map_err(AppendError::Refused)?;
-        live.say(turn, text);
+        if live.speaks_otherwise(turn, voice) {
+            let mut batch = Batch::new(&mut live, &self.journal, self.clock.now());
+            batch.close_chunk(turn);
+            if let Some(illegal) = batch.into_illegal() {
+                tracing::error!(journal = ?self.journal, %illegal, "refused to write an illegal entry");
+                return Err(AppendError::Dead(self.die(live, Dead::Illegal(illegal))));
+            }
+        }
+        live.say(turn, voice, text);
         drop(live);
         self.touch();
         Ok(())
@@ -387,7 +418,11 @@ impl Ledger {
                 }
             });
         };
-        match self.store.commit(commit(writes, done)) {
+        let committed = self.store.commit(commit(writes, done));
+        if committed.is_ok() {
+            live.meter.saved();
+        }
+        match committed {
             Ok(Some(tail)) => {
                 if let Some(owner) = &mut live.owner {
                     owner.tail = tail;

@@ -123,14 +123,18 @@ impl Ledger {
 
     /// The text of a document that an entry names, however old it is.
     pub async fn text(&self, content: &Content) -> Result<String, ReadError> {
+        let bytes = self.bytes(content).await?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    /// The bytes behind a content that an entry names, however old it is.
+    pub async fn bytes(&self, content: &Content) -> Result<Bytes, ReadError> {
         let digest = match content {
-            Content::Inline { text } => return Ok(text.clone()),
+            Content::Inline { text } => return Ok(Bytes::copy_from_slice(text.as_bytes())),
             Content::Stored { digest, .. } => *digest,
         };
         let bytes = self.value(digest).await?;
-        let missing = || self.damaged(None, &format!("the value {digest} is missing"));
-        let bytes = bytes.ok_or_else(missing)?;
-        Ok(String::from_utf8_lossy(&bytes).into_owned())
+        bytes.ok_or_else(|| self.damaged(None, &format!("the value {digest} is missing")))
     }
 
     /// A durable value that an entry names.

@@ -6,7 +6,7 @@ use std::convert::Infallible;
 use super::*;
 use crate::clock::Time;
 use crate::journal::codec::Encoded;
-use crate::journal::entry::{Entry, Kind, Payload};
+use crate::journal::entry::{Entry, Kind, Payload, Usage};
 use crate::journal::script::{Script, message, name};
 use crate::store::{Fault, Memory, memory};
 
@@ -663,4 +663,62 @@ async fn a_long_document_is_beside_the_journal_and_always_at_hand() {
         let (_, found) = open(&disk).look_at_slot(&name("x"), |_| ());
         assert_eq!(found.unwrap().1.as_ref(), Some(&text));
     }
+}
+
+/// What is stored of the session's usage: day and calls.
+fn usage_records(store: &dyn Store) -> Vec<(String, u64)> {
+    let records = store.records(Some(&journal().tenant), RecordSpace::Usage, None, 9);
+    let records = records.expect("it reads").into_iter();
+    let calls = |bytes: &[u8]| {
+        let usage: Usage = serde_json::from_slice(bytes).expect("it is a usage");
+        usage.model_calls
+    };
+    records.map(|(name, bytes)| (name, calls(&bytes))).collect()
+}
+
+/// A frame may hold entries of two days. Each day is written whole, and a later frame of it again.
+#[tokio::test]
+async fn usage_is_stored_by_the_days_of_its_entries() {
+    const DAY_MS: u64 = 24 * 60 * 60 * 1000;
+    let disk = Memory::new();
+    let (store, clock) = (memory(&disk), Clock::manual(Time(DAY_MS - 1)));
+    let ledger = Ledger::open(store.clone(), journal(), clock.clone()).unwrap();
+    let write = |line: &str| write(&ledger, line).expect("it is legal");
+    let call = |n: u32| {
+        write(&format!("call run.t0.a {n}"));
+        write(&format!("back run.t0.a {n}"));
+    };
+    write("open a");
+    write("got a");
+    write("start run.t0.a takes=2 messages");
+    call(0);
+    call(1);
+    clock.advance_ms(1);
+    call(2);
+    assert_eq!(usage_records(&*store), []);
+    ledger.settle().await.unwrap();
+    let days = [
+        ("1970-01-01/s".to_owned(), 2),
+        ("1970-01-02/s".to_owned(), 1),
+    ];
+    assert_eq!(usage_records(&*store), days);
+    call(3);
+    ledger.settle().await.unwrap();
+    let days = [
+        ("1970-01-01/s".to_owned(), 2),
+        ("1970-01-02/s".to_owned(), 2),
+    ];
+    assert_eq!(usage_records(&*store), days);
+    // Entries without usage write nothing of it.
+    write("got a");
+    let syncs = disk.syncs();
+    ledger.settle().await.unwrap();
+    assert_eq!(
+        (disk.syncs(), usage_records(&*store)),
+        (syncs + 1, days.into())
+    );
+    // Folded again, it goes on from there.
+    let ledger = Ledger::open(store.clone(), journal(), clock).unwrap();
+    assert_eq!(ledger.look(|state| state.spent().total.model_calls), 4);
+    assert_eq!(ledger.look(|state| state.spent().of_day.model_calls), 2);
 }

@@ -118,7 +118,13 @@ impl Request {
     /// of the host, whatever provider they go to; there is one also for requests that
     /// `open` would refuse.
     pub fn digest(&self) -> Digest {
-        Digest::of(&wire::canonical(self))
+        self.digest_and_bytes().0
+    }
+
+    /// The same, and how long the request is.
+    pub fn digest_and_bytes(&self) -> (Digest, u64) {
+        let canonical = wire::canonical(self);
+        (Digest::of(&canonical), canonical.len() as u64)
     }
 }
 

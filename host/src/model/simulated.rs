@@ -1,8 +1,9 @@
 //! A provider inside the process, for tests on virtual time: what it is asked says what it does.
 //!
-//! It answers with the words of the last user message, one a millisecond. `BUSY` refuses the
+//! A word is a token. It answers with the words of the last user message, one a millisecond. `BUSY` refuses the
 //! first attempt of a call, `CUT` ends the answer there, `SLOW` waits a second. While it is gone, nobody
-//! can connect to it.
+//! can connect to it. Asked to go on with an answer that broke off, it says the last word of that again, and
+//! the rest.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -38,7 +39,10 @@ impl Log {
 }
 
 #[derive(Debug)]
-pub(super) struct Incoming(VecDeque<String>);
+pub(super) struct Incoming {
+    words: VecDeque<String>,
+    usage: Usage,
+}
 
 impl Incoming {
     pub(super) fn open(log: &Log, request: &Request, key: &str) -> Result<Self, Fault> {
@@ -50,7 +54,10 @@ impl Incoming {
             Message::User { text, .. } => Some(text.as_str()),
             _ => None,
         });
-        let words: VecDeque<String> = asked
+        let rest = rest(request);
+        let words: VecDeque<String> = rest
+            .as_deref()
+            .or(asked)
             .unwrap_or_default()
             .split_inclusive(' ')
             .map(str::to_owned)
@@ -62,22 +69,55 @@ impl Incoming {
                 retry_after_ms: None,
             });
         }
-        Ok(Self(words))
+        let input_tokens = words.len() as u64;
+        Ok(Self {
+            words,
+            usage: Usage {
+                input_tokens,
+                output_tokens: 0,
+            },
+        })
     }
 
     pub(super) async fn next(&mut self) -> Result<Delta, Fault> {
         tokio::time::sleep(Duration::from_millis(1)).await;
-        while let Some(word) = self.0.pop_front() {
+        while let Some(word) = self.words.pop_front() {
             match word.trim() {
                 "BUSY" => {}
                 "SLOW" => tokio::time::sleep(Duration::from_secs(1)).await,
                 "CUT" => return Err(Fault::Cut),
-                _ => return Ok(Delta::Text(word)),
+                _ => {
+                    self.usage.output_tokens += 1;
+                    return Ok(Delta::Text(word));
+                }
             }
         }
         Ok(Delta::Finished {
             reason: Finish::Stop,
-            usage: Some(Usage::default()),
+            usage: Some(self.usage),
         })
     }
+}
+
+/// What is missing of the answer that the request is to go on with.
+fn rest(request: &Request) -> Option<String> {
+    let [
+        ..,
+        Message::User { text: asked, .. },
+        Message::Assistant {
+            text: Some(said), ..
+        },
+        Message::User { text: go_on, .. },
+    ] = request.messages.as_slice()
+    else {
+        return None;
+    };
+    if !go_on.starts_with("Your answer broke off") {
+        return None;
+    }
+    let words = asked.split_inclusive(' ');
+    let words = words.filter(|word| !["BUSY", "SLOW", "CUT"].contains(&word.trim()));
+    let whole: String = words.collect();
+    let last = said.split_inclusive(' ').next_back().unwrap_or_default();
+    Some(format!("{last}{}", whole.strip_prefix(said.as_str())?))
 }

@@ -29,6 +29,7 @@ wasmtime::component::bindgen!({
         "antiphon:agent/agents.call": async | trappable,
         "antiphon:agent/agents.spawn": async | trappable,
         "antiphon:agent/agents.[static]run.wait": async | trappable,
+        "antiphon:agent/http.fetch": async | trappable,
         default: trappable,
     },
     exports: { default: async },

@@ -29,7 +29,7 @@ use super::limits::{
 use super::wasi;
 
 /// Interfaces of `antiphon:agent` that can be granted.
-pub const INTERFACES: [&str; 9] = [
+pub const INTERFACES: [&str; 10] = [
     "kernel",
     "mailbox",
     "context",
@@ -39,10 +39,11 @@ pub const INTERFACES: [&str; 9] = [
     "turn",
     "log",
     "agents",
+    "http",
 ];
 
 /// Of these, the ones that reach beyond the session: an agent has them only if its configuration says so.
-const ASKED_FOR: [&str; 1] = ["agents"];
+const ASKED_FOR: [&str; 2] = ["agents", "http"];
 
 const PACKAGE: &str = "antiphon:agent/";
 const VERSION: &str = "@0.1.0";

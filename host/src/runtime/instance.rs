@@ -186,7 +186,7 @@ fn trapped(scope: &Scope, guest: &Guest, error: &wasmtime::Error) -> Exit {
 }
 
 /// The exit of an instance that could not go on.
-fn stopped(scope: &Scope, stop: Stop, backtrace: Option<String>) -> Exit {
+pub(super) fn stopped(scope: &Scope, stop: Stop, backtrace: Option<String>) -> Exit {
     let text = stop.to_string();
     match stop {
         Stop::Over => Exit::Over,
@@ -201,7 +201,12 @@ fn stopped(scope: &Scope, stop: Stop, backtrace: Option<String>) -> Exit {
     }
 }
 
-fn failed(scope: &Scope, code: Failure, message: String, backtrace: Option<String>) -> Exit {
+pub(super) fn failed(
+    scope: &Scope,
+    code: Failure,
+    message: String,
+    backtrace: Option<String>,
+) -> Exit {
     // The guest chose part of these words.
     let message: String = message.chars().take(500).collect();
     let stderr = scope.output.stderr_end();

@@ -40,6 +40,11 @@ pub struct TurnLimits {
     pub mailbox_messages_max: usize,
     /// Calls so many calls deep are refused.
     pub call_depth_max: u32,
+    pub http_calls_max: u64,
+    pub http_ms_max: u64,
+    pub http_request_bytes_max: usize,
+    pub http_response_bytes_max: usize,
+    pub http_header_bytes_max: usize,
 }
 
 impl Default for TurnLimits {
@@ -57,6 +62,11 @@ impl Default for TurnLimits {
             slots_max: 256,
             mailbox_messages_max: 10_000,
             call_depth_max: bus::DEPTH_MAX,
+            http_calls_max: 1_000,
+            http_ms_max: 60_000,
+            http_request_bytes_max: 1024 * 1024,
+            http_response_bytes_max: 1024 * 1024,
+            http_header_bytes_max: 16 * 1024,
         }
     }
 }
@@ -87,7 +97,7 @@ impl TurnLimits {
         limits
     }
 
-    fn by_name(&mut self) -> [(&'static str, Number<'_>); 12] {
+    fn by_name(&mut self) -> [(&'static str, Number<'_>); 17] {
         [
             ("memory_bytes_max", Number::Long(&mut self.memory_bytes_max)),
             ("cpu_ms_max", Number::Long(&mut self.cpu_ms_max)),
@@ -110,6 +120,20 @@ impl TurnLimits {
                 Number::Size(&mut self.mailbox_messages_max),
             ),
             ("call_depth_max", Number::Short(&mut self.call_depth_max)),
+            ("http_calls_max", Number::Long(&mut self.http_calls_max)),
+            ("http_ms_max", Number::Long(&mut self.http_ms_max)),
+            (
+                "http_request_bytes_max",
+                Number::Size(&mut self.http_request_bytes_max),
+            ),
+            (
+                "http_response_bytes_max",
+                Number::Size(&mut self.http_response_bytes_max),
+            ),
+            (
+                "http_header_bytes_max",
+                Number::Size(&mut self.http_header_bytes_max),
+            ),
         ]
     }
 }
@@ -278,7 +302,7 @@ mod tests {
         for (at, (_, limit)) in limits.by_name().into_iter().enumerate() {
             limit.set(at as u64);
         }
-        assert_eq!(limits.pinned().len(), 12);
+        assert_eq!(limits.pinned().len(), 17);
         assert_eq!(TurnLimits::of_pinned(&limits.pinned()), limits);
     }
 

@@ -6,6 +6,7 @@
 //!   are numbered and written down.
 //! - [`replay`], [`random`]: pure, what a turn did before, and its randomness.
 //! - [`host`]: one WIT interface per file, over the scope.
+//! - [`conversation`]: a turn of a conversation, in place of an instance.
 //! - [`limits`], [`wasi`]: what a guest may use, and how little is behind WASI.
 //!
 //! Invariants: one wasmtime store per turn, never used again after the turn; an
@@ -13,6 +14,7 @@
 //! time-outs are exits, not errors. It decides nothing about what runs when: session/ does.
 
 mod bindings;
+pub mod conversation;
 pub mod engine;
 mod guest;
 mod host;

@@ -294,6 +294,7 @@ pub fn describe(recorded: &Recorded) -> String {
         Payload::Called(it) => match it.call {
             CallKind::Model => format!("call {}, asking the model {:?}", it.n, it.target),
             CallKind::Timer => format!("call {}, sleeping {} ms", it.n, it.target),
+            CallKind::Http => format!("call {}, requesting {:?}", it.n, it.target),
         },
         Payload::AgentCalled(it) => format!("call {}, calling the agent {}", it.n, it.agent),
         Payload::Returned(it) => format!("the return of call {}", it.n),
@@ -303,6 +304,11 @@ pub fn describe(recorded: &Recorded) -> String {
         Payload::SlotLocked(it) => format!("the lock of slot {}", it.slot),
         Payload::SlotReleased(it) => format!("the release of slot {}", it.slot),
         Payload::SlotCommitted(it) => format!("call {}, the commit of slot {}", it.n, it.slot),
+        Payload::SpeakerStarted(it) => {
+            format!("the start of turn {} of {:?}", it.index, it.speaker)
+        }
+        Payload::SpeakerEnded(it) => format!("the end of turn {} of {:?}", it.index, it.speaker),
+        Payload::Halted(it) => format!("the halt {}", it.halt.name()),
         other => other.kind().name().to_owned(),
     };
     format!("{what} (entry {at})")

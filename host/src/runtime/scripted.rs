@@ -7,16 +7,20 @@
 //! `call AGENT STEPS` (with `,` for `;`; what it says is said in brackets), `spawn AGENT STEPS`, `wait` and
 //! `drop` (the oldest of those), `wake MS`, `sleep MS`, `leave` (what it pulled), `more` (pull again, and do what that says when all else
 //! is done), `once STEP` (one of the turn's messages does it for all), `fail` (as an agent answers an error),
+//! `get WORD`, `post WORD` (ask an origin outside, and say its answer),
 //! `trap`, `panic`, `hang`, `now` (say the time), `differ` (say something else in every attempt), `differ lock`
-//! (lock another slot). A turn that takes no message says which slots and wake-ups it was started for.
+//! (lock another slot). What a conversation tells it (`[SPEAKER] …`) it has heard, and asked who speaks it chooses
+//! somebody. A turn that takes no message says which slots and wake-ups it was started for.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use bytes::Bytes;
 use serde_json::Value;
 
 use crate::clock::Time;
+use crate::egress::{self, EgressError};
 use crate::id::{MessageId, SlotName};
 use crate::journal::entry::{Cause, Failure, TurnError};
 use crate::model::{Message, Request};
@@ -86,6 +90,7 @@ fn nested(rest: &str) -> NestedCall<'_> {
         timeout_ms: None,
         session: None,
         caller: None,
+        speaker: None,
     }
 }
 
@@ -161,9 +166,17 @@ impl Agent {
         };
         let (verb, rest) = line.split_once(' ').unwrap_or((line, ""));
         let scope = self.scope.clone();
+        if let Some((_, names)) = line.split_once("Who speaks next: ") {
+            let names: Vec<&str> = names.trim_end_matches('?').split(", ").collect();
+            return Ok(self.say(names[line.len() % names.len()])?);
+        }
+        if verb.starts_with('[') {
+            return Ok(self.say(&format!("heard {} bytes", line.len()))?);
+        }
         match verb {
             "say" => self.say(rest)?,
             "model" | "ask" => self.ask(verb, rest).await?,
+            "get" | "post" => self.fetch(verb, rest).await?,
             "lock" => {
                 if let Ok(slot) = scope.lock_slot(rest)? {
                     self.locks.insert(slot);
@@ -248,6 +261,30 @@ impl Agent {
         self.scope.count()?;
         let _too_large = self.scope.say(text)?;
         Ok(())
+    }
+
+    /// Long answers are said by their length. `closed/...` is what no rule covers.
+    async fn fetch(&self, verb: &str, path: &str) -> Result<(), Stop> {
+        let path = match path.strip_prefix("closed/") {
+            Some(_) => path.to_owned(),
+            None => format!("open/{path}"),
+        };
+        let request = egress::Request {
+            method: verb.to_uppercase(),
+            url: format!("http://origin.sim/{path}"),
+            headers: Vec::new(),
+            body: Bytes::from_static(b"body"),
+        };
+        let text = match self.scope.fetch(&request, None).await? {
+            Ok(answer) if answer.body.len() > 100 => format!("({})", answer.body.len()),
+            Ok(answer) => String::from_utf8_lossy(&answer.body).into_owned(),
+            Err(EgressError::Refused(_)) => "[refused]".to_owned(),
+            Err(EgressError::OutcomeUnknown) => "[unknown]".to_owned(),
+            Err(EgressError::Unreachable(_)) => "[unreachable]".to_owned(),
+            Err(EgressError::Other(_)) => "[broken]".to_owned(),
+            Err(error) => format!("[{error:?}]"),
+        };
+        self.say(&text)
     }
 
     async fn ask(&self, verb: &str, words: &str) -> Result<(), Stop> {

@@ -12,6 +12,7 @@ mod messages;
 mod slots;
 mod turns;
 
+use crate::budgets::Exhausted;
 use crate::id::{AgentName, MessageId, Seq, TurnId};
 use crate::journal::entry::{
     CalledBy, Idempotency, MessageSetAside, Outcome, Payload, SessionChange, SessionChanged,
@@ -48,6 +49,8 @@ pub enum CommandError {
     /// Nobody can end that but what it waits for.
     #[error("the agent is not suspended but waits, and goes on by itself: {0}")]
     Waits(String),
+    #[error(transparent)]
+    BudgetExhausted(Exhausted),
     #[error("the idempotency key was used with another body")]
     KeyReused,
     #[error("{what}: {limit} is the most")]

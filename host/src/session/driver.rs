@@ -234,13 +234,9 @@ impl Driver {
     /// with every entry that it appends.
     fn rules(&self, state: &State) -> BTreeMap<AgentName, Rules> {
         let (tenant, parts) = (&self.session.journal.tenant, &self.sessions.0.parts);
-        let now = self.sessions.now();
         let of = |agent: &AgentName| {
             let version = parts.agents.active(tenant, agent)?;
-            Some((
-                agent.clone(),
-                Rules::of(&version, &parts.models, tenant, now),
-            ))
+            Some((agent.clone(), Rules::of(&version, &self.sessions, tenant)))
         };
         let idle = state.participants.iter();
         let idle = idle.filter(|(_, participant)| participant.turn.is_none());

@@ -18,7 +18,7 @@ use bytes::Bytes;
 use crate::clock::Time;
 use crate::id::{Digest, Seq, SessionId, TenantId};
 use crate::journal::codec::{Encoded, Frame, encode};
-use crate::journal::entry::{Content, Entry, Idempotency, Payload, SessionOpenedPrivate};
+use crate::journal::entry::{Entry, Idempotency, SessionOpenedPrivate};
 use crate::journal::state::{Phase, State};
 use crate::ledger::wake_key;
 use crate::store::{
@@ -393,9 +393,7 @@ fn read(
                 let missing = Some(state.last.next());
                 ReadError::bad_entry(journal, missing, illegal.to_string())
             })?;
-            if let Payload::SlotCommitted(committed) = &entry.payload
-                && let Content::Stored { digest, .. } = committed.private.content
-            {
+            if let Some(digest) = entry.payload.value() {
                 let missing = || {
                     let what = format!("the value {digest} is missing");
                     ReadError::bad_entry(journal, Some(entry.seq), what)

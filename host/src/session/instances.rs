@@ -1,8 +1,10 @@
-//! What runs the instance of a turn: wasmtime, or a script in tests of this layer.
+//! What runs a turn: an instance in wasmtime, the host itself for a conversation, or a script in tests of
+//! this layer.
 
 use std::sync::Arc;
 
-use crate::agents::{Agents, DeployError, Version};
+use crate::agents::{AgentKind, Agents, DeployError, Version};
+use crate::runtime::conversation::{self, definition::Definition};
 use crate::runtime::engine::{self, Runtime};
 use crate::runtime::instance::{self, Exit, Input};
 use crate::runtime::scope::Scope;
@@ -16,6 +18,8 @@ pub enum Instances {
 
 /// What a version needs to run.
 pub(super) enum Loaded {
+    /// The host runs it itself.
+    Conversation(Arc<Definition>),
     Component(Arc<Runtime>, engine::Loaded),
     #[cfg(test)]
     Scripted,
@@ -27,6 +31,11 @@ impl Instances {
         agents: &Arc<Agents>,
         version: &Version,
     ) -> Result<Loaded, DeployError> {
+        if version.kind == AgentKind::Conversation {
+            let definition = agents.definition(version.component);
+            let definition = definition.ok_or(DeployError::Missing(version.component))?;
+            return Ok(Loaded::Conversation(definition));
+        }
         match self {
             Self::Components(runtime) => {
                 let loaded = agents.load(version.component, &version.config).await?;
@@ -42,6 +51,7 @@ impl Loaded {
     /// Run one turn. Dropping the future ends the instance where it is.
     pub(super) async fn start(self, scope: Arc<Scope>, input: Input) -> Exit {
         match self {
+            Self::Conversation(definition) => conversation::start(definition, scope).await,
             Self::Component(runtime, loaded) => {
                 instance::start(&runtime, &loaded, scope, input).await
             }

@@ -51,7 +51,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::agents::Agents;
+use crate::budgets::Budgets;
 use crate::clock::{Clock, Time};
+use crate::egress::Egress;
 use crate::id::{SessionId, TenantId};
 use crate::journal::state::Phase;
 use crate::ledger::{Dead, Ledger};
@@ -59,6 +61,7 @@ use crate::logs::Logs;
 use crate::model::Models;
 use crate::runtime::limits::TurnLimits;
 use crate::seal::Seal;
+use crate::secrets::Secrets;
 use crate::store::{JournalId, Latched, OpenError, ReadError, Store};
 
 pub use instances::Instances;
@@ -123,6 +126,9 @@ pub struct Parts {
     pub instances: Instances,
     pub agents: Arc<Agents>,
     pub models: Models,
+    pub egress: Egress,
+    pub secrets: Secrets,
+    pub budgets: Budgets,
     pub logs: Logs,
     pub limits: TurnLimits,
     /// Turns that run at once on this host.
@@ -295,6 +301,7 @@ impl Sessions {
         }
         fork::remove_unfinished(self, journal).await?;
         let (store, clock) = (self.0.parts.store.clone(), self.0.parts.clock.clone());
+        let budgets = self.0.parts.budgets.clone();
         let name = journal.clone();
         let opening = tokio::task::spawn_blocking(move || {
             if !absent && !store.exists(&name)? {
@@ -304,7 +311,8 @@ impl Sessions {
                 // What is durable can still be read.
                 return Ok(Ledger::open_latched(store, name, clock, latched)?);
             }
-            Ok(Ledger::open(store, name, clock)?)
+            let meter = budgets.meter(&name.tenant, clock.now())?;
+            Ok(Ledger::open_metered(store, name, clock, meter)?)
         });
         let ledger = match opening.await {
             Ok(ledger) => ledger?,
@@ -378,6 +386,10 @@ impl Sessions {
 
     pub fn limits(&self) -> &TurnLimits {
         &self.0.parts.limits
+    }
+
+    pub fn budgets(&self) -> &Budgets {
+        &self.0.parts.budgets
     }
 
     pub fn clock(&self) -> &Clock {

@@ -9,7 +9,7 @@ use futures_util::future::BoxFuture;
 
 use crate::bus::Authorization;
 use crate::id::{AgentName, Author, Digest, MessageId, SessionId, TenantId};
-use crate::journal::entry::{Failure, Idempotency, Outcome as TurnOutcome};
+use crate::journal::entry::{Failure, Idempotency, Outcome as TurnOutcome, Usage};
 use crate::journal::state::{Child, Phase};
 use crate::ledger::{Dead, FollowError};
 use crate::runtime::scope::agents::{ChildError, Lost, NotCalled, Opening, Outcome, Peers};
@@ -57,8 +57,7 @@ impl Peers for Nested {
                 called_by: Some(opening.called_by.clone()),
                 idempotency: None,
             };
-            let caller = opening.context.parent.as_ref();
-            let caller = caller.and_then(|turn| turn.as_str().rsplit('.').next());
+            let caller = opening.called_by.turn.as_str().rsplit('.').next();
             let message = NewMessage {
                 // The last part of a turn's id is a slug, which is an author's name too.
                 author: caller
@@ -137,6 +136,7 @@ fn outcome(standing: Standing) -> Outcome {
                 turn: None,
                 text: String::new(),
                 error: Some(ChildError::Failed(why)),
+                usage: Usage::default(),
             };
         }
         Standing::Open(None) => {
@@ -144,9 +144,11 @@ fn outcome(standing: Standing) -> Outcome {
                 turn: None,
                 text: String::new(),
                 error: Some(ChildError::Cancelled),
+                usage: Usage::default(),
             };
         }
     };
+    let usage = taken.ended.as_ref().map(|ended| ended.usage);
     let error = taken
         .ended
         .and_then(|ended| match (ended.outcome, ended.error) {
@@ -170,6 +172,7 @@ fn outcome(standing: Standing) -> Outcome {
         turn: Some(taken.turn),
         text: taken.reply,
         error,
+        usage: usage.unwrap_or_default(),
     }
 }
 

@@ -15,20 +15,22 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use crate::agents::AgentConfig;
+use crate::budgets::{Budgets, Terms};
 use crate::clock::{Clock, Time};
 use crate::id::{AgentName, Digest, Seq, SessionId, TenantId, TurnId};
 use crate::journal::codec::{DecodeError, Encoded, Frame};
-use crate::journal::entry::{Content, Entry, Kind, Observation, Payload, TurnEnded, TurnStarted};
+use crate::journal::entry::{Entry, Kind, Observation, Payload, TurnEnded, TurnStarted};
 use crate::journal::state::{IllegalEntry, State};
 use crate::ledger::Ledger;
 use crate::logs::{Line, Logs};
 use crate::model::{Models, Request, SetupError};
+use crate::runtime::conversation::{self, definition::Definition, definition::DefinitionError};
 use crate::runtime::engine::{ComponentError, Loaded, Runtime};
 use crate::runtime::instance::{self, Exit, Input};
 use crate::runtime::limits::{Cpu, TurnLimits};
 use crate::runtime::random::Seeds;
 use crate::runtime::replay::Replay;
-use crate::runtime::scope::{Record, Scope, TurnClock, TurnOutput};
+use crate::runtime::scope::{Http, Record, Scope, TurnClock, TurnOutput};
 use crate::store::{self, Commit, CommitError, JournalId, Memory, OpenError, Store, Write};
 
 use super::turn::inputs;
@@ -81,6 +83,8 @@ pub enum CaseError {
     Illegal(#[from] IllegalEntry),
     #[error(transparent)]
     Component(#[from] ComponentError),
+    #[error(transparent)]
+    Definition(#[from] DefinitionError),
     #[error("no engine for components: {0}")]
     Engine(#[from] std::io::Error),
     #[error("the journal cannot be held in memory: {0}")]
@@ -125,7 +129,7 @@ struct Story {
 }
 
 impl Case {
-    /// Digests of the long documents that the turn read.
+    /// Digests of the long documents that the turn read, and of long answers that it got.
     pub fn values(entries: &[Entry], turn: &TurnId) -> Vec<Digest> {
         let read = entries.iter().filter_map(|entry| match &entry.payload {
             Payload::Observed(it) if it.turn == *turn => match &it.what {
@@ -134,17 +138,19 @@ impl Case {
             },
             _ => None,
         });
+        let brought = entries
+            .iter()
+            .filter(|entry| entry.payload.made_by() == Some(turn));
+        let brought = brought.filter_map(|entry| match &entry.payload {
+            Payload::Returned(_) => entry.payload.value(),
+            _ => None,
+        });
         let mut digests: Vec<Digest> = read
             .filter_map(|version| {
                 let at = entries.binary_search_by_key(&version, |entry| entry.seq);
-                match &entries.get(at.ok()?)?.payload {
-                    Payload::SlotCommitted(it) => match it.private.content {
-                        Content::Stored { digest, .. } => Some(digest),
-                        Content::Inline { .. } => None,
-                    },
-                    _ => None,
-                }
+                entries.get(at.ok()?)?.payload.value()
             })
+            .chain(brought)
             .collect();
         digests.sort();
         digests.dedup();
@@ -247,7 +253,7 @@ async fn perform(
     let mut limits = TurnLimits::of_pinned(&turn_started.private.limits);
     limits.cpu_ms_max = limits.cpu_ms_max.max(CPU_MS_MIN);
     limits.turn_ms_max = WALL_MS;
-    let (runtime, loaded) = load(component, &case.config, &limits).await?;
+    let runs = Runs::load(component, &case.config, &limits).await?;
     // A tenant is part of no entry and no guest sees it.
     let tenant = TenantId::new("replay").expect("it is a label");
     let journal = JournalId {
@@ -278,7 +284,11 @@ async fn perform(
         limits,
         environment: case.config.variables(),
         models: Models::none()?,
+        http: Http::none(),
         model_names: case.config.model_names(),
+        budget: case.config.budget,
+        // Nothing is spent here: every call is answered from the record.
+        budgets: Budgets::new(store.clone(), Terms::default()),
         policy: case.config.policy.clone(),
         batching: case.config.batching,
         may_speak: case.config.grants().contains("reply"),
@@ -292,7 +302,7 @@ async fn perform(
     });
     let input = input(&story.state, &case.turn, agent, case.seeds.clone());
     let begun = Instant::now();
-    let exit = instance::start(&runtime, &loaded, scope.clone(), input).await;
+    let exit = runs.start(scope.clone(), input).await;
     let took = begun.elapsed();
     store.close();
     Ok((exit, scope, took))
@@ -314,20 +324,41 @@ fn input(state: &State, turn: &TurnId, agent: &AgentName, seeds: Seeds) -> Input
     }
 }
 
-async fn load(
-    component: &[u8],
-    config: &AgentConfig,
-    limits: &TurnLimits,
-) -> Result<(Runtime, Loaded), CaseError> {
-    let (bytes, grants, limits) = (component.to_vec(), config.grants(), limits.clone());
-    let compile = move || {
-        let runtime = Runtime::new(PLACES, &limits, None)?;
-        let loaded = runtime.load(Digest::of(&bytes), &bytes, &grants)?;
-        Ok((runtime, loaded))
-    };
-    match tokio::task::spawn_blocking(compile).await {
-        Ok(loaded) => loaded,
-        Err(_) => Err(ComponentError::NotAComponent("the compiler gave up on it".into()).into()),
+/// What runs the turn.
+enum Runs {
+    Component(Box<(Runtime, Loaded)>),
+    Conversation(Arc<Definition>),
+}
+
+impl Runs {
+    /// No component begins as JSON does.
+    async fn load(
+        bytes: &[u8],
+        config: &AgentConfig,
+        limits: &TurnLimits,
+    ) -> Result<Self, CaseError> {
+        if let Some(b'{') = bytes.trim_ascii_start().first() {
+            return Ok(Self::Conversation(Arc::new(Definition::parse(bytes)?)));
+        }
+        let (bytes, grants, limits) = (bytes.to_vec(), config.grants(), limits.clone());
+        let compile = move || {
+            let runtime = Runtime::new(PLACES, &limits, None)?;
+            let loaded = runtime.load(Digest::of(&bytes), &bytes, &grants)?;
+            Ok(Self::Component(Box::new((runtime, loaded))))
+        };
+        match tokio::task::spawn_blocking(compile).await {
+            Ok(loaded) => loaded,
+            Err(_) => {
+                Err(ComponentError::NotAComponent("the compiler gave up on it".into()).into())
+            }
+        }
+    }
+
+    async fn start(self, scope: Arc<Scope>, input: Input) -> Exit {
+        match self {
+            Self::Component(both) => instance::start(&both.0, &both.1, scope, input).await,
+            Self::Conversation(definition) => conversation::start(definition, scope).await,
+        }
     }
 }
 

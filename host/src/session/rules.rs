@@ -2,11 +2,14 @@
 
 use std::collections::BTreeSet;
 
-use crate::agents::Version;
+use crate::agents::{AgentConfig, Version};
+use crate::budgets::{AgentBudget, Exhausted};
 use crate::clock::Time;
 use crate::id::{SlotName, TenantId};
 use crate::journal::state::{Batching, State};
 use crate::model::{Models, Readiness, Target};
+
+use super::Sessions;
 
 /// The rules of one agent, as configured now. The default ones let everything begin at once.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -16,6 +19,10 @@ pub(super) struct Rules {
     pub(super) slots_idle: BTreeSet<SlotName>,
     /// Its model is needed and is not ready.
     pub(super) no_model: Option<NoModel>,
+    /// What its sessions may cost. (A run has no cap of its own before it begins.)
+    pub(super) budget: AgentBudget,
+    /// Its tenant has spent what it may.
+    pub(super) exhausted: Option<Exhausted>,
 }
 
 /// Why a model is not ready, and when it may be.
@@ -27,8 +34,16 @@ pub(super) struct NoModel {
 }
 
 impl Rules {
-    pub(super) fn of(version: &Version, models: &Models, tenant: &TenantId, now: Time) -> Self {
-        let config = &version.config;
+    pub(super) fn of(version: &Version, sessions: &Sessions, tenant: &TenantId) -> Self {
+        let (parts, now) = (&sessions.0.parts, sessions.now());
+        let exhausted = parts.budgets.check_tenant(tenant, now).err();
+        Self {
+            exhausted,
+            ..Self::of_config(&version.config, &parts.models, tenant, now)
+        }
+    }
+
+    fn of_config(config: &AgentConfig, models: &Models, tenant: &TenantId, now: Time) -> Self {
         let needed = config.before_turn.model_ready.then_some(&config.model);
         Self {
             batching: config.batching,
@@ -38,11 +53,18 @@ impl Rules {
                 let policy = policy.of_agent(&config.policy);
                 NoModel::of(model, models.readiness(tenant, model, &policy), now)
             }),
+            budget: config.budget,
+            exhausted: None,
         }
     }
 
     /// What keeps a turn from beginning, in words.
     pub(super) fn missing(&self, state: &State) -> Option<String> {
+        let session_micros = state.spent().total.spent_micros();
+        let session = || self.budget.check_session(session_micros).err();
+        if let Some(exhausted) = self.exhausted.or_else(session) {
+            return Some(exhausted.to_string());
+        }
         if let Some(no_model) = &self.no_model {
             return Some(no_model.reason.clone());
         }
@@ -56,7 +78,9 @@ impl Rules {
 
     /// When something that is missing may be there without an entry that says so.
     pub(super) fn again_at(&self) -> Option<Time> {
-        self.no_model.as_ref()?.again_at
+        let no_model = self.no_model.as_ref().and_then(|it| it.again_at);
+        let exhausted = self.exhausted.and_then(|it| it.until);
+        no_model.into_iter().chain(exhausted).min()
     }
 }
 
@@ -83,24 +107,15 @@ impl NoModel {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
-    use std::sync::Arc;
     use std::time::Duration;
 
     use super::*;
-    use crate::agents::AgentConfig;
-    use crate::id::Digest;
 
     fn missing(config: &str) -> Option<String> {
         let config = AgentConfig::parse(config.as_bytes()).expect("it is allowed");
-        let version = Version {
-            number: 1,
-            component: Digest::of(b"a"),
-            config: Arc::new(config),
-            created_at: Time(0),
-        };
         let models = Models::new(BTreeMap::new(), 0).expect("none is configured");
         let tenant = TenantId::new("t").expect("a name");
-        let rules = Rules::of(&version, &models, &tenant, Time(0));
+        let rules = Rules::of_config(&config, &models, &tenant, Time(0));
         assert_eq!(rules.again_at(), None);
         rules.missing(&State::default())
     }

@@ -18,7 +18,7 @@ use crate::runtime::instance::{Exit, Input};
 use crate::runtime::limits::{Cpu, TurnLimits};
 use crate::runtime::random::Seeds;
 use crate::runtime::replay::Replay;
-use crate::runtime::scope::{Record, Scope, TurnClock, TurnOutput};
+use crate::runtime::scope::{Http, Record, Scope, TurnClock, TurnOutput};
 use crate::telemetry::Stage;
 
 use super::nested::Nested;
@@ -73,9 +73,9 @@ pub(super) fn begin(
     version: Arc<Version>,
 ) -> Option<Started> {
     let fresh = RunId::fresh();
-    let limits = version.config.limits(&sessions.0.parts.limits);
-    let models = &sessions.0.parts.models;
-    let rules = Rules::of(&version, models, &session.journal.tenant, sessions.now());
+    let parts = &sessions.0.parts;
+    let limits = parts.agents.limits(&version, &parts.limits);
+    let rules = Rules::of(&version, sessions, &session.journal.tenant);
     let begun = session.ledger.append(None, |batch| {
         let state = batch.state();
         // Since somebody looked, a slot may have been locked: whoever looks next says so.
@@ -277,6 +277,11 @@ async fn execute(sessions: &Sessions, session: &Session, started: Started) -> Ex
         let (agents, tenant) = (parts.agents.clone(), tenant.clone());
         Arc::new(move |agent: &AgentName, slot: &_| agents.watches(&tenant, agent, slot))
     };
+    let http = Http::new(
+        parts.egress.clone(),
+        version.config.http.clone(),
+        parts.secrets.of(&tenant),
+    );
     let scope = Scope {
         tenant,
         session: session.journal.session.clone(),
@@ -298,7 +303,10 @@ async fn execute(sessions: &Sessions, session: &Session, started: Started) -> Ex
         limits: started.limits,
         environment: version.config.variables(),
         models: parts.models.clone(),
+        http,
         model_names: version.config.model_names(),
+        budget: version.config.budget,
+        budgets: parts.budgets.clone(),
         policy: version.config.policy.clone(),
         batching: version.config.batching,
         may_speak: version.config.grants().contains("reply"),

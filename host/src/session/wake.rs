@@ -158,7 +158,16 @@ pub(super) async fn bury(sessions: &Sessions, session: &Arc<Session>) {
         key: tombstone_key(journal),
         bytes,
     };
-    if let Err(error) = crate::store::write(&*sessions.0.parts.store, vec![write]).await {
+    // What it used stays the tenant's, whatever else goes.
+    let (budgets, name) = (sessions.0.parts.budgets.clone(), journal.clone());
+    let spent = session.ledger.look(|state| *state.spent());
+    let buried = tokio::task::spawn_blocking(move || budgets.bury(&name, &spent, vec![write]));
+    let failed = match buried.await {
+        Ok(Ok(())) => None,
+        Ok(Err(error)) => Some(error.to_string()),
+        Err(panicked) => Some(panicked.to_string()),
+    };
+    if let Some(error) = failed {
         tracing::warn!(session = %journal.session, %error, "an ended session is not removed yet");
         return;
     }

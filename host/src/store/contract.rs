@@ -30,6 +30,8 @@ pub(super) fn spoke(seq: u64, text: &str) -> Encoded {
         agent: crate::id::AgentName::new("echo").unwrap(),
         text: text.into(),
         at: 0,
+        speaker: None,
+        index: None,
     });
     entry(seq, payload)
 }

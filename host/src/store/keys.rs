@@ -287,16 +287,19 @@ mod tests {
     fn any_row() -> impl Strategy<Value = (Row, Stem)> {
         let journal = ("[a-b]{1,2}", "[0s.]{1,3}").prop_map(|(t, s)| id(&t, &s));
         prop_oneof![
-            (prop::option::of("[a-b]{1,2}"), 0usize..7, "[ -~é]{0,3}").prop_map(
-                |(owner, space, name)| {
+            (
+                prop::option::of("[a-b]{1,2}"),
+                0..RecordSpace::ALL.len(),
+                "[ -~é]{0,3}"
+            )
+                .prop_map(|(owner, space, name)| {
                     let key = RecordKey {
                         tenant: owner.as_deref().map(tenant),
                         space: RecordSpace::ALL[space],
                         name,
                     };
                     (Row::Record(key.clone()), record(&key))
-                }
-            ),
+                }),
             journal
                 .clone()
                 .prop_map(|j| (Row::Snapshot(j.clone()), snapshot(&j))),
@@ -317,7 +320,7 @@ mod tests {
 
         #[test]
         fn ranges_hold_what_is_theirs_and_nothing_else(
-            (row, stem) in any_row(), part: u16, t in "[a-b]{1,2}", s in "[0s.]{1,3}", space in 0usize..7,
+            (row, stem) in any_row(), part: u16, t in "[a-b]{1,2}", s in "[0s.]{1,3}", space in 0..RecordSpace::ALL.len(),
         ) {
             let key = stem.part(part);
             let (owner, space, of) = (tenant(&t), RecordSpace::ALL[space], id(&t, &s));

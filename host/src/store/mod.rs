@@ -90,10 +90,14 @@ pub enum RecordSpace {
     Fork,
     /// Sealed credentials that came with messages, by message.
     Authorization,
+    /// Secrets by name, sealed.
+    Secret,
+    /// What was used, by day and session.
+    Usage,
 }
 
 impl RecordSpace {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::Tenant,
         Self::Key,
         Self::Agent,
@@ -102,6 +106,8 @@ impl RecordSpace {
         Self::Tombstone,
         Self::Fork,
         Self::Authorization,
+        Self::Secret,
+        Self::Usage,
     ];
 
     pub fn name(self) -> &'static str {
@@ -114,6 +120,8 @@ impl RecordSpace {
             Self::Tombstone => "tombstone",
             Self::Fork => "fork",
             Self::Authorization => "authorization",
+            Self::Secret => "secret",
+            Self::Usage => "usage",
         }
     }
 }

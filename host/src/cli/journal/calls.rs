@@ -13,8 +13,8 @@ impl Open {
     pub(super) fn called(&mut self, fields: &mut Fields, time: Option<Time>) -> Told {
         let turn = fields.text("turn");
         let n = fields.number("n");
-        // It names the request for replay.
-        fields.ignore(&["request"]);
+        // They name the request for replay, and say what it will cost.
+        fields.ignore(&["request", "request_bytes", "price"]);
         let call = Call {
             kind: fields.text("call").unwrap_or_default(),
             target: fields.text("target").unwrap_or_default(),
@@ -22,8 +22,7 @@ impl Open {
             first_piece: None,
             tools: Vec::new(),
         };
-        let asks = if call.is_model() { "asks" } else { "waits for" };
-        let text = format!("{asks} {}{}", call.subject(), call_number(n));
+        let text = format!("{} {}{}", call.verb(), call.subject(), call_number(n));
         if let Some(open) = turn.as_ref().and_then(|id| self.turns.get_mut(id))
             && let Some(n) = n
         {
@@ -94,8 +93,10 @@ impl Open {
             Some((call, took)) => (call.subject(), call.is_model(), *took),
             None => ("a call".to_owned(), true, None),
         };
+        let answered = answer(fields);
         let verb = match (fields.text("result").as_deref(), is_model) {
             (Some("ok"), true) => "answered".to_owned(),
+            (Some("ok"), false) if answered.is_some() => "answered".to_owned(),
             (Some("ok"), false) => "is over".to_owned(),
             (Some("failed"), _) => "failed".to_owned(),
             (Some("dropped"), _) => "was given up".to_owned(),
@@ -113,6 +114,7 @@ impl Open {
             text.push_str(&format!(", first piece after {}", span(first)));
         }
         let mut parts = vec![text];
+        parts.extend(answered);
         parts.extend(failure(fields));
         if let Some((call, _)) = known
             && !call.tools.is_empty()
@@ -203,6 +205,25 @@ impl Open {
         }
         Told::plain(self.who(&turn), text).in_turn(turn).bad()
     }
+}
+
+/// What a request over HTTP brought: status, and how long a body of which type.
+fn answer(fields: &mut Fields) -> Option<String> {
+    let mut answer = fields.inner("answered");
+    let mut text = answer.number("status")?.to_string();
+    let mut body = answer.inner("body");
+    let inline = body.text("text").map(|text| text.len() as u64);
+    if let Some(size) = inline.or_else(|| body.number("bytes")) {
+        text.push_str(&format!(", {}", bytes(size)));
+    }
+    let kind = answer.list("headers").into_iter().find_map(|header| {
+        let is_type = header[0] == "content-type";
+        is_type.then(|| header[1].as_str().map(str::to_owned))?
+    });
+    if let Some(kind) = kind {
+        text.push_str(&format!(" of {kind}"));
+    }
+    Some(text)
 }
 
 /// Which of the turn's calls it is: the number that replay knows it by.

@@ -6,6 +6,7 @@
 mod calls;
 mod fields;
 mod open;
+mod speakers;
 mod story;
 mod table;
 mod tell;

@@ -33,6 +33,7 @@ pub(super) struct Turn {
     pub(super) calls: BTreeMap<u64, Call>,
     /// In calls that have come back.
     pub(super) model_ms: u64,
+    pub(super) http_ms: u64,
     pub(super) slept_ms: u64,
 }
 
@@ -81,7 +82,17 @@ impl Call {
                 Ok(ms) => format!("a timer of {}", span(ms)),
                 Err(_) => format!("a timer of {}", self.target),
             },
+            "http" => self.target.clone(),
             kind => format!("{kind} {}", self.target),
+        }
+    }
+
+    /// What the agent does with it.
+    pub(super) fn verb(&self) -> &'static str {
+        match self.kind.as_str() {
+            "model" => "asks",
+            "http" => "requests",
+            _ => "waits for",
         }
     }
 }
@@ -97,6 +108,7 @@ impl Open {
             first_word: None,
             calls: BTreeMap::new(),
             model_ms: 0,
+            http_ms: 0,
             slept_ms: 0,
         });
     }
@@ -143,6 +155,7 @@ impl Open {
         let took = since(call.since, time);
         match call.kind.as_str() {
             "model" => turn.model_ms += took.unwrap_or(0),
+            "http" => turn.http_ms += took.unwrap_or(0),
             "timer" => turn.slept_ms += took.unwrap_or(0),
             _ => {}
         }

@@ -92,7 +92,8 @@ impl Open {
             "spoke" => {
                 let turn = fields.text("turn");
                 let who = fields.text("agent").unwrap_or_else(|| self.who(&turn));
-                fields.ignore(&["at"]);
+                // The text around a speaker's words names him.
+                fields.ignore(&["at", "speaker", "index"]);
                 if let Some(turn) = turn.as_ref().and_then(|turn| self.turns.get_mut(turn)) {
                     turn.first_word = turn.first_word.or(time);
                 }
@@ -110,6 +111,9 @@ impl Open {
                 let with =
                     with.map_or_else(String::new, |id| format!(" with {}", words::message(&id)));
                 Told::plain(by, format!("stops {agent}{with}")).in_turn(turn)
+            }
+            "speaker-started" | "speaker-ended" | "halted" => {
+                self.conversation(fields, &entry.kind, time)
             }
             "retried" => self.retried(fields),
             "turn-ended" => self.turn_ended(fields, time),
@@ -288,6 +292,9 @@ impl Open {
                 text.push_str(&format!(" of {}", span(turn.model_ms)));
             }
             parts.push(text);
+        }
+        if let Some(turn) = turn.filter(|turn| turn.http_ms > 0) {
+            parts.push(format!("{} in requests", span(turn.http_ms)));
         }
         if let Some(turn) = turn.filter(|turn| turn.slept_ms > 0) {
             parts.push(format!("slept {}", span(turn.slept_ms)));

@@ -110,6 +110,41 @@ fn a_turn_is_told_with_its_calls_and_how_long_they_took() {
 }
 
 #[test]
+fn requests_are_told_with_what_they_brought() {
+    let mut entries = opening();
+    let body = json!({"text": "{\"a\":1}"});
+    let stored = json!({"digest": "00", "bytes": 204_800});
+    let headers = json!([["date", "x"], ["content-type", "application/json"]]);
+    entries.extend([
+        entry(4, 10, "called", json!({"turn": TALK, "n": 0, "call": "http", "request": "00", "target": "GET https://a.example/v1/x"})),
+        entry(5, 210, "returned", json!({"turn": TALK, "n": 0, "result": "ok", "usage": {}, "attempts": 1, "answered": {"status": 200, "headers": headers, "body": body}})),
+        entry(6, 211, "called", json!({"turn": TALK, "n": 1, "call": "http", "request": "00", "target": "GET https://a.example/v1/y"})),
+        entry(7, 212, "retried", json!({"turn": TALK, "n": 1, "attempt": 2, "reason": "host-lost"})),
+        entry(8, 311, "returned", json!({"turn": TALK, "n": 1, "result": "ok", "usage": {}, "attempts": 2, "answered": {"status": 404, "headers": [], "body": stored}})),
+        entry(9, 312, "called", json!({"turn": TALK, "n": 2, "call": "http", "request": "00", "target": "POST https://b.example/"})),
+        entry(10, 312, "returned", json!({"turn": TALK, "n": 2, "result": "failed", "error": "refused", "status": 0, "detail": "no rule allows it", "usage": {}, "attempts": 0})),
+        entry(11, 400, "turn-ended", json!({"turn": TALK, "agent": "talker", "outcome": "completed", "usage": {}, "inputs": [{"message": "s:2", "fate": "consumed"}]})),
+    ]);
+    check(
+        &entries,
+        r#"
+        2026-11-21 UTC
+     1  09:30:00.000                session-opened      opens with talker, thinker; messages go to talker
+     2  09:30:00.004     ana        message-received    to talker: Why is the sky blue?
+     3  09:30:00.005  ┌  talker     turn-started        begins: 1 message (#2); waited 1 ms; version 7; run_1.t0.talker
+     4  09:30:00.010  ├  talker     called              requests GET https://a.example/v1/x (call 0)
+     5  09:30:00.210  ├  talker     returned            GET https://a.example/v1/x answered after 200 ms; 200, 7 B of application/json
+     6  09:30:00.211  ├  talker     called              requests GET https://a.example/v1/y (call 1)
+     7  09:30:00.212  ├  talker     retried             GET https://a.example/v1/y is tried again (call 1), attempt 2: the host was lost
+     8  09:30:00.311  ├  talker     returned            GET https://a.example/v1/y answered after 100 ms; 404, 200 KiB; 2 attempts
+     9  09:30:00.312  ├  talker     called              requests POST https://b.example/ (call 2)
+    10  09:30:00.312  ├  talker     returned            POST https://b.example/ failed after 0 ms; refused: no rule allows it
+    11  09:30:00.400  └  talker     turn-ended          turn 3 completed after 395 ms; 300 ms in requests
+"#,
+    );
+}
+
+#[test]
 fn silence_retries_and_what_is_left_open_can_be_seen() {
     let mut entries = opening();
     entries.extend([

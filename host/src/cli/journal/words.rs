@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::fields::Fields;
 use super::open::{Open, since};
-use crate::cli::term::{bytes, span};
+use crate::cli::term::{bytes, span, units};
 
 /// `1 message`, `2 messages`.
 pub(super) fn count(count: usize, what: &str) -> String {
@@ -68,13 +68,23 @@ pub(super) fn writer(fields: &mut Fields) -> String {
         .unwrap_or_default()
 }
 
-/// Tokens of a usage, with whatever else it counts.
+/// Tokens of a usage and what they cost, with whatever else it counts.
 pub(super) fn usage(usage: &mut Fields) -> Vec<String> {
     let mut parts = Vec::new();
     let input = usage.number("input_tokens").unwrap_or(0);
     let output = usage.number("output_tokens").unwrap_or(0);
+    let about = match usage.number("estimated_calls") {
+        Some(1..) => "about ",
+        _ => "",
+    };
     if input > 0 || output > 0 {
-        parts.push(format!("{input} tokens in, {output} out"));
+        parts.push(format!("{about}{input} tokens in, {output} out"));
+    }
+    if let Some(cost) = usage.number("cost_micros") {
+        parts.push(format!("cost {}", units(cost)));
+    }
+    if let Some(nested) = usage.number("nested_micros") {
+        parts.push(format!("called agents cost {}", units(nested)));
     }
     parts.extend(Some(usage.rest()).filter(|rest| !rest.is_empty()));
     parts

@@ -17,6 +17,8 @@ fn spoke(seq: u64, text: &str) -> Entry {
             agent: AgentName::new("echo").unwrap(),
             text: text.into(),
             at: 0,
+            speaker: None,
+            index: None,
         }),
     }
 }

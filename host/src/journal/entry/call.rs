@@ -4,12 +4,17 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::{Digest, MessageId, Seq, SlotName, TurnId};
 
+use super::slot::Content;
+use super::usage::is_zero;
+use super::{Price, Usage};
+
 /// Kinds of calls that leave the host or take time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum CallKind {
     Model,
     Timer,
+    Http,
 }
 
 /// A call is about to be made. Durable before it is.
@@ -20,31 +25,14 @@ pub struct Called {
     pub call: CallKind,
     /// Digest of the request: replay must ask the same.
     pub request: Digest,
-    /// What is called: the model's name, or the timer's milliseconds.
+    /// What is called: the model's name, the timer's milliseconds, or method and URL without its query.
     pub target: String,
-}
-
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Usage {
+    /// Of a model: what it costs now, so that whoever books the call later books what it cost then.
+    #[serde(default, skip_serializing_if = "Price::is_free")]
+    pub price: Price,
+    /// Of a model: how long the request is, for as long as nobody says how many tokens it has.
     #[serde(default, skip_serializing_if = "is_zero")]
-    pub model_calls: u64,
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub input_tokens: u64,
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub output_tokens: u64,
-}
-
-fn is_zero(number: &u64) -> bool {
-    *number == 0
-}
-
-impl Usage {
-    /// Add another usage, never past what a counter holds.
-    pub fn add(&mut self, other: Self) {
-        self.model_calls = self.model_calls.saturating_add(other.model_calls);
-        self.input_tokens = self.input_tokens.saturating_add(other.input_tokens);
-        self.output_tokens = self.output_tokens.saturating_add(other.output_tokens);
-    }
+    pub request_bytes: u64,
 }
 
 /// How a call came back.
@@ -69,6 +57,7 @@ pub struct Returned {
     pub n: u32,
     #[serde(flatten)]
     pub result: CallResult,
+    /// What it used. Attempts that brought no answer have no usage.
     #[serde(default)]
     pub usage: Usage,
     pub attempts: u32,
@@ -82,6 +71,19 @@ pub struct Returned {
     /// Of a nested call: the turn that was called.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub child: Option<TurnId>,
+    /// For a request over HTTP: what it brought.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answered: Option<Answered>,
+}
+
+/// The answer to a request over HTTP.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Answered {
+    pub status: u16,
+    /// Names in lower case.
+    pub headers: Vec<(String, String)>,
+    /// Inline if it is short and text.
+    pub body: Content,
 }
 
 /// A turn, or one call of it, is tried again. Written down before it is.

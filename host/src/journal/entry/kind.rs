@@ -24,13 +24,15 @@ pub enum Kind {
     AgentSuspended = 18,
     AgentResumed = 19,
     SessionForked = 20,
-    // 21 to 23 belong to conversations.
+    SpeakerStarted = 21,
+    SpeakerEnded = 22,
+    Halted = 23,
     AgentCalled = 24,
     CallCancelled = 25,
 }
 
 impl Kind {
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 25] = [
         Self::SessionOpened,
         Self::SessionChanged,
         Self::MessageReceived,
@@ -51,6 +53,9 @@ impl Kind {
         Self::AgentSuspended,
         Self::AgentResumed,
         Self::SessionForked,
+        Self::SpeakerStarted,
+        Self::SpeakerEnded,
+        Self::Halted,
         Self::AgentCalled,
         Self::CallCancelled,
     ];
@@ -90,6 +95,9 @@ impl Kind {
             Self::AgentSuspended => "agent-suspended",
             Self::AgentResumed => "agent-resumed",
             Self::SessionForked => "session-forked",
+            Self::SpeakerStarted => "speaker-started",
+            Self::SpeakerEnded => "speaker-ended",
+            Self::Halted => "halted",
             Self::AgentCalled => "agent-called",
             Self::CallCancelled => "call-cancelled",
         }
@@ -112,6 +120,9 @@ impl Kind {
             | Self::AgentSuspended
             | Self::AgentResumed
             | Self::SessionForked
+            | Self::SpeakerStarted
+            | Self::SpeakerEnded
+            | Self::Halted
             | Self::AgentCalled
             | Self::CallCancelled => true,
             Self::Called
@@ -135,6 +146,6 @@ mod tests {
             assert_eq!(Kind::of_name(kind.name()), Some(kind));
         }
         assert_eq!(Kind::of_number(0), None);
-        assert_eq!(Kind::of_number(21), None);
+        assert_eq!(Kind::of_number(26), None);
     }
 }

@@ -6,22 +6,25 @@
 //! beside the public part and shown only under scope `inspect`.
 
 mod call;
+mod conversation;
 mod kind;
 mod message;
 mod nested;
 mod session;
 mod slot;
 mod turn;
+mod usage;
 
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Time;
-use crate::id::{Seq, TurnId};
+use crate::id::{Digest, Seq, TurnId};
 
 pub use call::{
-    CallKind, CallResult, Called, Observation, Observed, Piece, Retried, RetryReason, Returned,
-    Streamed, Usage,
+    Answered, CallKind, CallResult, Called, Observation, Observed, Piece, Retried, RetryReason,
+    Returned, Streamed,
 };
+pub use conversation::{Cents, Halt, Halted, SpeakerEnded, SpeakerStarted};
 pub use kind::Kind;
 pub use message::{
     CalledBy, Fate, InputFate, MessageBody, MessageReceived, MessageReceivedPrivate, MessageSent,
@@ -37,6 +40,7 @@ pub use turn::{
     Cause, Failure, InterruptRequested, Outcome, Pinned, Spoke, TurnEnded, TurnEndedPrivate,
     TurnError, TurnStarted,
 };
+pub use usage::{Price, Usage, estimated_tokens};
 
 /// One record of a session's journal.
 #[derive(Debug, Clone, PartialEq)]
@@ -70,6 +74,9 @@ pub enum Payload {
     AgentSuspended(AgentSuspended),
     AgentResumed(AgentResumed),
     SessionForked(SessionForked),
+    SpeakerStarted(SpeakerStarted),
+    SpeakerEnded(SpeakerEnded),
+    Halted(Halted),
     AgentCalled(AgentCalled),
     CallCancelled(CallCancelled),
 }
@@ -97,8 +104,24 @@ impl Payload {
             Self::AgentSuspended(_) => Kind::AgentSuspended,
             Self::AgentResumed(_) => Kind::AgentResumed,
             Self::SessionForked(_) => Kind::SessionForked,
+            Self::SpeakerStarted(_) => Kind::SpeakerStarted,
+            Self::SpeakerEnded(_) => Kind::SpeakerEnded,
+            Self::Halted(_) => Kind::Halted,
             Self::AgentCalled(_) => Kind::AgentCalled,
             Self::CallCancelled(_) => Kind::CallCancelled,
+        }
+    }
+
+    /// What is stored beside the journal because the entry names it.
+    pub fn value(&self) -> Option<Digest> {
+        let content = match self {
+            Self::SlotCommitted(it) => &it.private.content,
+            Self::Returned(it) => &it.answered.as_ref()?.body,
+            _ => return None,
+        };
+        match content {
+            Content::Inline { .. } => None,
+            Content::Stored { digest, .. } => Some(*digest),
         }
     }
 
@@ -115,6 +138,10 @@ impl Payload {
             Self::SlotLocked(it) => it.n.and(Some(&it.turn)),
             Self::SlotReleased(it) => it.n.and(Some(&it.turn)),
             Self::SlotCommitted(it) => it.turn.as_ref(),
+            Self::SpeakerStarted(it) => Some(&it.turn),
+            Self::SpeakerEnded(it) => Some(&it.turn),
+            // Whoever stops a conversation writes the abort.
+            Self::Halted(it) => (it.halt != Halt::Abort).then_some(&it.turn),
             Self::SessionOpened(_)
             | Self::SessionChanged(_)
             | Self::MessageReceived(_)

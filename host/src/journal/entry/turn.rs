@@ -53,6 +53,12 @@ pub struct Spoke {
     pub text: String,
     /// Bytes the turn had said before: 0 marks the first words of a turn.
     pub at: u64,
+    /// In a conversation: whose words these are, and of which turn. The text around them, which says for
+    /// plain readers who speaks, has neither.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub speaker: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub index: Option<u32>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -34,6 +34,8 @@ impl State {
             turn.interrupted = true;
         }
         released.iter().for_each(|run| self.release(Some(run)));
+        // The other one has paid for it.
+        self.spent_nothing();
         Ok(())
     }
 

@@ -51,7 +51,7 @@ fn line(state: &State, (what, x, y): Step) -> Option<String> {
     let call = |verb: &str, rest: &str| {
         open.map(|(turn, open)| format!("{verb} {turn} {} {rest}", open.calls))
     };
-    match what % 30 {
+    match what % 32 {
         0 | 1 => Some(format!("got {agent} key={y}")),
         2 => Some(format!("got {agent} invoked")),
         3..=6 => {
@@ -86,7 +86,9 @@ fn line(state: &State, (what, x, y): Step) -> Option<String> {
         8 => open.map(|(turn, open)| {
             format!(
                 "back {turn} {}",
-                pick(&open.open_calls, y).copied().unwrap_or(u32::from(y))
+                pick(open.open_calls.keys(), y)
+                    .copied()
+                    .unwrap_or(u32::from(y))
             )
         }),
         9 => open.map(|(turn, open)| format!("spoke {turn} {} word", open.said)),
@@ -133,6 +135,22 @@ fn line(state: &State, (what, x, y): Step) -> Option<String> {
             )
         }),
         28 | 29 => Some(format!("got {agent} run=caller{} depth={}", y % 3, x % 5)),
+        30 => open.map(|(turn, open)| {
+            let conversing = open.conversation.clone().unwrap_or_default();
+            let verb = if conversing.is_speaking == (y % 8 != 0) {
+                "spoken"
+            } else {
+                "speaker"
+            };
+            format!("{verb} {turn} {} ada", conversing.ended)
+        }),
+        31 => open.map(|(turn, open)| {
+            let index = open.conversation.as_ref().map_or(0, |it| it.ended);
+            match y % 4 {
+                0 => format!("halt {turn}"),
+                _ => format!("spoke {turn} {} word speaker=ada index={index}", open.said),
+            }
+        }),
         // Seldom: it makes forget what other steps need.
         24 => (x % 4 == 0).then(|| "fork parent".to_owned()),
         18 => open.map(|(turn, _)| {
@@ -212,7 +230,7 @@ fn holds_together(state: &State) {
             "depth never goes down"
         );
         for (n, child) in &turn.children {
-            assert!(turn.open_calls.contains(n), "a nested call is a call");
+            assert!(turn.open_calls.contains_key(n), "a nested call is a call");
             let is_it = |owed: &Owed| owed.turn == *id && owed.n == *n;
             assert!(!state.owed.iter().any(is_it), "{child:?} is over or not");
         }

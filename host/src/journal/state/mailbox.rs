@@ -98,6 +98,7 @@ impl State {
         let bus = received.private.bus.clone();
         if let Some(bus) = &bus {
             self.hold_foreign(&bus.run, bus.depth, entry.seq);
+            self.has_left(&bus.run, bus.left_micros);
         }
         let participant = self.participant_mut(&received.to)?;
         participant.pending.push_back(Pending {

@@ -7,11 +7,12 @@
 //! Invariant: an entry that `next` accepted once is accepted again after the
 //! same entries. A refused entry leaves the state as it was.
 //!
-//! One file per family of entries: `session`, `fork`, `mailbox`, `turns`, `slots`,
-//! `supervision`, `nested`, with `runs` behind them; `due` says what follows from all of it, and `batching`
+//! One file per family of entries: `session`, `fork`, `mailbox`, `turns`, `slots`, `conversation`,
+//! `supervision`, `nested`, with `runs` and `spending` behind them; `due` says what follows from all of it, and `batching`
 //! what of the messages.
 
 mod batching;
+mod conversation;
 mod due;
 mod fork;
 mod mailbox;
@@ -19,6 +20,7 @@ mod nested;
 mod runs;
 mod session;
 mod slots;
+mod spending;
 mod supervision;
 mod turns;
 
@@ -33,11 +35,13 @@ use super::context::Context;
 use super::entry::{Entry, Idempotency, Payload, SessionOpened};
 
 pub use batching::{Batching, Policy};
+pub use conversation::Conversing;
 pub use due::Due;
 pub use mailbox::{DELIVERIES_MAX, Pending, REDELIVERY_MS, Sender};
 pub use nested::{Child, Owed};
 pub use session::{IDEMPOTENCY_MS, Remembered};
 pub use slots::{Document, Slot};
+pub use spending::{OpenCall, Spent, Used};
 pub use supervision::{Failures, Supervision, Suspension};
 pub use turns::{ATTEMPTS_MAX, OpenTurn};
 
@@ -45,7 +49,7 @@ use runs::Run;
 
 /// Changes whenever a fold of the same entries would serialise differently:
 /// snapshots of another version are ignored.
-pub const FOLD_VERSION: u32 = 7;
+pub const FOLD_VERSION: u32 = 8;
 
 /// An entry that cannot follow the ones before it: a defect of the writer or a damaged journal.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -84,6 +88,7 @@ pub struct State {
     /// Nested calls that are over here, and whose sessions must be told.
     pub owed: Vec<Owed>,
     runs: BTreeMap<RunId, Run>,
+    spent: Spent,
     /// Runs that came from outside, as they came.
     foreign: VecDeque<RunId>,
     /// Some of them are not remembered any more.
@@ -151,7 +156,7 @@ impl State {
             Payload::MessageSent(sent) => self.message_sent(entry, sent),
             Payload::TurnStarted(started) => self.turn_started(entry, started),
             Payload::Called(called) => self.called(called),
-            Payload::Returned(returned) => self.returned(returned),
+            Payload::Returned(returned) => self.returned(entry, returned),
             Payload::Streamed(streamed) => self.streamed(streamed),
             Payload::Observed(observed) => self.observed(observed),
             Payload::Spoke(spoke) => self.spoke(spoke),
@@ -165,6 +170,9 @@ impl State {
             Payload::AgentSuspended(suspended) => self.agent_suspended(entry, suspended),
             Payload::AgentResumed(resumed) => self.agent_resumed(resumed),
             Payload::SessionForked(forked) => self.session_forked(forked),
+            Payload::SpeakerStarted(started) => self.speaker_started(started),
+            Payload::SpeakerEnded(ended) => self.speaker_ended(ended),
+            Payload::Halted(halted) => self.halted(halted),
             Payload::AgentCalled(called) => self.agent_called(called),
             Payload::CallCancelled(cancelled) => self.call_cancelled(cancelled),
         }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::id::{AgentName, Digest, SessionId, TurnId};
 use crate::journal::entry::{AgentCalled, CallCancelled};
 
-use super::State;
+use super::{OpenCall, State};
 
 /// A nested call as its caller knows it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,7 +30,7 @@ pub struct Owed {
 impl State {
     pub(super) fn agent_called(&mut self, called: &AgentCalled) -> Result<(), &'static str> {
         let turn = self.call(&called.turn, called.n)?;
-        turn.open_calls.insert(called.n);
+        turn.open_calls.insert(called.n, OpenCall::nested());
         let child = Child {
             agent: called.agent.clone(),
             session: called.session.clone(),

@@ -14,6 +14,9 @@ pub(super) struct Run {
     next_index: u32,
     /// Open turns and causes that name it; at zero it is forgotten.
     holds: u32,
+    pub(super) spent_micros: u64,
+    /// What its caller leaves it.
+    pub(super) micros_max: Option<u64>,
     /// How many calls deep it came here. Whatever belongs to it calls from there, whatever caused it.
     depth: u32,
     /// It came from outside.

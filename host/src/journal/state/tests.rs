@@ -706,3 +706,59 @@ fn what_a_turn_called_is_owed_an_end_unless_it_came_back() {
         "open a\ngot a\nstart r.t0.a takes=2 messages\nnest r.t0.a 0 b one\ntold r.t0.a 0 b one";
     assert!(Script::run(twice).is_err());
 }
+
+#[test]
+fn speakers_of_a_conversation_follow_one_another() {
+    for (lines, why) in [
+        ("speaker r.t0.a 1 ada", "its index does not follow"),
+        ("spoken r.t0.a 0 ada", "no speaker's turn is open"),
+        (
+            "spoke r.t0.a 0 word speaker=ada index=0",
+            "its speaker's turn is not open",
+        ),
+        (
+            "speaker r.t0.a 0 ada\nspeaker r.t0.a 0 bo",
+            "another speaker's turn is open",
+        ),
+        (
+            "speaker r.t0.a 0 ada\nspoken r.t0.a 1 ada",
+            "another speaker's turn is open",
+        ),
+        (
+            "speaker r.t0.a 0 ada\nspoke r.t0.a 0 word speaker=ada index=1",
+            "its speaker's turn is not open",
+        ),
+        (
+            "speaker r.t0.a 0 ada\nspoken r.t0.a 0 ada\nspoken r.t0.a 1 ada",
+            "no speaker's turn is open",
+        ),
+        (
+            "speaker r.t0.a 0 ada\nspoken r.t0.a 0 ada\nspeaker r.t0.a 0 bo",
+            "its index does not follow",
+        ),
+        ("halt r.t0.a\nhalt r.t0.a", "the conversation has halted"),
+        (
+            "halt r.t0.a\nspeaker r.t0.a 0 ada",
+            "the conversation has halted",
+        ),
+        (
+            "halt r.t0.a\nspoke r.t0.a 0 word",
+            "the conversation has halted",
+        ),
+        ("halt r.t0.a\ncall r.t0.a 0", "the conversation has halted"),
+        ("stop r.t0.a\nhalt r.t0.a", "the turn is interrupted"),
+        ("halt s.t0.a", "the turn is not open"),
+    ] {
+        check_next(lines, why);
+    }
+    let script = format!(
+        "{OPEN}speaker r.t0.a 0 ada\nspoke r.t0.a 0 [ada]\nspoke r.t0.a 5 one speaker=ada index=0\n\
+         spoken r.t0.a 0 ada\nspeaker r.t0.a 1 bo\nhalt r.t0.a\nagain r.t0.a 2\nend r.t0.a failed *"
+    );
+    assert!(Script::run(&script).is_ok());
+    let stopped = format!("{OPEN}speaker r.t0.a 0 ada\nhalt r.t0.a\nstop r.t0.a");
+    assert!(
+        Script::run(&stopped).is_ok(),
+        "whoever stops it says so first"
+    );
+}

@@ -13,7 +13,7 @@ use crate::journal::entry::{
 };
 
 use super::mailbox::position;
-use super::{Child, State, WakeUp, supervision};
+use super::{Child, Conversing, OpenCall, State, WakeUp, supervision};
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct OpenTurn {
@@ -36,13 +36,16 @@ pub struct OpenTurn {
     /// The number of the next host call.
     pub calls: u32,
     /// Calls that have not returned.
-    pub open_calls: BTreeSet<u32>,
+    pub open_calls: BTreeMap<u32, OpenCall>,
     /// Those of them that are nested.
     pub children: BTreeMap<u32, Child>,
     pub locks: BTreeSet<SlotName>,
     pub usage: Usage,
     /// Somebody asked it to stop: nothing of it follows but its end.
     pub interrupted: bool,
+    /// Of a conversation: how far it has come.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub conversation: Option<Conversing>,
     /// What it runs with, whatever is deployed or configured meanwhile.
     pub pinned: Pinned,
     /// Slots and wake-ups that it was started for, with their runs.
@@ -184,11 +187,12 @@ impl State {
                 pulled: BTreeSet::new(),
                 said: 0,
                 calls: 0,
-                open_calls: BTreeSet::new(),
+                open_calls: BTreeMap::new(),
                 children: BTreeMap::new(),
                 locks: BTreeSet::new(),
                 usage: Usage::default(),
                 interrupted: false,
+                conversation: None,
                 pinned: started.private.clone(),
                 causes,
                 attempt: started.attempt,
@@ -206,7 +210,7 @@ impl State {
 
     pub(super) fn called(&mut self, called: &Called) -> Result<(), &'static str> {
         let turn = self.call(&called.turn, called.n)?;
-        turn.open_calls.insert(called.n);
+        turn.open_calls.insert(called.n, OpenCall::of(called));
         Ok(())
     }
 
@@ -214,7 +218,7 @@ impl State {
     pub(super) fn retried(&mut self, entry: &Entry, retried: &Retried) -> Result<(), &'static str> {
         let turn = self.speaking(&retried.turn)?;
         if let Some(n) = retried.n {
-            if !turn.open_calls.contains(&n) {
+            if !turn.open_calls.contains_key(&n) {
                 return Err("no such call is open");
             }
             turn.went_live = true;
@@ -238,13 +242,19 @@ impl State {
         Ok(())
     }
 
-    pub(super) fn returned(&mut self, returned: &Returned) -> Result<(), &'static str> {
+    pub(super) fn returned(
+        &mut self,
+        entry: &Entry,
+        returned: &Returned,
+    ) -> Result<(), &'static str> {
         let turn = self.speaking(&returned.turn)?;
-        if !turn.open_calls.remove(&returned.n) {
+        if turn.open_calls.remove(&returned.n).is_none() {
             return Err("no such call is open");
         }
         turn.usage.add(returned.usage);
+        let run = turn.run.clone();
         let child = turn.children.remove(&returned.n);
+        self.book(entry.time, &run, returned.usage);
         // Nobody waits any more for what may still go on there.
         let is_left = match &returned.result {
             CallResult::Ok => false,
@@ -259,15 +269,16 @@ impl State {
 
     pub(super) fn streamed(&mut self, streamed: &Streamed) -> Result<(), &'static str> {
         let turn = self.speaking(&streamed.turn)?;
-        turn.open_calls
-            .contains(&streamed.n)
-            .then_some(())
-            .ok_or("no such call is open")
+        let call = turn.open_calls.get_mut(&streamed.n);
+        call.ok_or("no such call is open")?
+            .received(&streamed.pieces);
+        Ok(())
     }
 
     pub(super) fn spoke(&mut self, spoke: &Spoke) -> Result<(), &'static str> {
         self.must_be_of(&spoke.turn, &spoke.agent)?;
         let turn = self.speaking(&spoke.turn)?;
+        turn.may_voice(spoke)?;
         if turn.said != spoke.at {
             return Err("words are missing before it");
         }
@@ -352,6 +363,8 @@ impl State {
             .remove(&ended.turn)
             .expect("it was there a line above");
         turn.locks.iter().for_each(|slot| self.unlock(slot));
+        // Calls that it was cut off from.
+        self.book(entry.time, &turn.run, ended.usage.since(turn.usage));
         let error = ended.error.as_ref().map(|error| error.code);
         // What a fork took over of a call belongs to the session that made it.
         if error != Some(Failure::Forked) {
@@ -399,6 +412,7 @@ impl State {
     /// The turn, one call further.
     pub(super) fn call(&mut self, turn: &TurnId, n: u32) -> Result<&mut OpenTurn, &'static str> {
         let turn = self.speaking(turn)?;
+        turn.goes_on()?;
         if turn.calls != n {
             return Err("its call number does not follow");
         }

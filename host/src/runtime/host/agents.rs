@@ -28,6 +28,7 @@ fn call(agent: &str, body: Body, options: Options) -> NestedCall<'_> {
         timeout_ms: options.timeout_ms,
         session: None,
         caller: None,
+        speaker: None,
     }
 }
 

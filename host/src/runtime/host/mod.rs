@@ -5,6 +5,7 @@
 
 pub(super) mod agents;
 pub(super) mod context;
+pub(super) mod http;
 pub(super) mod kernel;
 pub(super) mod log;
 pub(super) mod mailbox;
@@ -47,6 +48,9 @@ pub(super) fn add_to_linker(linker: &mut Linker<Guest>, grants: &Grants) -> wasm
     }
     if grants.contains("agents") {
         agent::agents::add_to_linker::<_, HasSelf<Guest>>(linker, |guest| guest)?;
+    }
+    if grants.contains("http") {
+        agent::http::add_to_linker::<_, HasSelf<Guest>>(linker, |guest| guest)?;
     }
     Ok(())
 }

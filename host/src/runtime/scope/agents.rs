@@ -3,7 +3,8 @@
 //! A call is written down and durable before the other session is opened, under a key that names it: made
 //! again after a crash, it is the same call. What came of it is written down before the guest gets it.
 //!
-//! Invariant: a child runs in its caller's run, one deeper, and within its caller's deadline.
+//! Invariant: a child runs in its caller's run, one deeper, within its caller's deadline and within what
+//! its caller may still spend.
 //! Invariant: a call that this turn does not take to its end is cancelled once the turn is over; the fold
 //! keeps what is owed there.
 
@@ -14,8 +15,9 @@ use crate::bus::{self, Authorization};
 use crate::clock::Time;
 use crate::id::{AgentName, Digest, MessageId, SessionId, TurnId};
 use crate::journal::entry::{
-    AgentCalled, AgentCalledPrivate, CallResult, CalledBy, Observation, Payload, Piece,
+    AgentCalled, AgentCalledPrivate, CallResult, CalledBy, Observation, Payload, Piece, Usage,
 };
+use crate::journal::state::Used;
 use crate::store::ReadError;
 
 use super::messages::as_stored;
@@ -71,6 +73,8 @@ pub struct Outcome {
     pub text: String,
     /// None if it is complete.
     pub error: Option<ChildError>,
+    /// What its turn used, with what that called.
+    pub usage: Usage,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -152,6 +156,8 @@ pub(in crate::runtime) struct NestedCall<'a> {
     pub(in crate::runtime) session: Option<SessionId>,
     /// The turn that the child is told called it; this one if none.
     pub(in crate::runtime) caller: Option<TurnId>,
+    /// What the child is called here; its agent's name if none.
+    pub(in crate::runtime) speaker: Option<String>,
 }
 
 /// A call whose reply is not taken yet.
@@ -170,6 +176,10 @@ pub(in crate::runtime) struct Run {
 pub(in crate::runtime) struct Reply {
     pub(in crate::runtime) text: String,
     pub(in crate::runtime) session: SessionId,
+    /// The turn in which it was said.
+    pub(in crate::runtime) turn: Option<TurnId>,
+    /// What is booked here for it.
+    pub(in crate::runtime) usage: Usage,
 }
 
 impl Scope {
@@ -325,8 +335,9 @@ impl Scope {
             parent: Some(call.caller.unwrap_or_else(|| self.turn.clone())),
             depth: self.depth.saturating_add(1),
             deadline: run.deadline,
-            speaker: Some(run.agent.as_str().to_owned()),
+            speaker: call.speaker.or_else(|| Some(run.agent.as_str().to_owned())),
             authorized: authorization.is_some(),
+            left_micros: self.left_micros(),
         };
         let opening = Opening {
             session: run.session.clone(),
@@ -360,7 +371,12 @@ impl Scope {
                 Some(recorded) => match recorded.payload {
                     Payload::Streamed(it) if it.n == run.n => text.push_str(&words(&it.pieces)),
                     Payload::Returned(it) if it.n == run.n && it.result != CallResult::Dropped => {
-                        return Ok(told(&run, it.result, text));
+                        let back = Came {
+                            result: it.result,
+                            turn: it.child,
+                            usage: it.usage,
+                        };
+                        return Ok(told(&run, back, text));
                     }
                     _ => return Err(self.differs(&recorded, asked())),
                 },
@@ -373,9 +389,12 @@ impl Scope {
     async fn reply_of(&self, run: Run, before: String) -> Result<Result<Reply, NoReply>, Stop> {
         // What was said before the wait is shown during it.
         self.ledger.flush();
-        let (result, text, child) = match self.cpu.waiting(self.outcome(&run)).await {
-            Ok(outcome) => (result(outcome.error), outcome.text, outcome.turn),
-            Err(why) => (failed("other", why), String::new(), None),
+        let (result, text, child, used) = match self.cpu.waiting(self.outcome(&run)).await {
+            Ok(outcome) => {
+                let used = Used::Nested(outcome.usage);
+                (result(outcome.error), outcome.text, outcome.turn, used)
+            }
+            Err(why) => (failed("other", why), String::new(), None, Used::Nothing),
         };
         // The record may have been cut in the middle of the reply.
         let rest = text.get(before.len()..).unwrap_or_default();
@@ -386,10 +405,16 @@ impl Scope {
             pieces.push(vec![Piece::Text(piece.to_owned())]);
             left = more;
         }
-        let mut back = Back::new(run.n, result.clone());
+        let mut back = Back::new(run.n, result);
         back.child = child;
-        self.returned_with(back, pieces)?;
-        Ok(told(&run, result, before + rest))
+        back.used = used;
+        let (result, turn) = (back.result.clone(), back.child.clone());
+        let came = Came {
+            result,
+            turn,
+            usage: self.returned_with(back, pieces)?,
+        };
+        Ok(told(&run, came, before + rest))
     }
 
     async fn outcome(&self, run: &Run) -> Result<Outcome, String> {
@@ -411,6 +436,7 @@ impl Scope {
                         turn: None,
                         text: String::new(),
                         error: Some(ChildError::Deadline),
+                        usage: Usage::default(),
                     }),
                 }
             }
@@ -433,7 +459,8 @@ impl Scope {
                 _ => Err(self.differs(&recorded, asked())),
             };
         }
-        self.returned(Back::new(run.n, CallResult::Dropped), &[])
+        self.returned(Back::new(run.n, CallResult::Dropped), &[])?;
+        Ok(())
     }
 
     /// The credential that this turn forwards, if any came with its message.
@@ -453,23 +480,37 @@ impl Scope {
     /// What a call of this turn tells whoever is called.
     pub(super) async fn forwarded(
         &self,
-        speaker: &str,
+        behalf: &Behalf,
     ) -> Result<Result<http::HeaderMap, AuthorizationLost>, Stop> {
-        let Ok(authorization) = self.authorization().await? else {
-            return Ok(Err(AuthorizationLost));
+        let authorization = if behalf.is_own {
+            None
+        } else {
+            match self.authorization().await? {
+                Ok(authorization) => authorization,
+                Err(lost) => return Ok(Err(lost)),
+            }
         };
         let now = self.ledger.clock().now();
         let out = bus::Outbound {
             depth: self.depth,
             run: &self.run,
-            turn: &self.turn,
+            turn: behalf.turn.as_ref().unwrap_or(&self.turn),
             parent: self.parent.as_ref(),
-            speaker,
+            speaker: behalf.speaker.as_deref().unwrap_or(self.agent.as_str()),
             authorization: authorization.as_ref(),
             timeout_ms: self.deadline.map(|deadline| deadline.ms_since(now).max(1)),
         };
         Ok(Ok(out.headers()))
     }
+}
+
+/// On whose behalf a call is made that leaves the host, where that is not the turn's agent.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(in crate::runtime) struct Behalf {
+    pub(in crate::runtime) speaker: Option<String>,
+    pub(in crate::runtime) turn: Option<TurnId>,
+    /// No credential of the caller is passed on.
+    pub(in crate::runtime) is_own: bool,
 }
 
 /// The turn was to forward a credential that is not there any more: it goes nowhere without.
@@ -517,12 +558,21 @@ fn failed(error: &str, detail: String) -> CallResult {
     }
 }
 
+/// How a call came back, as its entry says.
+struct Came {
+    result: CallResult,
+    turn: Option<TurnId>,
+    usage: Usage,
+}
+
 /// What the guest is told, from the entry.
-fn told(run: &Run, result: CallResult, text: String) -> Result<Reply, NoReply> {
-    match result {
+fn told(run: &Run, came: Came, text: String) -> Result<Reply, NoReply> {
+    match came.result {
         CallResult::Ok => Ok(Reply {
             text,
             session: run.session.clone(),
+            turn: came.turn,
+            usage: came.usage,
         }),
         CallResult::Dropped => Err(NoReply::Cancelled),
         CallResult::Failed { error, detail, .. } => Err(match error.as_str() {

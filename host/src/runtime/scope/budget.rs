@@ -2,7 +2,10 @@
 
 use std::sync::atomic::Ordering;
 
+use crate::budgets::{AgentBudget, Exhausted};
+use crate::clock::Time;
 use crate::journal::entry::{Observation, Payload};
+use crate::journal::state::State;
 
 use super::{Scope, Stop};
 
@@ -15,6 +18,29 @@ pub(in crate::runtime) struct Budget {
 }
 
 impl Scope {
+    /// What is left for this turn's run here, in micro-units, if it is capped: the least that is left of
+    /// what the run and the session may spend. What a called agent is handed down. (The tenant's caps
+    /// bind it where it runs.)
+    pub fn left_micros(&self) -> Option<u64> {
+        self.ledger.look(|state| {
+            let (session, run) = (session_micros(state), state.run_micros(&self.run));
+            self.caps(state).left_micros(session, run)
+        })
+    }
+
+    /// What the agent may spend, in a run that its caller may have bound.
+    fn caps(&self, state: &State) -> AgentBudget {
+        self.budget.within(state.run_micros_max(&self.run))
+    }
+
+    /// Why no further call of a model may begin, if so.
+    pub(super) fn over_budget(&self, state: &State, now: Time) -> Option<Exhausted> {
+        let (session, run) = (session_micros(state), state.run_micros(&self.run));
+        let own = self.caps(state).check(session, run);
+        let all = own.and_then(|()| self.budgets.check_tenant(&self.tenant, now));
+        all.err()
+    }
+
     pub(in crate::runtime) fn budget(&self) -> Result<Budget, Stop> {
         let asked = || "asks for its budget".to_owned();
         if let Some(recorded) = self.recorded(asked)? {
@@ -58,4 +84,9 @@ impl Scope {
             (budget, what)
         })
     }
+}
+
+/// What counts against a session's cap.
+fn session_micros(state: &State) -> u64 {
+    state.spent().total.spent_micros()
 }

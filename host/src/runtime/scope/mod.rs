@@ -4,8 +4,8 @@
 //! the turn is resumed and the record reaches that far, else decided and written down. The host
 //! interfaces above only translate.
 //!
-//! - `slots`, `messages`, `transcript`, `reply`, `answer` (of a model), `agents`, `timer`, `budget`: the
-//!   operations.
+//! - `slots`, `messages`, `transcript`, `reply`, `answer` (of a model), `agents`, `conversation`, `http`, `timer`,
+//!   `budget`: the operations.
 //! - `clock`, `output`: what of a turn is not an entry.
 //!
 //! Invariant: what a guest sees of the outside is in the journal before it sees it, and both
@@ -15,6 +15,8 @@ pub mod agents;
 pub(super) mod answer;
 mod budget;
 mod clock;
+pub(super) mod conversation;
+mod http;
 pub(super) mod messages;
 mod output;
 pub(super) mod reply;
@@ -28,18 +30,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use crate::budgets::{AgentBudget, Budgets};
 use crate::bus::Authorization;
 use crate::clock::Time;
 use crate::config::PolicySettings;
 use crate::id::{AgentName, Digest, MessageId, RunId, Seq, SessionId, SlotName, TenantId, TurnId};
 use crate::journal::entry::{
-    CallKind, CallResult, Called, Observation, Observed, Payload, Piece, Retried, RetryReason,
-    Returned, Streamed, Usage,
+    Answered, CallKind, CallResult, Called, Observation, Observed, Payload, Piece, Price, Retried,
+    RetryReason, Returned, Streamed, Usage,
 };
-use crate::journal::state::Batching;
+use crate::journal::state::{Batching, Used};
 use crate::ledger::{AppendError, Batch, Dead, Ledger};
 use crate::logs::Logs;
-use crate::model::{Models, Request};
+use crate::model::{ModelError, Models, Request};
 use crate::store::ReadError;
 use crate::telemetry::Stage;
 
@@ -48,6 +51,7 @@ use super::limits::{Cpu, TurnLimits};
 use super::replay::{Differs, Recorded, Replay, Tried};
 
 pub use clock::TurnClock;
+pub use http::Http;
 pub use output::TurnOutput;
 
 /// Bytes of documents kept for a replay: one of the longest there are.
@@ -113,8 +117,13 @@ pub struct Scope {
     pub limits: TurnLimits,
     pub environment: BTreeMap<String, String>,
     pub models: Models,
+    pub http: Http,
     /// Names of models the agent may use; the first is its default.
     pub model_names: Vec<String>,
+    /// What the agent may spend.
+    pub budget: AgentBudget,
+    /// What models cost, and what the tenant may spend.
+    pub budgets: Budgets,
     /// How its calls are made, over what their targets' policies say.
     pub policy: PolicySettings,
     /// How messages that arrive while it runs become inputs, also its own.
@@ -359,8 +368,47 @@ impl Scope {
                     call,
                     request,
                     target,
+                    price: Price::default(),
+                    request_bytes: 0,
                 }));
                 n
+            },
+            false,
+        )
+    }
+
+    /// A model is about to be asked. If a cap is reached, the call comes back in the same step: it
+    /// is never made. Answers the call's number, and that result.
+    fn called_model(
+        &self,
+        target: &str,
+        request: Digest,
+        request_bytes: u64,
+    ) -> Result<(u32, Option<CallResult>), Stop> {
+        self.append_at(
+            |batch, n| {
+                let over = self.over_budget(batch.state(), batch.now());
+                batch.push(Payload::Called(Called {
+                    turn: self.turn.clone(),
+                    n,
+                    call: CallKind::Model,
+                    request,
+                    target: target.to_owned(),
+                    price: self.budgets.price(target),
+                    request_bytes,
+                }));
+                let result = over.map(|exhausted| CallResult::Failed {
+                    error: ModelError::OverBudget.name().to_owned(),
+                    status: 0,
+                    detail: exhausted.to_string(),
+                });
+                if let Some(result) = &result {
+                    let mut back = Back::new(n, result.clone());
+                    (back.attempts, back.opening) = (0, true);
+                    self.push_returned(batch, back);
+                    self.clock.set(batch.state().time);
+                }
+                (n, result)
             },
             false,
         )
@@ -399,8 +447,8 @@ impl Scope {
         })
     }
 
-    /// A call came back, with the last pieces of its answer.
-    fn returned(&self, back: Back, pieces: &[Piece]) -> Result<(), Stop> {
+    /// A call came back, with the last pieces of its answer. Answers what is booked for it.
+    fn returned(&self, back: Back, pieces: &[Piece]) -> Result<Usage, Stop> {
         let pieces = (!pieces.is_empty()).then(|| pieces.to_vec());
         self.returned_with(back, pieces)
     }
@@ -410,27 +458,36 @@ impl Scope {
         &self,
         back: Back,
         answer: impl IntoIterator<Item = Vec<Piece>>,
-    ) -> Result<(), Stop> {
+    ) -> Result<Usage, Stop> {
         self.append(|batch, _| {
-            let turn = self.turn.clone();
             for pieces in answer {
                 batch.push(Payload::Streamed(Streamed {
-                    turn: turn.clone(),
+                    turn: self.turn.clone(),
                     n: back.n,
                     pieces,
                 }));
             }
-            batch.push(Payload::Returned(Returned {
-                turn,
-                n: back.n,
-                result: back.result,
-                usage: back.usage,
-                attempts: back.attempts,
-                opening: back.opening,
-                poll: back.poll,
-                child: back.child,
-            }));
+            self.push_returned(batch, back)
         })
+    }
+
+    /// The one place where what a call used becomes what is booked for it.
+    fn push_returned(&self, batch: &mut Batch<'_>, back: Back) -> Usage {
+        let open = batch.state().turns.get(&self.turn);
+        let call = open.and_then(|open| open.open_calls.get(&back.n));
+        let usage = call.map(|call| call.usage(back.used)).unwrap_or_default();
+        batch.push(Payload::Returned(Returned {
+            turn: self.turn.clone(),
+            n: back.n,
+            result: back.result,
+            usage,
+            attempts: back.attempts,
+            opening: back.opening,
+            poll: back.poll,
+            answered: back.answered,
+            child: back.child,
+        }));
+        usage
     }
 
     /// How long the turn may still run; none if it is over.
@@ -480,12 +537,13 @@ pub fn call_key(
 struct Back {
     n: u32,
     result: CallResult,
-    usage: Usage,
+    used: Used,
     attempts: u32,
     opening: bool,
     poll: Option<u64>,
     /// The turn of a nested call.
     child: Option<TurnId>,
+    answered: Option<Answered>,
 }
 
 impl Back {
@@ -493,11 +551,12 @@ impl Back {
         Self {
             n,
             result,
-            usage: Usage::default(),
+            used: Used::Nothing,
             attempts: 1,
             opening: false,
             poll: None,
             child: None,
+            answered: None,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What the agent says to people.
 
-use crate::ledger::AppendError;
+use crate::ledger::{AppendError, Voice};
 
 use super::{Scope, Stop};
 
@@ -12,6 +12,15 @@ impl Scope {
     /// Say something now; shown once durable. Words of the record are said already: they are
     /// compared, and what goes beyond them is new.
     pub(in crate::runtime) fn say(&self, text: &str) -> Result<Result<(), TooLarge>, Stop> {
+        self.say_as(None, text)
+    }
+
+    /// The same in the voice of a speaker whose turn is open.
+    pub(in crate::runtime) fn say_as(
+        &self,
+        voice: Option<&Voice>,
+        text: &str,
+    ) -> Result<Result<(), TooLarge>, Stop> {
         let fits =
             |said: u64| said.saturating_add(text.len() as u64) <= self.limits.reply_bytes_max;
         let mut again = 0;
@@ -31,7 +40,7 @@ impl Scope {
             drop(record);
         }
         let rest = &text[again..];
-        let said = self.ledger.say(&self.turn, rest, |said| {
+        let said = self.ledger.say_as(&self.turn, voice, rest, |said| {
             if again > 0 || fits(said) {
                 Ok(())
             } else {

@@ -80,6 +80,7 @@ pub fn post(
         if !takes_part {
             return Err(CommandError::AgentNotInSession);
         }
+        within_budget(sessions, batch, &to, message.bus.as_ref())?;
         let participant = batch.state().participants.get(&to);
         if let Some(suspension) = participant.and_then(|it| it.suspended.as_ref())
             && message.invoked
@@ -142,6 +143,30 @@ pub fn post(
             replayed: false,
         })
     })
+}
+
+/// Refuse what would only wait: no turn of the agent may begin, by its configuration as it is now. Of a
+/// run that has been here, or whose caller is bound, the run's cap counts too.
+fn within_budget(
+    sessions: &Sessions,
+    batch: &Batch<'_>,
+    agent: &AgentName,
+    bus: Option<&bus::Context>,
+) -> Result<()> {
+    let (tenant, state) = (&batch.journal().tenant, batch.state());
+    let version = sessions.agents().active(tenant, agent);
+    let budget = version.map(|it| it.config.budget).unwrap_or_default();
+    let session_micros = state.spent().total.spent_micros();
+    let own = match bus {
+        None => budget.check_session(session_micros),
+        Some(bus) => {
+            let run_micros = state.run_micros(&bus.run);
+            let left = bus.left_micros.map(|left| run_micros.saturating_add(left));
+            budget.within(left).check(session_micros, run_micros)
+        }
+    };
+    own.and_then(|()| sessions.budgets().check_tenant(tenant, batch.now()))
+        .map_err(CommandError::BudgetExhausted)
 }
 
 /// The agent's turn that a person's message ends, by the configuration that the turn runs with.

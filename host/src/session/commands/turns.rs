@@ -1,7 +1,7 @@
 //! Stopping turns from outside, and letting an agent have them again.
 
 use crate::id::{AgentName, Author, MessageId, Seq, TurnId};
-use crate::journal::entry::{AgentResumed, InterruptRequested, Outcome, Payload};
+use crate::journal::entry::{AgentResumed, Halt, Halted, InterruptRequested, Outcome, Payload};
 use crate::ledger::{Batch, Ledger};
 use crate::session::recovery::{End, end_turn};
 
@@ -54,6 +54,7 @@ pub(super) fn interrupt_in(
 ) {
     // Words not appended yet were shown to nobody.
     batch.drop_chunk(&turn);
+    abort(batch, &turn);
     batch.push(Payload::InterruptRequested(InterruptRequested {
         turn: turn.clone(),
         agent,
@@ -65,5 +66,19 @@ pub(super) fn interrupt_in(
 
 pub(super) fn cut(batch: &mut Batch<'_>, turn: &TurnId, outcome: Outcome) {
     batch.drop_chunk(turn);
+    abort(batch, turn);
     end_turn(batch, turn, End::of(outcome));
+}
+
+/// A conversation that somebody stops halts, for whoever waits for that.
+fn abort(batch: &mut Batch<'_>, turn: &TurnId) {
+    let open = batch.state().turns.get(turn);
+    let goes_on = open.is_some_and(|open| {
+        let conversing = open.conversation.as_ref();
+        !open.interrupted && conversing.is_some_and(|it| !it.has_halted)
+    });
+    if goes_on {
+        let (turn, halt) = (turn.clone(), Halt::Abort);
+        batch.push(Payload::Halted(Halted { turn, halt }));
+    }
 }

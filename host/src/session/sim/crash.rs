@@ -4,20 +4,21 @@ use std::collections::BTreeSet;
 
 use super::bursts::{TALK as BURSTS, Talk};
 use super::laws::{
-    check_answered, check_calls, check_kept, check_repeatable, check_resumed, check_said,
-    check_transcript,
+    check_answered, check_booked, check_calls, check_kept, check_repeatable, check_requests,
+    check_resumed, check_said, check_transcript,
 };
 use super::{
-    COLLECT, Log, Outside, PROVIDER, SYNCS_MAX, converse, deployed, entries, fold, is_quiet, life,
-    redeploy, tenant,
+    COLLECT, Log, ORIGIN, Origin, Outside, PROVIDER, SYNCS_MAX, converse, deployed, entries, fold,
+    is_quiet, life, redeploy, tenant,
 };
 use crate::clock::Time;
+use crate::journal::entry::Entry;
 use crate::journal::state::{Batching, Policy};
 use crate::ledger::transcript;
 use crate::store::{Fault, Memory, RecordSpace, memory};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Crash {
+pub(super) enum Crash {
     PowerLoss,
     ProcessKill,
 }
@@ -47,6 +48,19 @@ fn survives_with(
 ) -> bool {
     let (batching, lines) = talk;
     let disk = deployed(batching);
+    survives_on(disk, lines, fault, crash, again, meanwhile, check_said)
+}
+
+/// The same on a disk with other agents, whose words are checked otherwise.
+pub(super) fn survives_on(
+    disk: Memory,
+    lines: &[&str],
+    fault: Fault,
+    crash: Crash,
+    again: Option<Fault>,
+    meanwhile: impl Fn(&Memory),
+    check_said: impl Fn(&[Entry]),
+) -> bool {
     disk.inject(fault);
     let mut outside = Outside::default();
     let mut now = life(&disk, Time(0), async |world| {
@@ -56,7 +70,7 @@ fn survives_with(
     let hit = disk.is_stopped() || disk.syncs() >= fault_sync(fault);
     let mut disk = crash.of(&disk);
     meanwhile(&disk);
-    check_kept(&entries(&*memory(&disk)), &outside);
+    check_disk(&disk, &outside);
     if let Some(fault) = again {
         disk.inject(fault);
         now = life(&disk, now, async |world| {
@@ -70,7 +84,7 @@ fn survives_with(
         });
         disk = crash.of(&disk);
         meanwhile(&disk);
-        check_kept(&entries(&*memory(&disk)), &outside);
+        check_disk(&disk, &outside);
     }
     let lost = fold(&entries(&*memory(&disk))).turns;
     life(&disk, now, async |world| {
@@ -83,6 +97,8 @@ fn survives_with(
         check_repeatable(&stored);
         check_said(&stored);
         check_calls(&stored, &PROVIDER.with_borrow(Log::made));
+        check_requests(&stored, &ORIGIN.with_borrow(Origin::made));
+        check_booked(&world.store, &stored);
         if !stored.is_empty() {
             let session = world.session().await;
             let last = session.ledger.look(|state| state.last);
@@ -113,6 +129,14 @@ fn survives_with(
     hit
 }
 
+/// What a crash left, before anybody recovers it.
+fn check_disk(disk: &Memory, outside: &Outside) {
+    let store = memory(disk);
+    let stored = entries(&*store);
+    check_kept(&stored, outside);
+    check_booked(&store, &stored);
+}
+
 fn fault_sync(fault: Fault) -> u64 {
     match fault {
         Fault::FailSync(k)
@@ -133,6 +157,11 @@ const TALK: &[&[&str]] = &[
         "post a lock x; say writing; commit x doc; say done",
         "post b say meanwhile",
         "put y text",
+        "answered",
+    ],
+    &[
+        "post a say one; get page; say two; post page; post SLOW; say three",
+        "post b get LONG; get SLOW; post CUT; get closed/page; post GONE; say four",
         "answered",
     ],
     &[
@@ -257,6 +286,14 @@ const STEPS: &[&str] = &[
     "model words BUSY at first",
     "model words that CUT end",
     "ask whole words",
+    "get page",
+    "get LONG",
+    "get SLOW",
+    "get CUT",
+    "post page",
+    "post SLOW",
+    "post GONE",
+    "get closed/page",
     "trap",
     "lock x",
     "lock y",

@@ -1,16 +1,20 @@
 //! What must be true of a journal after a crash.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-use super::{Outside, fold};
+use super::{Outside, fold, tenant};
+use crate::budgets::{Budgets, Terms};
+use crate::clock::{Day, Time};
 use crate::id::{MessageId, Seq, TurnId};
 use crate::journal::codec::Encoded;
 use crate::journal::entry::{
-    CallKind, Cause, Entry, Failure, Fate, Kind, Observation, Observed, Outcome, Payload,
+    CallKind, Cause, Entry, Failure, Fate, Kind, Observation, Observed, Outcome, Payload, Usage,
 };
 use crate::journal::script::print;
 use crate::ledger::transcript;
 use crate::runtime::scope::call_key;
+use crate::store::Store;
 
 /// Nothing that was acknowledged or shown is missing, whatever it became.
 pub(super) fn check_kept(stored: &[Entry], outside: &Outside) {
@@ -177,24 +181,42 @@ pub(super) fn check_repeatable(stored: &[Entry]) {
     }
 }
 
+/// Nothing is sent to an origin that is not written down, never twice unless that is, and a POST
+/// never twice at all.
+pub(super) fn check_requests(stored: &[Entry], made: &BTreeMap<String, (String, u32)>) {
+    let times = made.iter().map(|(key, (_, times))| (key.clone(), *times));
+    check_made(stored, CallKind::Http, &times.collect());
+    for (key, (method, times)) in made {
+        assert!(
+            method != "POST" || *times == 1,
+            "{key}: {times} times\n{}",
+            print(stored)
+        );
+    }
+}
+
 /// A model is asked nothing that is not written down, and never twice unless that is.
 pub(super) fn check_calls(stored: &[Entry], made: &BTreeMap<String, u32>) {
+    check_made(stored, CallKind::Model, made);
+}
+
+fn check_made(stored: &[Entry], kind: CallKind, made: &BTreeMap<String, u32>) {
     let mut allowed: BTreeMap<String, u32> = BTreeMap::new();
     let mut keys: BTreeMap<(TurnId, u32), String> = BTreeMap::new();
     for entry in stored {
         match &entry.payload {
-            Payload::Called(it) if it.call == CallKind::Model => {
-                let (tenant, session) = (super::tenant(), super::journal().session);
+            Payload::Called(it) if it.call == kind => {
+                let (tenant, session) = (tenant(), super::journal().session);
                 let key = call_key(&tenant, &session, None, &it.turn, it.n, &it.request);
                 let key = key.to_string();
                 allowed.insert(key.clone(), 1);
                 keys.insert((it.turn.clone(), it.n), key);
             }
             Payload::Retried(it) => {
-                if let Some(n) = it.n {
-                    *allowed
-                        .entry(keys[&(it.turn.clone(), n)].clone())
-                        .or_default() += 1;
+                if let Some(n) = it.n
+                    && let Some(key) = keys.get(&(it.turn.clone(), n))
+                {
+                    *allowed.entry(key.clone()).or_default() += 1;
                 }
             }
             _ => {}
@@ -295,6 +317,23 @@ fn is_said(text: &str, script: &str) -> bool {
                 }
                 rest = more;
             }
+            "get" | "post" => {
+                let whole = match words {
+                    "CUT" if verb == "get" => "[broken]",
+                    "CUT" => "[unknown]",
+                    "GONE" => "[unreachable]",
+                    "LONG" => "(102400)",
+                    words if words.starts_with("closed/") => "[refused]",
+                    words => words,
+                };
+                // What may not be made twice may have been cut off with the host.
+                let unknown = if verb == "post" { "[unknown]" } else { whole };
+                let more = rest.strip_prefix(whole);
+                match more.or_else(|| rest.strip_prefix(unknown)) {
+                    Some(more) => rest = more,
+                    None => return false,
+                }
+            }
             "lock" | "free" | "sleep" | "send" | "leave" | "wake" | "more" => {}
             "commit" => rest = rest.strip_prefix("lost.").unwrap_or(rest),
             // What these say depends on others.
@@ -302,4 +341,49 @@ fn is_said(text: &str, script: &str) -> bool {
         }
     }
     rest.is_empty()
+}
+
+/// What the entries of one session say that was used, by days: what came back, and what the ends of
+/// turns say beyond that. What was before a fork was another session's.
+pub(super) fn booked(stored: &[Entry]) -> BTreeMap<Day, Usage> {
+    let (mut days, mut turns) = (BTreeMap::new(), BTreeMap::<TurnId, Usage>::new());
+    for entry in stored {
+        let usage = match &entry.payload {
+            Payload::Returned(it) => {
+                turns.entry(it.turn.clone()).or_default().add(it.usage);
+                it.usage
+            }
+            Payload::TurnEnded(it) => {
+                let came_back = turns.remove(&it.turn).unwrap_or_default();
+                it.usage.since(came_back)
+            }
+            Payload::SessionForked(_) => {
+                days.clear();
+                continue;
+            }
+            _ => continue,
+        };
+        if usage != Usage::default() {
+            let day: &mut Usage = days.entry(entry.time.day()).or_default();
+            day.add(usage);
+        }
+    }
+    days
+}
+
+/// What is stored of the tenant's usage is what its only journal says: nothing is lost or counted
+/// twice, whatever was cut off.
+pub(super) fn check_booked(store: &Arc<dyn Store>, stored: &[Entry]) {
+    let expect: Vec<_> = booked(stored).into_iter().collect();
+    let kept = days(store);
+    assert_eq!(kept, expect, "{}", print(stored));
+}
+
+/// The tenant's usage as it is stored, by days.
+pub(super) fn days(store: &Arc<dyn Store>) -> Vec<(Day, Usage)> {
+    let budgets = Budgets::new(store.clone(), Terms::default());
+    let always = (Day::default(), Time(u64::MAX).day());
+    let report = budgets.report(&tenant(), always, None, Time(0));
+    let report = report.expect("it reads");
+    report.days.iter().map(|it| (it.day, it.usage)).collect()
 }

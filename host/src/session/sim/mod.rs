@@ -8,7 +8,9 @@
 //! A conversation is lines: `post AGENT STEPS`, `fire AGENT STEPS` (not waited for), `shown WORDS`,
 //! `stop AGENT`, `put SLOT TEXT`, `pass MS`, `answered`, `delete`. Each waits until what it did is acknowledged.
 
+mod budgets;
 mod bursts;
+mod conversations;
 mod crash;
 mod damage;
 mod differs;
@@ -22,18 +24,22 @@ mod retried;
 mod waits;
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::OnceLock;
 
 use super::commands::{self, CommandError, NewMessage, NewSession};
 use super::*;
 use crate::agents::{AgentConfig, Deployment};
+use crate::budgets::{TenantBudget, Terms};
+use crate::egress::simulated::Log as Origin;
 use crate::id::{Digest, MessageId, Seq};
 use crate::journal::codec::Encoded;
-use crate::journal::entry::{Entry, Kind, Outcome, Payload};
+use crate::journal::entry::{Entry, Kind, Outcome, Payload, Price};
 use crate::journal::script::{name, print};
 use crate::journal::state::{Batching, Policy, State};
 use crate::model::simulated::Log;
+use crate::seal::Seal;
 use crate::store::components::Components;
 use crate::store::{Fault, Memory, RecordKey, RecordSpace, Write, memory};
 
@@ -45,6 +51,8 @@ const SYNCS_MAX: u64 = 100;
 thread_local! {
     /// The provider of this thread's test: it outlives every life.
     static PROVIDER: RefCell<Log> = RefCell::default();
+    /// And the origin that its agents send requests to.
+    static ORIGIN: RefCell<Origin> = RefCell::default();
 }
 
 fn tenant() -> TenantId {
@@ -86,11 +94,13 @@ fn deployed(batching: Batching) -> Memory {
 /// The same, with more of their configuration.
 fn configured(batching: Batching, change: impl Fn(&str, &mut AgentConfig)) -> Memory {
     PROVIDER.take();
+    ORIGIN.take();
     let disk = Memory::new();
     let store = memory(&disk);
     for agent in ["a", "b"] {
         let mut config = AgentConfig {
             batching,
+            http: rules(),
             ..AgentConfig::default()
         };
         if agent == "b" {
@@ -125,6 +135,13 @@ fn configured(batching: Batching, change: impl Fn(&str, &mut AgentConfig)) -> Me
     disk.power_loss()
 }
 
+/// What scripted agents may ask the origin for.
+fn rules() -> Vec<crate::egress::allow::Rule> {
+    let rule =
+        r#"[{"scheme":"http","host":"origin.sim","methods":["GET","POST"],"path":"/open/"}]"#;
+    serde_json::from_str(rule).expect("it is a rule")
+}
+
 /// Put a new version of the agent `a` in place, or delete it and put it there again, as it can
 /// happen while no process runs: what is open goes on with what it pinned.
 fn redeploy(disk: &Memory, delete: bool) {
@@ -143,7 +160,10 @@ fn redeploy(disk: &Memory, delete: bool) {
         deployment.delete();
         deployment.revive();
     }
-    let mut config = AgentConfig::default();
+    let mut config = AgentConfig {
+        http: rules(),
+        ..AgentConfig::default()
+    };
     let number = bytes.len().to_string();
     config.environment.insert("NUMBER".into(), number);
     deployment.put_config(Arc::new(config), Time(0), 10);
@@ -155,6 +175,25 @@ fn redeploy(disk: &Memory, delete: bool) {
     };
     Store::commit(&*store, commit).expect("it is queued");
     store.close();
+}
+
+thread_local! {
+    /// What this thread's test may spend.
+    static BUDGET: RefCell<TenantBudget> = RefCell::default();
+}
+
+/// A token costs a micro-unit, coming or going.
+fn terms() -> Terms {
+    let micros = 1_000_000;
+    let price = Price {
+        input_micros: micros,
+        output_micros: micros,
+    };
+    Terms {
+        prices: [(Models::DEFAULT.to_owned(), price)].into(),
+        budget: BUDGET.with_borrow(|budget| *budget),
+        ..Terms::default()
+    }
 }
 
 /// Everything durable, read past all layers.
@@ -236,6 +275,9 @@ impl World {
             instances: Instances::Scripted,
             agents: Arc::new(agents.expect("they read")),
             models: Models::simulated(PROVIDER.with_borrow(Log::clone)),
+            egress: Egress::simulated(ORIGIN.with_borrow(Origin::clone)),
+            secrets: Secrets::new(store.clone(), Seal::of_key(&[0; 32]), BTreeMap::new()),
+            budgets: Budgets::new(store.clone(), terms()),
             logs: Logs::new(1024),
             limits: TurnLimits::default(),
             turns_max: 4,

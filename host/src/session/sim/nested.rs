@@ -6,7 +6,7 @@ use crate::bus;
 use crate::journal::entry::{CallResult, Failure, Piece};
 
 /// The sessions of nested calls.
-fn children(store: &dyn Store) -> Vec<(SessionId, Vec<Entry>)> {
+pub(super) fn children(store: &dyn Store) -> Vec<(SessionId, Vec<Entry>)> {
     let page = store.journals(&tenant(), None, 100).expect("it reads");
     let others = page.sessions.into_iter().filter(|it| *it != name("s"));
     others
@@ -20,7 +20,7 @@ fn children(store: &dyn Store) -> Vec<(SessionId, Vec<Entry>)> {
         .collect()
 }
 
-fn all_quiet(store: &dyn Store) -> bool {
+pub(super) fn all_quiet(store: &dyn Store) -> bool {
     let quiet = |entries: &[Entry]| {
         let state = fold(entries);
         // What is left to do is to expire, or to be buried.
@@ -35,7 +35,7 @@ fn waits(state: &State) -> bool {
     state.phase == Phase::Open && pending.into_iter().any(|it| it.fresh)
 }
 
-fn words(entries: &[Entry]) -> String {
+pub(super) fn words(entries: &[Entry]) -> String {
     let spoke = entries.iter().filter_map(|entry| match &entry.payload {
         Payload::Spoke(spoke) => Some(spoke.text.as_str()),
         _ => None,
@@ -298,6 +298,7 @@ fn a_deadline_ends_the_turn_and_what_it_called() {
             deadline: Some(Time(5_000)),
             speaker: None,
             authorized: false,
+            left_micros: None,
         });
         let new = new_session(None);
         commands::post(&world.sessions, &session.ledger, Some(&new), message).expect("it is taken");

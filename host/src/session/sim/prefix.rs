@@ -21,6 +21,7 @@ const SCRIPTS: &[&str] = &[
     "say early; sleep 200; say late; wake 300",
     "lock x; commit x one; say seen; sleep 10; lock x; commit x two; say fine",
     "leave; say it stays",
+    "get page; say one; post page; get CUT; say two; get closed/page",
     "say shown; trap",
     "lock x; fail",
 ];
@@ -92,14 +93,19 @@ fn visible(entries: &[Entry]) -> BTreeMap<String, Vec<String>> {
     seen
 }
 
-/// Whether a model's answer is under way there: then the provider's part of the rest is lost.
+/// Whether a model's answer is under way there, or a request that may not be made twice: then the
+/// other side's part of the rest is lost.
 fn is_answering(entries: &[Entry]) -> bool {
     let open = fold(entries).turns.into_iter();
     let calls: Vec<(_, u32)> = open
-        .flat_map(|(turn, open)| open.open_calls.into_iter().map(move |n| (turn.clone(), n)))
+        .flat_map(|(turn, open)| open.open_calls.into_keys().map(move |n| (turn.clone(), n)))
         .collect();
-    entries.iter().any(|entry| {
-        matches!(&entry.payload, Payload::Streamed(it) if calls.contains(&(it.turn.clone(), it.n)))
+    entries.iter().any(|entry| match &entry.payload {
+        Payload::Streamed(it) => calls.contains(&(it.turn.clone(), it.n)),
+        Payload::Called(it) => {
+            it.target.starts_with("POST ") && calls.contains(&(it.turn.clone(), it.n))
+        }
+        _ => false,
     })
 }
 

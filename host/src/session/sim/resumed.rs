@@ -1,6 +1,6 @@
 //! Turns that are taken up again: what they find, and when they are given up.
 
-use super::laws::{check_answered, check_repeatable, check_resumed, check_said};
+use super::laws::{check_answered, check_repeatable, check_requests, check_resumed, check_said};
 use super::*;
 use crate::journal::entry::{Failure, RetryReason};
 
@@ -67,6 +67,34 @@ fn a_lock_is_taken_again_only_if_nobody_wrote() {
             let said = texts(&stored).replace("saw x.", "");
             assert_eq!(said, expected, "{}", print(&stored));
             check_answered(&stored);
+            check_repeatable(&stored);
+        });
+    }
+}
+
+/// A request is under way when the host is lost. Only one that may be made twice is made again.
+#[test]
+fn a_request_is_made_again_only_if_it_may_be() {
+    for (verb, said, made) in [("get", "SLOW", 2), ("post", "[unknown]", 1)] {
+        let disk = fresh();
+        let now = life(&disk, Time(0), async |world| {
+            let line = format!("post a say begun; {verb} SLOW; say on; {verb} page");
+            converse(world, &[&line], &mut Outside::default()).await;
+            let under_way = || !ORIGIN.with_borrow(Origin::made).is_empty();
+            world.until("the request is made", under_way).await;
+            world.clock.now()
+        });
+        let disk = disk.power_loss();
+        life(&disk, now, async |world| {
+            world.quiet().await;
+            let stored = entries(&*world.store);
+            let expected = format!("begun{said}onpage");
+            assert_eq!(texts(&stored), expected, "{}", print(&stored));
+            let times = ORIGIN.with_borrow(Origin::made);
+            let mut times: Vec<u32> = times.into_values().map(|(_, times)| times).collect();
+            times.sort_unstable();
+            assert_eq!(times, [1, made], "{}", print(&stored));
+            check_requests(&stored, &ORIGIN.with_borrow(Origin::made));
             check_repeatable(&stored);
         });
     }

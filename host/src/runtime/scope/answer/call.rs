@@ -10,6 +10,7 @@ use crate::id::{Digest, Seq};
 use crate::journal::entry::RetryReason;
 use crate::model::{self, Attempt, CallPolicy, Deadline, ModelError, Request, Target, Then, Until};
 
+use super::super::agents::Behalf;
 use super::super::{Scope, Stop, Tried};
 
 /// Bytes of what a provider did wrong, in words.
@@ -19,6 +20,7 @@ pub(super) const DETAIL_CHARS_MAX: usize = 1_000;
 pub(super) struct Call {
     pub(super) n: u32,
     pub(super) target: Target,
+    pub(super) behalf: Behalf,
     pub(super) request: Request,
     pub(super) digest: Digest,
     pub(super) tried: Tried,
@@ -44,11 +46,18 @@ pub(super) enum Begin {
 }
 
 impl Call {
-    pub(super) fn new(scope: &Scope, target: Target, request: Request, digest: Digest) -> Self {
+    pub(super) fn new(
+        scope: &Scope,
+        target: Target,
+        behalf: Behalf,
+        request: Request,
+        digest: Digest,
+    ) -> Self {
         Self {
             n: 0,
             policy: scope.models.policy(&target).of_agent(&scope.policy),
             target,
+            behalf,
             request,
             digest,
             tried: Tried {
@@ -86,7 +95,7 @@ impl Call {
             }
         };
         scope.cpu.waiting(scope.ledger.durable(written)).await?;
-        let headers = match scope.forwarded(scope.agent.as_str()).await? {
+        let headers = match scope.forwarded(&self.behalf).await? {
             Ok(headers) => headers,
             Err(lost) => return Ok(Err(ModelError::Refused(lost.to_string()))),
         };

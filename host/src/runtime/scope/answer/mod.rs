@@ -17,6 +17,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::journal::entry::{CallKind, CallResult, Payload, Piece, Usage};
+use crate::journal::state::Used;
 use crate::ledger::WINDOW_MS;
 use crate::model::{ModelError, Request, Target};
 
@@ -24,11 +25,12 @@ pub(in crate::runtime) use self::failure::{Failed, NoAnswer};
 
 use self::call::{Begin, Call, DETAIL_CHARS_MAX};
 use self::failure::no_answer;
+use super::agents::Behalf;
 use super::reply::TooLarge;
 use super::{Back, Scope, Stop};
 
-/// What is written down of a target's name.
-const TARGET_CHARS_MAX: usize = 64;
+/// Characters of the name of whom a call goes to: of a model, or of a remote participant with its address.
+const TARGET_CHARS_MAX: usize = 128;
 
 /// A whole answer.
 #[derive(Debug, Clone, PartialEq)]
@@ -50,6 +52,10 @@ pub(in crate::runtime) struct Answer {
     end: Option<(String, Option<Usage>)>,
     /// Pieces came.
     begun: bool,
+    /// How often the call was made, once it has come back.
+    attempts: u32,
+    /// What was booked for it, once it has come back.
+    booked: Usage,
 }
 
 impl Scope {
@@ -67,8 +73,18 @@ impl Scope {
         target: Target,
         request: Request,
     ) -> Result<Answer, Failed> {
-        let digest = request.digest();
-        let name = target.name().to_owned();
+        self.ask_for(Behalf::default(), target, request).await
+    }
+
+    /// The same on somebody's behalf: a speaker of a conversation.
+    pub(in crate::runtime) async fn ask_for(
+        &self,
+        behalf: Behalf,
+        target: Target,
+        request: Request,
+    ) -> Result<Answer, Failed> {
+        let (digest, request_bytes) = request.digest_and_bytes();
+        let name: String = target.name().chars().take(TARGET_CHARS_MAX).collect();
         let asked = || format!("asks the model {name:?}, request {digest}");
         let recorded = self.recorded(asked).map_err(|stop| stop.asking(&request))?;
         if let Some(recorded) = recorded {
@@ -82,7 +98,7 @@ impl Scope {
             };
             self.record.keep(&request);
             let failed = self.failed_at_opening(n)?;
-            let mut answer = Answer::new(Call::new(self, target, request, digest));
+            let mut answer = Answer::new(Call::new(self, target, behalf, request, digest));
             answer.is_call(n);
             return match failed {
                 Some(result) => Err(Failed::Guest(no_answer(result, ""))),
@@ -93,9 +109,12 @@ impl Scope {
             Target::Model(name) => self.model_names.contains(name),
             Target::Remote { .. } => true,
         };
-        let mut answer = Answer::new(Call::new(self, target, request, digest));
-        let n = self.called(CallKind::Model, &name, digest)?;
+        let mut answer = Answer::new(Call::new(self, target, behalf, request, digest));
+        let (n, over_budget) = self.called_model(&name, digest, request_bytes)?;
         answer.is_call(n);
+        if let Some(result) = over_budget {
+            return Err(Failed::Guest(no_answer(result, "")));
+        }
         if !may_ask {
             let text = format!("the agent is not configured for the model {name:?}");
             let refused = ModelError::Refused(text);
@@ -139,6 +158,8 @@ impl Answer {
             tool_calls: Vec::new(),
             end: None,
             begun: false,
+            attempts: 0,
+            booked: Usage::default(),
         }
     }
 
@@ -206,6 +227,31 @@ impl Answer {
         }
         let mut shown = Instant::now() - Duration::from_millis(WINDOW_MS);
         loop {
+            let until = shown + Duration::from_millis(WINDOW_MS);
+            let Some(text) = self.words(scope, until).await? else {
+                return Ok(self.completion());
+            };
+            if let Err(TooLarge) = scope.say(&text)? {
+                self.give_up(scope)?;
+                let error = "the turn has said as many bytes as it may".to_owned();
+                return Err(Failed::Guest(NoAnswer::Other(error)));
+            }
+            if self.call.is_some() && !scope.is_replaying() {
+                scope.ledger.flush();
+            }
+            shown = Instant::now();
+            scope.may_say().await?;
+        }
+    }
+
+    /// The text that has come, or the first to come; what follows it within the window comes with it.
+    /// None after the end.
+    pub(in crate::runtime) async fn words(
+        &mut self,
+        scope: &Scope,
+        until: Instant,
+    ) -> Result<Option<String>, Failed> {
+        loop {
             let mut text = String::new();
             for piece in self.ready.drain(..) {
                 if let Piece::Text(more) = piece {
@@ -213,23 +259,28 @@ impl Answer {
                 }
             }
             if !text.is_empty() {
-                if let Err(TooLarge) = scope.say(&text)? {
-                    self.give_up(scope)?;
-                    let error = "the turn has said as many bytes as it may".to_owned();
-                    return Err(Failed::Guest(NoAnswer::Other(error)));
-                }
-                if self.call.is_some() && !scope.is_replaying() {
-                    scope.ledger.flush();
-                }
-                shown = Instant::now();
-                scope.may_say().await?;
+                return Ok(Some(text));
             }
             if self.call.is_none() {
-                return Ok(self.completion());
+                return Ok(None);
             }
-            let until = shown + Duration::from_millis(WINDOW_MS);
             self.advance(scope, Some(until)).await?;
         }
+    }
+
+    /// Whether more may come.
+    pub(in crate::runtime) fn is_open(&self) -> bool {
+        self.call.is_some()
+    }
+
+    /// How often the call was made; 0 until it has come back.
+    pub(in crate::runtime) fn attempts(&self) -> u32 {
+        self.attempts
+    }
+
+    /// What was booked for it; nothing until it has come back.
+    pub(in crate::runtime) fn booked(&self) -> Usage {
+        self.booked
     }
 
     /// The guest lets go of the answer.
@@ -248,8 +299,10 @@ impl Answer {
         }
         let mut back = Back::new(call.n, CallResult::Dropped);
         back.attempts = call.tried.attempts.max(1);
-        back.usage.model_calls = 1;
-        scope.returned(back, &[])
+        // Nobody waits for the rest, but it was asked for.
+        back.used = Used::Estimated;
+        self.booked = scope.returned(back, &[])?;
+        Ok(())
     }
 
     /// Write down that the call failed; answers what the guest is told.
@@ -258,6 +311,7 @@ impl Answer {
             .call
             .take()
             .map_or((0, 1), |call| (call.n, call.tried.attempts));
+        self.attempts = attempts;
         let mut back = Back::new(
             n,
             CallResult::Failed {
@@ -266,13 +320,28 @@ impl Answer {
                 detail: error.to_string().chars().take(DETAIL_CHARS_MAX).collect(),
             },
         );
-        // A refusal is none of the provider's calls.
-        back.usage.model_calls = u64::from(attempts > 0);
+        back.used = match attempts {
+            // A refusal is none of the provider's calls.
+            0 => Used::Nothing,
+            _ if self.begun => Used::Estimated,
+            _ => Used::Asked,
+        };
         back.attempts = attempts;
         back.opening = opening;
         let told = no_answer(back.result.clone(), &self.text);
-        scope.returned(back, &[])?;
+        self.booked = scope.returned(back, &[])?;
         Ok(Failed::Guest(told))
+    }
+
+    /// What a whole answer used.
+    fn used(&self) -> Used {
+        match self.end {
+            Some((_, Some(usage))) => Used::Told {
+                input_tokens: usage.input_tokens,
+                output_tokens: usage.output_tokens,
+            },
+            _ => Used::Estimated,
+        }
     }
 
     fn completion(self) -> Completion {

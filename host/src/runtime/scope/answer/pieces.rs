@@ -21,6 +21,7 @@ pub(super) fn joined(deltas: &[Delta]) -> Vec<Piece> {
                     model_calls: 1,
                     input_tokens: usage.input_tokens,
                     output_tokens: usage.output_tokens,
+                    ..Usage::default()
                 }),
             }),
         }

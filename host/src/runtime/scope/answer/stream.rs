@@ -3,7 +3,7 @@
 use futures_util::FutureExt;
 use tokio::time::Instant;
 
-use crate::journal::entry::{CallResult, Payload, Piece, RetryReason, Usage};
+use crate::journal::entry::{CallResult, Payload, Piece, RetryReason};
 use crate::model::{self, Delta, ModelError};
 
 use super::call::Begin;
@@ -33,6 +33,7 @@ impl Answer {
                 Payload::Streamed(it) if it.n == n => self.take_again(scope, it.pieces),
                 Payload::Returned(it) if it.n == n && it.result != CallResult::Dropped => {
                     self.call = None;
+                    (self.attempts, self.booked) = (it.attempts, it.usage);
                     Err(Failed::Guest(no_answer(it.result, &self.text)))
                 }
                 _ => Err(scope.differs(&recorded, asked()).into()),
@@ -136,14 +137,12 @@ impl Answer {
         let Some(call) = &self.call else {
             return Ok(());
         };
-        if let Some((_, usage)) = self.end {
+        if self.end.is_some() {
             let mut back = Back::new(call.n, CallResult::Ok);
             back.attempts = call.tried.attempts;
-            back.usage = Usage {
-                model_calls: 1,
-                ..usage.unwrap_or_default()
-            };
-            scope.returned(back, &pieces)?;
+            back.used = self.used();
+            self.attempts = back.attempts;
+            self.booked = scope.returned(back, &pieces)?;
             self.call = None;
             // Paid for: let it be durable soon. The guest does not wait for it.
             scope.ledger.flush();
@@ -164,14 +163,19 @@ impl Answer {
         let asked = || format!("takes the end of call {n}");
         match scope.recorded_part(asked)? {
             Some(recorded) => match &recorded.payload {
-                Payload::Returned(it) if it.n == n => Ok(()),
+                Payload::Returned(it) if it.n == n => {
+                    (self.attempts, self.booked) = (it.attempts, it.usage);
+                    Ok(())
+                }
                 _ => Err(scope.differs(&recorded, asked()).into()),
             },
             // Both are one append, but a journal may be cut between any two entries.
             None => {
                 let mut back = Back::new(n, CallResult::Ok);
-                back.usage.model_calls = 1;
-                Ok(scope.returned(back, &[])?)
+                back.used = self.used();
+                self.attempts = back.attempts;
+                self.booked = scope.returned(back, &[])?;
+                Ok(())
             }
         }
     }

@@ -1,0 +1,129 @@
+//! A conversation of two whose participants answer at once, over HTTP and with full durability.
+//!
+//! `cargo bench -p antiphon-tests --bench conversation [-- SECONDS]` starts the real binary on a fresh data
+//! folder and has conversations of 100 turns in it, by one client and by 16: once between two remote participants,
+//! which this process answers for on loopback, and once between two agents, each in a session of its own.
+//! Prints speakers' turns per second. The prompt of a remote participant grows with every turn; an agent is told
+//! only what is new.
+
+#![allow(clippy::print_stdout, reason = "a benchmark prints its figures")]
+
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::time::{Duration, Instant};
+
+use antiphon_tests::load::{Connection, components, request};
+use antiphon_tests::process::Process;
+use serde_json::{Value, json};
+
+const TURNS: u32 = 100;
+
+fn main() {
+    let seconds = std::env::args()
+        .skip(1)
+        .find_map(|argument| argument.parse().ok())
+        .unwrap_or(5);
+    let worker = components(&["worker"]).remove(0);
+    let data = tempfile::tempdir().expect("a scratch folder");
+    let server = Process::start(data.path());
+    let mut connection = Connection::open(&server);
+    for agent in ["ada", "bo"] {
+        connection.deploy(&server, agent, &worker);
+    }
+    let url = participant();
+    let remote = |name: &str| json!({"name": name, "url": url, "model": "instant"});
+    let agent = |name: &str, agent: &str| json!({"name": name, "agent": agent});
+    let kinds = [
+        ("remote", [remote("Ada"), remote("Bo")]),
+        ("agents", [agent("Ada", "ada"), agent("Bo", "bo")]),
+    ];
+    for (kind, participants) in kinds {
+        let definition = json!({"participants": participants, "max_turns": TURNS});
+        connection.json(&server, "PUT", &format!("/v1/agents/{kind}"), &definition);
+        // Once around, so that everything was touched.
+        load(&server, kind, 1, Duration::ZERO);
+        for clients in [1, 16] {
+            let (conversations, elapsed) =
+                load(&server, kind, clients, Duration::from_secs(seconds));
+            let turns = f64::from(conversations * TURNS) / elapsed.as_secs_f64();
+            println!(
+                "{kind}, {clients:>2} at once: {turns:>6.0} turns/s, {conversations} conversations of {TURNS}"
+            );
+        }
+    }
+}
+
+/// Hold conversations one after another, by so many clients, for so long.
+fn load(server: &Process, agent: &str, clients: u32, time: Duration) -> (u32, Duration) {
+    let path = format!("/v1/agents/{agent}/invoke");
+    let body = br#"{"body":"Begin."}"#;
+    let request = request(server, "POST", &path, "application/json", body);
+    let start = Instant::now();
+    let clients: Vec<_> = (0..clients)
+        .map(|_| {
+            let (request, mut connection) = (request.clone(), Connection::open(server));
+            std::thread::spawn(move || {
+                let mut conversations = 0;
+                while conversations == 0 || start.elapsed() < time {
+                    let (status, answer) = connection.exchange(&request);
+                    let text = String::from_utf8_lossy(&answer);
+                    assert_eq!(status, 200, "{text}");
+                    let answer: Value = serde_json::from_str(&text).expect("JSON");
+                    let reply = answer["reply"].as_str().expect("a reply");
+                    let lines = reply.matches("[Ada] ").count() + reply.matches("[Bo] ").count();
+                    assert!(lines >= TURNS as usize, "{lines} of {TURNS}: {reply}");
+                    conversations += 1;
+                }
+                conversations
+            })
+        })
+        .collect();
+    let conversations = clients
+        .into_iter()
+        .map(|it| it.join().expect("a client ends"));
+    (conversations.sum(), start.elapsed())
+}
+
+/// A server that answers every request at once, with the same words. Its address.
+fn participant() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let url = format!("http://{}/v1", listener.local_addr().expect("it is bound"));
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            std::thread::spawn(move || answer(stream));
+        }
+    });
+    url
+}
+
+/// Requests of one connection, until it is closed.
+fn answer(mut stream: TcpStream) -> Option<()> {
+    let body = concat!(
+        "data: {\"choices\":[{\"delta\":{\"content\":\"Indeed so.\"},\"finish_reason\":null}]}\n\n",
+        "data: {\"choices\":[{\"delta\":{},\"finish_reason\":\"stop\"}],",
+        "\"usage\":{\"prompt_tokens\":10,\"completion_tokens\":3}}\n\n",
+        "data: [DONE]\n\n",
+    );
+    let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n";
+    let answer = format!("{head}content-length: {}\r\n\r\n{body}", body.len());
+    stream.set_nodelay(true).ok()?;
+    let (mut buffer, mut chunk) = (Vec::new(), [0; 16 * 1024]);
+    loop {
+        let read = stream.read(&mut chunk).ok().filter(|read| *read > 0)?;
+        buffer.extend_from_slice(&chunk[..read]);
+        while let Some(end) = whole(&buffer) {
+            buffer.drain(..end);
+            stream.write_all(answer.as_bytes()).ok()?;
+        }
+    }
+}
+
+/// Where the first request ends, if all of it is there.
+fn whole(buffer: &[u8]) -> Option<usize> {
+    let end = buffer.windows(4).position(|four| four == b"\r\n\r\n")? + 4;
+    let head = String::from_utf8_lossy(&buffer[..end]).to_ascii_lowercase();
+    let mut lines = head.lines();
+    let length = lines.find_map(|line| line.strip_prefix("content-length: "));
+    let length: usize = length?.trim().parse().ok()?;
+    (buffer.len() >= end + length).then_some(end + length)
+}
