@@ -260,7 +260,7 @@ async fn headers_of_the_connection_do_not_travel_on() {
 async fn a_deadline_travels_with_the_call() {
     let (_provider, server) = started([Reply::silence(), Reply::text("in time")]).await;
     let ask = || invoke(&server, json!([{"say": "wait "}, {"model": "q"}]));
-    let answer = ask().header(TIMEOUT, "200").await;
+    let answer = ask().header(TIMEOUT, "3000").await;
     let body = answer.refused(504, "turn_deadline");
     assert_eq!(body["reply"], "wait ");
     let answer = ask().header(TIMEOUT, "60000").await.is(200);
