@@ -789,7 +789,11 @@ async fn a_remote_participant_is_asked_with_its_secret_and_where_the_operator_le
         let failed = failed.refused(502, "turn_failed");
         let session = failed["session"].as_str().expect("a session");
         let seen = events(&server, session).await;
-        assert!(halts(&seen)[0].contains("may not"), "{}", halts(&seen)[0]);
+        assert!(
+            halts(&seen)[0].contains("not on the public Internet"),
+            "{}",
+            halts(&seen)[0]
+        );
         assert_eq!(of_kind(&seen, "retried").len(), 0, "not tried again");
     }
     assert_eq!(ada.requests().len(), 1);
