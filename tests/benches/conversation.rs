@@ -39,6 +39,8 @@ fn main() {
     ];
     for (kind, participants) in kinds {
         let definition = json!({"participants": participants, "max_turns": TURNS});
+        // The one before was idle for longer than the server waits for a request.
+        let mut connection = Connection::open(&server);
         connection.json(&server, "PUT", &format!("/v1/agents/{kind}"), &definition);
         // Once around, so that everything was touched.
         load(&server, kind, 1, Duration::ZERO);
