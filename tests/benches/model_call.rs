@@ -64,13 +64,15 @@ fn main() {
     }
     for host in &mut hosts {
         let p50 = percentile(&mut host.cycles, 0.5) * 1e3;
+        let p99 = percentile(&mut host.cycles, 0.99) * 1e3;
+        let flush_us = host.flush_us();
         println!(
             "host, {:<19}: p50 {p50:>7.1} µs, p99 {:>7.1} µs; {:.1} µs more, {:.2} times; flush mean {:.1} µs",
             host.durability,
-            percentile(&mut host.cycles, 0.99) * 1e3,
+            p99,
             p50 - floor,
             p50 / floor,
-            host.flush_us(),
+            flush_us,
         );
     }
 }

@@ -85,11 +85,10 @@ async fn an_open_circuit_sends_nothing_and_is_its_models_alone() {
     assert!(lines[3].starts_with("{\"model\":"), "{said}");
     assert_eq!(failing.requests().len(), 2);
     let detail = details(&server, "returned").await.remove(2);
-    assert!(
-        detail.starts_with(r#"circuit open for "failing"; 59"#)
-            && detail.ends_with(" ms remaining before retry allowed"),
-        "{detail}"
-    );
+    let left = detail.strip_prefix(r#"circuit open for "failing"; "#);
+    let left = left.and_then(|left| left.strip_suffix(" ms remaining before retry allowed"));
+    let left: u64 = left.expect("it says how long").parse().expect("ms");
+    assert!((590_000..=600_000).contains(&left), "{detail}");
     let metrics = server.call("GET /metrics").await;
     for line in [
         r#"antiphon_call_circuit{tenant="default",target="failing"} 2"#,
@@ -182,7 +181,7 @@ async fn an_answer_is_given_again_to_whom_it_may() {
     assert_eq!(first["reply"], "{\"model\":\"It is so.\"}\n");
     assert_eq!(first["reply"], again["reply"]);
     assert_eq!(first["usage"]["model_calls"], 1);
-    assert_eq!(again["usage"].get("model_calls"), None, "{again}");
+    assert_eq!(again["usage"]["model_calls"], 0, "{again}");
     assert_eq!(provider.requests().len(), 1);
     let journal = server.get("/v1/sessions/o/journal?kind=returned").await;
     let returned = &journal["entries"][0];

@@ -320,6 +320,11 @@ impl Answer {
         let (n, attempts, cached) = self.call.take().map_or((0, 1, false), |call| {
             (call.n, call.tried.attempts, call.is_cached())
         });
+        // What broke off with the host was made by the process before this one.
+        let attempts = match self.begun {
+            true => attempts.max(scope.record.tried(n).attempts),
+            false => attempts,
+        };
         self.attempts = attempts;
         let mut back = Back::new(
             n,
