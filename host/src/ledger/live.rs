@@ -4,15 +4,14 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use bytes::Bytes;
 
-use crate::budgets::{Meter, usage_write};
-use crate::clock::{Day, Time};
+use crate::clock::Time;
 use crate::id::{Digest, MessageId, Seq, TurnId};
 use crate::journal::codec::{Encoded, Frame, encode};
 use crate::journal::entry::{Content, Entry, Payload, Spoke, Usage};
-use crate::journal::state::{FOLD_VERSION, IllegalEntry, OpenCall, State};
+use crate::journal::state::{FOLD_VERSION, IllegalEntry, State};
 use crate::store::{Generation, JournalId, OpenError, ReadError, RecordKey, Store, Tail, Write};
-use crate::telemetry;
 
+use super::bill::Bill;
 use super::{Dead, sealed};
 
 /// Newest entries kept in memory for followers and guests, beside those not durable yet.
@@ -78,10 +77,8 @@ pub(super) struct Live {
     /// What the wake record says, by the newest write of it that was queued.
     wake: WakeRecord,
     snapshot_at: Seq,
-    /// What unflushed entries used: the whole of each day that they touched.
-    usage: BTreeMap<Day, Usage>,
-    /// Who counts what the tenant spends.
-    pub(super) meter: Meter,
+    /// What entries used, and what is under way.
+    pub(super) bill: Bill,
 }
 
 impl Live {
@@ -125,8 +122,7 @@ impl Live {
             chunks: BTreeMap::new(),
             wake: WakeRecord::Unknown,
             snapshot_at,
-            usage: BTreeMap::new(),
-            meter: Meter::default(),
+            bill: Bill::default(),
         })
     }
 
@@ -240,13 +236,7 @@ impl Live {
                 bytes,
             })
             .collect();
-        // The whole of a day, in the commit of the entries that say it: a crash leaves both or neither.
-        let usage = std::mem::take(&mut self.usage);
-        writes.extend(
-            usage
-                .into_iter()
-                .map(|(day, it)| usage_write(journal, day, it)),
-        );
+        writes.extend(self.bill.take_writes(journal));
         writes.append(&mut self.new_records);
         writes.push(Write::Append {
             journal: journal.clone(),
@@ -391,33 +381,33 @@ impl<'a> Batch<'a> {
 
     /// Append. An illegal entry is a defect of the caller: it ends the ledger.
     pub fn push(&mut self, payload: Payload) -> Seq {
-        let used = used_by(&self.live.state, &payload);
-        let before = *self.live.state.spent();
+        let before = self.live.bill.before(&self.live.state, &payload);
         if self.illegal.is_none() {
             let tenant = &self.journal.tenant;
             let removed = sealed::removed(&self.live.state, tenant, &payload);
             match self.live.push(self.now, payload) {
-                Ok(_) => self.live.new_records.extend(removed),
+                Ok(_) => {
+                    self.live.new_records.extend(removed);
+                    let (bill, state) = (&mut self.live.bill, &self.live.state);
+                    bill.after(self.journal, state, before);
+                }
                 Err(illegal) => self.illegal = Some(illegal),
             }
         }
-        let spent = *self.live.state.spent();
-        if spent.total != before.total {
-            self.live.usage.insert(spent.day, spent.of_day);
-            let micros = spent.total.since(before.total).cost_micros;
-            self.live.meter.add(spent.day, micros);
-            for (model, usage) in used {
-                telemetry::ModelUse {
-                    tenant: self.journal.tenant.as_str(),
-                    model: &model,
-                    input_tokens: usage.input_tokens,
-                    output_tokens: usage.output_tokens,
-                    cost_micros: usage.cost_micros,
-                }
-                .count();
-            }
-        }
         self.live.state.last
+    }
+
+    /// The call that was just written down has not left the host.
+    pub fn is_unmade(&mut self, turn: &TurnId, n: u32) {
+        self.live.bill.mark(turn, n, false);
+    }
+
+    /// What an open turn used if it ends now; nothing if it is over.
+    pub fn usage_at_end(&self, turn: &TurnId) -> Usage {
+        let open = self.live.state.turns.get(turn);
+        open.map_or_else(Usage::default, |open| {
+            self.live.bill.usage_at_end(turn, open)
+        })
     }
 
     /// The text behind a content that the state names.
@@ -506,25 +496,6 @@ impl<'a> Batch<'a> {
             at += chunk.len() as u64;
             rest = more;
         }
-    }
-}
-
-/// What an entry says that calls of models used.
-fn used_by(state: &State, payload: &Payload) -> Vec<(String, Usage)> {
-    let used = |call: &OpenCall, usage| Some((call.model.clone()?, usage));
-    match payload {
-        Payload::Returned(returned) => {
-            let turn = state.turns.get(&returned.turn);
-            let call = turn.and_then(|turn| turn.open_calls.get(&returned.n));
-            let used = call.and_then(|call| used(call, returned.usage));
-            used.into_iter().collect()
-        }
-        Payload::TurnEnded(ended) => {
-            let open = state.turns.get(&ended.turn).into_iter();
-            let cut = open.flat_map(|turn| turn.open_calls.values());
-            cut.filter_map(|call| used(call, call.cut())).collect()
-        }
-        _ => Vec::new(),
     }
 }
 

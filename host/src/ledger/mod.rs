@@ -14,6 +14,7 @@
 //!
 //! It does not decide what runs (session/) nor what a guest may do (runtime/).
 
+mod bill;
 mod live;
 mod read;
 mod sealed;
@@ -130,7 +131,7 @@ impl Ledger {
         };
         let mut live = Live::fold(&*store, &journal, Some(owner), opened.last)?
             .with_texts(&*store, &journal)?;
-        live.meter = meter;
+        live.bill.meter = meter;
         Ok(Self::of(store, journal, clock, live, None))
     }
 
@@ -272,6 +273,12 @@ impl Ledger {
         drop(live);
         self.touch();
         Ok(())
+    }
+
+    /// A call that is under way leaves the host now, or waits again: if its turn is cut off, only what has left
+    /// costs something.
+    pub fn mark_call(&self, turn: &TurnId, n: u32, is_made: bool) {
+        self.lock().bill.mark(turn, n, is_made);
     }
 
     /// Look at the newest state, durable or not. Short: it holds the lock.
@@ -420,7 +427,7 @@ impl Ledger {
         };
         let committed = self.store.commit(commit(writes, done));
         if committed.is_ok() {
-            live.meter.saved();
+            live.bill.meter.saved();
         }
         match committed {
             Ok(Some(tail)) => {

@@ -722,3 +722,27 @@ async fn usage_is_stored_by_the_days_of_its_entries() {
     assert_eq!(ledger.look(|state| state.spent().total.model_calls), 4);
     assert_eq!(ledger.look(|state| state.spent().of_day.model_calls), 2);
 }
+
+/// What an older process left under way may have left the host; of its own calls a process knows.
+#[test]
+fn a_call_that_has_not_left_the_host_costs_nothing_if_it_is_cut_off() {
+    let ledger = open(&Memory::new());
+    let begun = "open a\ngot a\nstart r.t0.a takes=2 messages\ncall r.t0.a 0";
+    write(&ledger, begun).unwrap();
+    let calls = || {
+        let at_end = ledger.append(None, |batch| {
+            Ok::<_, Infallible>(batch.usage_at_end(&turn()).model_calls)
+        });
+        at_end.unwrap()
+    };
+    assert_eq!(calls(), 1);
+    ledger.mark_call(&turn(), 0, false);
+    assert_eq!(calls(), 0);
+    ledger.mark_call(&turn(), 0, true);
+    assert_eq!(calls(), 1);
+    write(&ledger, "call r.t0.a 1").unwrap();
+    ledger.mark_call(&turn(), 1, false);
+    assert_eq!(calls(), 1);
+    write(&ledger, "back r.t0.a 1").unwrap();
+    assert_eq!(calls(), 2);
+}

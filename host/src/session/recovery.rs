@@ -82,7 +82,7 @@ pub(super) fn end_turn(batch: &mut Batch<'_>, turn: &TurnId, end: End) -> bool {
     let Some(open) = batch.state().turns.get(turn) else {
         return false;
     };
-    let (agent, usage) = (open.agent.clone(), open.usage_at_end());
+    let (agent, usage) = (open.agent.clone(), batch.usage_at_end(turn));
     let ms = batch.now().ms_since(open.started_at);
     telemetry::turn_ended(end.outcome.name(), ms as f64 / 1000.0);
     let inputs = batch.state().fates(turn, end.outcome);

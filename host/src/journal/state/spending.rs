@@ -9,7 +9,7 @@ use crate::clock::{Day, Time};
 use crate::id::RunId;
 use crate::journal::entry::{CallKind, Called, Piece, Price, Usage, estimated_tokens};
 
-use super::{OpenTurn, State};
+use super::State;
 
 /// A call that is under way.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -101,23 +101,12 @@ impl OpenCall {
         }
     }
 
-    /// What is to be booked if its turn ends now. It was written down, so it is taken for made.
+    /// What is to be booked if its turn ends now, and it was made.
     pub fn cut(&self) -> Usage {
         self.usage(match self.model {
             Some(_) => Used::Estimated,
             None => Used::Nothing,
         })
-    }
-}
-
-impl OpenTurn {
-    /// What it used if it ends now: what came back, and what is under way as far as that is known.
-    pub fn usage_at_end(&self) -> Usage {
-        let mut usage = self.usage;
-        self.open_calls
-            .values()
-            .for_each(|call| usage.add(call.cut()));
-        usage
     }
 }
 

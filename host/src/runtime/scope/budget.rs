@@ -33,6 +33,13 @@ impl Scope {
         self.budget.within(state.run_micros_max(&self.run))
     }
 
+    /// Whether no further call of a model may begin.
+    pub(super) fn is_over_budget(&self) -> bool {
+        let now = self.ledger.clock().now();
+        let over = self.ledger.look(|state| self.over_budget(state, now));
+        over.is_some()
+    }
+
     /// Why no further call of a model may begin, if so.
     pub(super) fn over_budget(&self, state: &State, now: Time) -> Option<Exhausted> {
         let (session, run) = (session_micros(state), state.run_micros(&self.run));

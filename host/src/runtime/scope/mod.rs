@@ -398,6 +398,7 @@ impl Scope {
                     price,
                     request_bytes,
                 }));
+                batch.is_unmade(&self.turn, n);
                 let result = over.map(|exhausted| CallResult::Failed {
                     error: ModelError::OverBudget.name().to_owned(),
                     status: 0,

@@ -20,6 +20,14 @@ fn capped(budget: AgentBudget) -> Memory {
 
 /// Put another budget in place, as it can happen while no process runs.
 fn reconfigure(disk: &Memory, budget: AgentBudget) {
+    let config = AgentConfig {
+        budget,
+        ..AgentConfig::default()
+    };
+    configure(disk, config);
+}
+
+fn configure(disk: &Memory, config: AgentConfig) {
     let store = memory(disk);
     let key = RecordKey {
         tenant: Some(tenant()),
@@ -28,10 +36,6 @@ fn reconfigure(disk: &Memory, budget: AgentBudget) {
     };
     let bytes = store.record(&key).expect("it reads").expect("it is there");
     let mut deployment = Deployment::parse(&bytes).expect("it is whole");
-    let config = AgentConfig {
-        budget,
-        ..AgentConfig::default()
-    };
     deployment.put_config(Arc::new(config), Time(0), 10);
     let bytes = deployment.bytes();
     let commit = crate::store::Commit {
@@ -525,4 +529,62 @@ fn called_agents_spend_what_their_caller_has_left() {
             assert_eq!(kept, all, "and the tenant once");
         });
     }
+}
+
+/// What was refused brought nothing, and what was to be tried next has not left.
+#[test]
+fn a_call_that_waits_for_its_next_attempt_costs_nothing_if_it_is_cut_off() {
+    life(&fresh(), Time(0), async |world| {
+        let lines = ["post a model BUSY yes", "pass 20", "stop a"];
+        converse(world, &lines, &mut Outside::default()).await;
+        let stored = entries(&*world.store);
+        let ends = ended(&stored);
+        assert_eq!(ends[0].outcome, Outcome::Interrupted, "{}", print(&stored));
+        assert!(ends[0].usage.is_nothing(), "{:?}", ends[0].usage);
+        assert_eq!(
+            PROVIDER.with_borrow(Log::made).len(),
+            1,
+            "it was tried once"
+        );
+        assert!(days(&world.store).is_empty());
+    });
+}
+
+/// A call that waits for its place has not begun: it is refused if the others use the budget up.
+#[test]
+fn a_call_in_the_queue_is_refused_once_a_cap_is_reached() {
+    may_spend(Some(4), None);
+    let disk = fresh();
+    let json = br#"{"policy":{"concurrent_max":1}}"#;
+    configure(&disk, AgentConfig::parse(json).expect("it is allowed"));
+    life(&disk.power_loss(), Time(0), async |world| {
+        let mut open = Vec::new();
+        for id in ["s", "other"] {
+            let (sessions, owner, id) = (world.sessions.clone(), tenant(), name(id));
+            let getting = async move { sessions.get_or_absent(&owner, &id).await };
+            open.push(world.wait("it is there", getting).await.expect("it opens"));
+        }
+        for session in &open {
+            post(world, session, "a", "model SLOW one two").expect("it is taken");
+        }
+        let is_done = |session: &Arc<Session>| {
+            let done = |state: &State| state.turns.is_empty() && state.last > Seq(3);
+            session.ledger.look(done)
+        };
+        world
+            .until("both are done", || open.iter().all(is_done))
+            .await;
+        open.iter().for_each(|session| session.ledger.flush());
+        let all = || journals(&*world.store);
+        let both = || all().iter().map(|it| ended(it).len()).sum::<usize>() == 2;
+        world.until("both are kept", both).await;
+        let mut heard: Vec<String> = all().iter().map(|it| spoken(it)).collect();
+        heard.sort();
+        assert_eq!(heard, ["[OverBudget]", "one two"]);
+        let spent: Vec<u64> = days(&world.store)
+            .iter()
+            .map(|(_, it)| it.cost_micros)
+            .collect();
+        assert_eq!(spent, [5]);
+    });
 }

@@ -110,7 +110,12 @@ impl Call {
             Ok(headers) => headers,
             Err(lost) => return Ok(Err(ModelError::Refused(lost.to_string()))),
         };
+        if self.tried.attempts == 0 && scope.is_over_budget() {
+            // The cap was reached while it waited for its place.
+            return Ok(Err(ModelError::OverBudget));
+        }
         self.tried.attempts += 1;
+        scope.ledger.mark_call(&scope.turn, self.n, true);
         let ms_max = self.policy.attempt_ms_max;
         let attempt = Attempt {
             request: &self.request,
@@ -140,6 +145,9 @@ impl Call {
     ) -> Result<Begin, ModelError> {
         // What was lost with a host is not the provider's failure, and was not counted here.
         self.tried.failures += 1;
+        // The attempt brought nothing: if its turn is cut off while it waits for the next one, there is nothing
+        // to pay for.
+        scope.ledger.mark_call(&scope.turn, self.n, false);
         let detail = error.to_string().chars().take(DETAIL_CHARS_MAX).collect();
         // After its turn's time nobody would be there to hear the answer.
         let until = match scope.wall_left() {
