@@ -25,7 +25,8 @@ fn main() {
         .unwrap_or(5);
     let worker = components(&["worker"]).remove(0);
     let data = tempfile::tempdir().expect("a scratch folder");
-    let server = Process::start(data.path());
+    let near = [("ANTIPHON_EGRESS__PRIVATE_ALLOWED", "[\"127.0.0.1\"]")];
+    let server = Process::try_start(data.path(), &near).expect("the server starts");
     let mut connection = Connection::open(&server);
     for agent in ["ada", "bo"] {
         connection.deploy(&server, agent, &worker);

@@ -490,7 +490,7 @@ async fn bounds_of_a_request_and_its_answer() {
     server.stop().await;
 }
 
-/// Long and binary answers lie beside the journal; a fork has them too, and so has a replay.
+/// Long answers lie beside the journal, and a fork has them too.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_came_is_kept_in_full() {
     let origin = Origin::start().await;

@@ -83,12 +83,13 @@ async fn answer(
     }
     let text = String::from_utf8_lossy(&request).into_owned();
     let path = text.split(' ').nth(1).unwrap_or_default().to_owned();
-    seen.send_modify(|seen| seen.push(text));
+    // What is served from the moment on that a test hears of it is for the next one.
     let page = pages
         .lock()
         .expect("nobody panics with it")
         .get(&path)
         .cloned();
+    seen.send_modify(|seen| seen.push(text));
     match page {
         Some(page) => {
             // Whoever asked may have hung up.

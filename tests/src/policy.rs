@@ -155,7 +155,7 @@ async fn an_agents_policy_is_checked_when_it_is_given() {
     ] {
         let config = json!({"policy": policy});
         let put = server.configure("puppet", config).await;
-        assert!(put.status.is_client_error(), "{}", put.text());
+        assert!((400..500).contains(&put.status), "{}", put.text());
         assert!(put.text().contains(named), "{}", put.text());
     }
     let policy = json!({"attempts_max": 1, "breaker": {"failures_to_open": 0}});

@@ -28,7 +28,7 @@ fn costs(micros: u64) -> Usage {
 
 /// Write what sessions used, as their ledgers do, and wait until it is durable.
 fn write(store: &Arc<dyn Store>, used: &[(&JournalId, &str, u64)]) {
-    let (sender, receiver) = std::sync::mpsc::channel();
+    let (sender, receiver) = std::sync::mpsc::sync_channel(1);
     let writes = used
         .iter()
         .map(|(journal, on, micros)| usage_write(journal, day(on), costs(*micros)));

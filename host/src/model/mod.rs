@@ -190,6 +190,8 @@ pub enum Target {
     Remote {
         name: String,
         endpoint: Arc<Endpoint>,
+        /// What reaches it, or why nothing may: its address is not the operator's choice.
+        way: Result<reqwest::Client, String>,
         price: Price,
     },
 }
@@ -465,13 +467,18 @@ impl Models {
         let provider = match target {
             #[cfg(test)]
             Target::Remote { .. } if self.simulates() => &self.0.providers[Self::DEFAULT],
-            Target::Remote { endpoint, .. } => return self.remote(endpoint, attempt).await,
+            Target::Remote { endpoint, way, .. } => {
+                let http = way
+                    .as_ref()
+                    .map_err(|why| ModelError::Refused(why.clone()))?;
+                return remote(http, endpoint, attempt).await;
+            }
             Target::Model(name) => self.0.providers.get(name).ok_or_else(|| {
                 ModelError::Refused(format!("this host has no model called {name:?}"))
             })?,
         };
         match provider {
-            Provider::Remote(endpoint) => self.remote(endpoint, attempt).await,
+            Provider::Remote(endpoint) => remote(&self.0.http, endpoint, attempt).await,
             Provider::Offline => Ok(Source::Offline(offline::Incoming::new(
                 attempt.request,
                 self.0.offline_token_ms,
@@ -484,15 +491,15 @@ impl Models {
             }
         }
     }
+}
 
-    async fn remote(
-        &self,
-        endpoint: &Endpoint,
-        attempt: Attempt<'_>,
-    ) -> Result<Source, ModelError> {
-        let incoming = client::open(&self.0.http, endpoint, attempt).await?;
-        Ok(Source::Remote(Box::new(incoming)))
-    }
+async fn remote(
+    http: &reqwest::Client,
+    endpoint: &Endpoint,
+    attempt: Attempt<'_>,
+) -> Result<Source, ModelError> {
+    let incoming = client::open(http, endpoint, attempt).await?;
+    Ok(Source::Remote(Box::new(incoming)))
 }
 
 #[derive(Debug)]

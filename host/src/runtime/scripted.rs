@@ -7,7 +7,8 @@
 //! `call AGENT STEPS` (with `,` for `;`; what it says is said in brackets), `spawn AGENT STEPS`, `wait` and
 //! `drop` (the oldest of those), `wake MS`, `sleep MS`, `leave` (what it pulled), `more` (pull again, and do what that says when all else
 //! is done), `once STEP` (one of the turn's messages does it for all), `fail` (as an agent answers an error),
-//! `get WORD`, `post WORD` (ask an origin outside, and say its answer), `trap`, `panic`, `hang`, `now` (say the time), `differ` (say something else in every attempt), `differ lock`
+//! `get WORD`, `post WORD` (ask an origin outside, and say its answer),
+//! `trap`, `panic`, `hang`, `now` (say the time), `differ` (say something else in every attempt), `differ lock`
 //! (lock another slot). What a conversation tells it (`[SPEAKER] …`) it has heard, and asked who speaks it chooses
 //! somebody. A turn that takes no message says which slots and wake-ups it was started for.
 

@@ -406,3 +406,46 @@ fn kind(entries: &[Entry], at: Seq) -> Option<Kind> {
     let at = entries.binary_search_by_key(&at, |entry| entry.seq);
     Some(entries[at.ok()?].payload.kind())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::entry::{Answered, CallResult, Content, Returned, Usage};
+    use crate::journal::script::name;
+
+    #[test]
+    fn long_answers_of_the_turn_are_fetched_and_those_of_others_are_not() {
+        let entry = |seq: u64, turn: &str, body: Content| Entry {
+            seq: Seq(seq),
+            time: Time(0),
+            payload: Payload::Returned(Returned {
+                turn: name(turn),
+                n: 0,
+                result: CallResult::Ok,
+                usage: Usage::default(),
+                attempts: 1,
+                opening: false,
+                poll: None,
+                child: None,
+                answered: Some(Answered {
+                    status: 200,
+                    headers: Vec::new(),
+                    body,
+                }),
+            }),
+        };
+        let stored = |text: &[u8]| Content::Stored {
+            digest: Digest::of(text),
+            bytes: 1,
+        };
+        let entries = [
+            entry(1, "r.t0.a", stored(b"own")),
+            entry(2, "r.t1.b", stored(b"other")),
+            entry(3, "r.t0.a", Content::default()),
+        ];
+        assert_eq!(
+            Case::values(&entries, &name("r.t0.a")),
+            [Digest::of(b"own")]
+        );
+    }
+}

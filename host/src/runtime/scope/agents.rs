@@ -409,11 +409,10 @@ impl Scope {
         back.child = child;
         back.used = used;
         let (result, turn) = (back.result.clone(), back.child.clone());
-        let usage = self.returned_with(back, pieces)?;
         let came = Came {
             result,
             turn,
-            usage,
+            usage: self.returned_with(back, pieces)?,
         };
         Ok(told(&run, came, before + rest))
     }
@@ -460,8 +459,8 @@ impl Scope {
                 _ => Err(self.differs(&recorded, asked())),
             };
         }
-        self.returned(Back::new(run.n, CallResult::Dropped), &[])
-            .map(drop)
+        self.returned(Back::new(run.n, CallResult::Dropped), &[])?;
+        Ok(())
     }
 
     /// The credential that this turn forwards, if any came with its message.

@@ -254,8 +254,10 @@ fn what_nobody_waits_for_is_cancelled() {
                 .iter()
                 .filter(|it| matches!(it.payload, Payload::CallCancelled(_)));
             assert_eq!(told.count(), 1, "{}", print(&stored));
-            let (_, child) = children(&*world.store).remove(0);
-            assert!(!words(&child).contains("never"), "{}", print(&child));
+            // One that was stopped before it began has no session.
+            for (_, child) in children(&*world.store) {
+                assert!(!words(&child).contains("never"), "{}", print(&child));
+            }
         });
     }
 }
@@ -283,19 +285,22 @@ fn a_deleted_session_ends_its_calls() {
     });
 }
 
+/// Late: opening a session is another thread's work, while virtual time goes on.
+const DEADLINE: Time = Time(10_000_000);
+
 /// The time a caller gives travels with the call.
 #[test]
 fn a_deadline_ends_the_turn_and_what_it_called() {
     let disk = fresh();
     life(&disk, Time(0), async |world| {
         let session = world.session().await;
-        let mut message = new_message("a", "say one; call b say begun,sleep 3600000,say never");
+        let mut message = new_message("a", "say one; call b say begun,hang,say never");
         message.invoked = true;
         message.bus = Some(bus::Context {
             run: name("r"),
             parent: None,
             depth: 2,
-            deadline: Some(Time(5_000)),
+            deadline: Some(DEADLINE),
             speaker: None,
             authorized: false,
             left_micros: None,
@@ -323,7 +328,7 @@ fn a_deadline_ends_the_turn_and_what_it_called() {
             panic!("its message");
         };
         let bus = message.private.bus.as_ref().unwrap();
-        assert_eq!((bus.depth, bus.deadline), (3, Some(Time(5_000))));
+        assert_eq!((bus.depth, bus.deadline), (3, Some(DEADLINE)));
         assert_eq!(bus.run, name("r"));
         assert!(!words(&child).contains("never"));
         // Nobody waits for a second try.

@@ -20,7 +20,7 @@ pub(super) const DETAIL_CHARS_MAX: usize = 1_000;
 pub(super) struct Call {
     pub(super) n: u32,
     pub(super) target: Target,
-    behalf: Behalf,
+    pub(super) behalf: Behalf,
     pub(super) request: Request,
     pub(super) digest: Digest,
     pub(super) tried: Tried,

@@ -29,8 +29,8 @@ use super::agents::Behalf;
 use super::reply::TooLarge;
 use super::{Back, Scope, Stop};
 
-/// What is written down of a target's name.
-const TARGET_CHARS_MAX: usize = 64;
+/// Characters of the name of whom a call goes to: of a model, or of a remote participant with its address.
+const TARGET_CHARS_MAX: usize = 128;
 
 /// A whole answer.
 #[derive(Debug, Clone, PartialEq)]
@@ -72,18 +72,18 @@ impl Scope {
         target: Target,
         request: Request,
     ) -> Result<Answer, Failed> {
-        self.ask_as(Behalf::default(), target, request).await
+        self.ask_for(Behalf::default(), target, request).await
     }
 
-    /// The same on behalf of somebody else than the turn's agent.
-    pub(in crate::runtime) async fn ask_as(
+    /// The same on somebody's behalf: a speaker of a conversation.
+    pub(in crate::runtime) async fn ask_for(
         &self,
         behalf: Behalf,
         target: Target,
         request: Request,
     ) -> Result<Answer, Failed> {
         let (digest, request_bytes) = request.digest_and_bytes();
-        let name = target.name().to_owned();
+        let name: String = target.name().chars().take(TARGET_CHARS_MAX).collect();
         let asked = || format!("asks the model {name:?}, request {digest}");
         let recorded = self.recorded(asked).map_err(|stop| stop.asking(&request))?;
         if let Some(recorded) = recorded {
@@ -281,7 +281,7 @@ impl Answer {
         self.attempts
     }
 
-    /// What is booked for it; nothing until it has come back.
+    /// What was booked for it; nothing until it has come back.
     pub(in crate::runtime) fn booked(&self) -> Usage {
         self.booked
     }
