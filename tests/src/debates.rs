@@ -754,17 +754,41 @@ async fn a_conversation_takes_part_in_another() {
     server.stop().await;
 }
 
+/// Stored for ever, and what clients are built on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_entries_of_a_conversation() {
+    let server = Server::start().await;
+    for agent in ["ada", "bo"] {
+        server
+            .deploy_as(agent, crate::guests::component("echo"))
+            .await;
+    }
+    put(&server, "debate", &of_agents(&TWO, json!({"max_turns": 2})))
+        .await
+        .is(201);
+    server.session("s", &["debate"]).await;
+    server.reply("debate", "s", json!("Go")).await;
+    let mut entries = server.journal("s").await;
+    for entry in &mut entries {
+        let fields = entry.as_object_mut().expect("an object");
+        for name in ["started_at", "ended_at", "session"] {
+            if let Some(value) = fields.get_mut(name) {
+                *value = json!("its own");
+            }
+        }
+    }
+    crate::golden::check("conversation.txt", &crate::journal::lines(&entries));
+    server.stop().await;
+}
+
 /// The cap lets the turn that goes beyond it end, and refuses the next.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cap_halts_between_turns() {
-    let text = || {
-        let usage = json!({"choices": [], "usage": {"prompt_tokens": 4, "completion_tokens": 1}});
-        Reply::stream().say("More.").finish("stop").event(&usage)
-    };
-    let ada = Provider::start((0..4).map(|_| text())).await;
+    // Each uses 3 tokens and makes 5.
+    let ada = Provider::start((0..4).map(|_| Reply::text("More."))).await;
     let server = started().await;
     // Half a cent a turn and a little more: rounded to cents, some turns would cost nothing.
-    let price = json!({"price": {"input_micros": 1_000_000_000, "output_micros": 1_001_000_000}});
+    let price = json!({"price": {"input_micros": 1_000_000_000, "output_micros": 400_200_000}});
     let participants = [
         with(remote("Ada", &ada), price.clone()),
         with(remote("Bo", &ada), price),

@@ -38,7 +38,7 @@ impl Names {
 
 /// `seq kind detail`, one line per entry. Pieces of one answer are one line: how they
 /// come in is the network's business.
-fn lines(entries: &[Value]) -> String {
+pub(crate) fn lines(entries: &[Value]) -> String {
     let mut names = Names::default();
     let mut lines = Vec::new();
     let mut before = Value::Null;
