@@ -89,7 +89,7 @@ impl Talk {
     }
 
     /// What is next: the same until something is told.
-    pub fn next(&mut self) -> Step<'_> {
+    pub fn step(&mut self) -> Step<'_> {
         if self.halt.is_none() {
             self.halt = self.halts();
         }

@@ -38,9 +38,9 @@ fn play(definition: &Arc<Definition>, lines: &[&str]) -> Vec<String> {
             }
             _ => {}
         }
-        let step = describe(&talk.next());
-        assert_eq!(describe(&talk.next()), step, "asking changes nothing");
-        let speaker = match talk.next() {
+        let step = describe(&talk.step());
+        assert_eq!(describe(&talk.step()), step, "asking changes nothing");
+        let speaker = match talk.step() {
             Step::Speak { participant, .. } => Some(participant),
             _ => None,
         };
@@ -53,7 +53,7 @@ fn play(definition: &Arc<Definition>, lines: &[&str]) -> Vec<String> {
         }
         steps.push(step);
     }
-    steps.push(describe(&talk.next()));
+    steps.push(describe(&talk.step()));
     steps
 }
 
@@ -226,7 +226,7 @@ fn who_cannot_speak_ends_it() {
     let Step::Halt(Halt::ParticipantError {
         participant,
         message,
-    }) = talk.next()
+    }) = talk.step()
     else {
         panic!("it halted");
     };
@@ -260,10 +260,10 @@ fn a_halt_stands() {
     let two = definition(r#"{"max_turns":1}"#);
     let mut talk = Talk::new(two, "seed".into());
     talk.said(0, "a");
-    assert!(matches!(talk.next(), Step::Halt(Halt::MaxTurns { .. })));
+    assert!(matches!(talk.step(), Step::Halt(Halt::MaxTurns { .. })));
     talk.spend(u64::MAX);
     assert!(matches!(
-        talk.next(),
+        talk.step(),
         Step::Halt(Halt::MaxTurns { turns: 1 })
     ));
     assert_eq!((talk.turns(), talk.spent_micros()), (1, u64::MAX));

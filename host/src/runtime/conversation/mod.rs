@@ -96,7 +96,7 @@ async fn converse(definition: Arc<Definition>, scope: &Scope) -> Result<Option<H
         targets: BTreeMap::new(),
     };
     loop {
-        match talk.next() {
+        match talk.step() {
             Step::Speak { participant, index } => {
                 floor.speak(&mut talk, participant, index).await?
             }
