@@ -86,6 +86,16 @@ impl Request {
             tools: Vec::new(),
             tool_choice: None,
             parameters: Parameters::default(),
+            cache: None,
+        }
+    }
+
+    /// An answer that is at most so many seconds old will do, also one that another agent got.
+    #[must_use]
+    pub fn cached_for(self, seconds: u32) -> Self {
+        Self {
+            cache: Some(seconds),
+            ..self
         }
     }
 }

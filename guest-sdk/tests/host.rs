@@ -458,3 +458,40 @@ fn an_agent_is_woken_when_it_asked_to_be_and_not_before() {
     host.advance(Duration::from_secs(1));
     assert_eq!(host.turn::<Sleeper>().causes, [Cause::Wake]);
 }
+
+#[test]
+fn an_answer_is_given_again_while_it_is_young_enough() {
+    let host = Host::new("agent");
+    host.answer(Answer::pieces(["Yes, ", "it is."]))
+        .answer(Answer::text("Not any more."))
+        .answer(Answer::text("To you alone."));
+    let request = || Request::new(vec![model::Message::user("Is it?")]);
+    let ask = |request: Request| {
+        let mut said = Vec::new();
+        let turn = turn(&host, |_| {
+            let pieces = model::open(&request).expect("it answers");
+            said.extend(pieces.map(|piece| match piece.expect("a piece") {
+                Delta::Text(text) => text,
+                Delta::Finished(finished) => format!("{:?}", finished.usage.is_some()),
+                Delta::ToolCall(call) => call.name,
+            }));
+        });
+        (said.join("|"), turn.requests.len())
+    };
+    assert_eq!(
+        ask(request().cached_for(60)),
+        ("Yes, |it is.|false".to_owned(), 1)
+    );
+    host.advance(Duration::from_secs(60));
+    assert_eq!(
+        ask(request().cached_for(60)),
+        ("Yes, |it is.|true".to_owned(), 0)
+    );
+    host.advance(Duration::from_secs(1));
+    assert_eq!(ask(request().cached_for(60)).0, "Not any more.|false");
+    assert_eq!(
+        ask(request()).0,
+        "To you alone.|false",
+        "it did not ask for less"
+    );
+}

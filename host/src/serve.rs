@@ -20,7 +20,7 @@ use crate::http::{self, Settings};
 use crate::id::TenantId;
 use crate::journal::entry::Price;
 use crate::logs::Logs;
-use crate::model::{ModelConfig, Models, SetupError};
+use crate::model::{CacheBounds, ModelConfig, Models, SetupError};
 use crate::runtime::engine::Runtime;
 use crate::runtime::limits::TurnLimits;
 use crate::seal::{Seal, SealError};
@@ -271,7 +271,12 @@ fn models(config: &Config) -> Result<Models, SetupError> {
         endpoint.api_key = model.api_key.clone();
         models.insert(name.clone(), endpoint);
     }
-    Models::new(models, Models::OFFLINE_TOKEN_MS)
+    let cache = CacheBounds {
+        bytes_max: config.limits.cache_bytes_max,
+        tenant_bytes_max: config.limits.cache_tenant_bytes_max,
+        seconds_max: config.limits.cache_seconds_max,
+    };
+    Models::new(models, Models::OFFLINE_TOKEN_MS, cache)
 }
 
 fn secrets(config: &Config, store: &Arc<dyn Store>, seal: Seal) -> Result<Secrets, ServeError> {

@@ -61,6 +61,10 @@ impl Telemetry {
             ),
             (RETRIES, "Attempts that repeat one that failed or was lost"),
             (REFUSED, "Calls refused before anything was sent, by reason"),
+            (
+                CACHE,
+                "Requests to models that may be answered from the cache, by what was found",
+            ),
         ] {
             metrics::describe_counter!(name, what);
         }
@@ -164,9 +168,20 @@ impl ModelUse<'_> {
 const ATTEMPTS: &str = "antiphon_call_attempts_total";
 const RETRIES: &str = "antiphon_call_retries_total";
 const REFUSED: &str = "antiphon_calls_refused_total";
+const CACHE: &str = "antiphon_model_cache_total";
 const UNDER_WAY: &str = "antiphon_calls_under_way";
 const WAITING: &str = "antiphon_calls_waiting";
 const CIRCUIT: &str = "antiphon_call_circuit";
+
+/// A request looked for an answer: `hit`, `joined` or `miss`.
+pub fn cache_asked(tenant: &str, model: &str, outcome: &'static str) {
+    let labels = [
+        ("tenant", tenant.to_owned()),
+        ("target", model.to_owned()),
+        ("outcome", outcome.to_owned()),
+    ];
+    counter!(CACHE, &labels).increment(1);
+}
 
 /// Calls of one tenant to one target. Several of the same labels add up.
 #[derive(Clone)]

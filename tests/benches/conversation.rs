@@ -8,11 +8,9 @@
 
 #![allow(clippy::print_stdout, reason = "a benchmark prints its figures")]
 
-use std::io::{Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
-use antiphon_tests::load::{Connection, components, request};
+use antiphon_tests::load::{Connection, Provider, components, request};
 use antiphon_tests::process::Process;
 use serde_json::{Value, json};
 
@@ -31,7 +29,7 @@ fn main() {
     for agent in ["ada", "bo"] {
         connection.deploy(&server, agent, &worker);
     }
-    let url = participant();
+    let url = Provider::start().url;
     let remote = |name: &str| json!({"name": name, "url": url, "model": "instant"});
     let agent = |name: &str, agent: &str| json!({"name": name, "agent": agent});
     let kinds = [
@@ -83,48 +81,4 @@ fn load(server: &Process, agent: &str, clients: u32, time: Duration) -> (u32, Du
         .into_iter()
         .map(|it| it.join().expect("a client ends"));
     (conversations.sum(), start.elapsed())
-}
-
-/// A server that answers every request at once, with the same words. Its address.
-fn participant() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let url = format!("http://{}/v1", listener.local_addr().expect("it is bound"));
-    std::thread::spawn(move || {
-        for stream in listener.incoming().flatten() {
-            std::thread::spawn(move || answer(stream));
-        }
-    });
-    url
-}
-
-/// Requests of one connection, until it is closed.
-fn answer(mut stream: TcpStream) -> Option<()> {
-    let body = concat!(
-        "data: {\"choices\":[{\"delta\":{\"content\":\"Indeed so.\"},\"finish_reason\":null}]}\n\n",
-        "data: {\"choices\":[{\"delta\":{},\"finish_reason\":\"stop\"}],",
-        "\"usage\":{\"prompt_tokens\":10,\"completion_tokens\":3}}\n\n",
-        "data: [DONE]\n\n",
-    );
-    let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n";
-    let answer = format!("{head}content-length: {}\r\n\r\n{body}", body.len());
-    stream.set_nodelay(true).ok()?;
-    let (mut buffer, mut chunk) = (Vec::new(), [0; 16 * 1024]);
-    loop {
-        let read = stream.read(&mut chunk).ok().filter(|read| *read > 0)?;
-        buffer.extend_from_slice(&chunk[..read]);
-        while let Some(end) = whole(&buffer) {
-            buffer.drain(..end);
-            stream.write_all(answer.as_bytes()).ok()?;
-        }
-    }
-}
-
-/// Where the first request ends, if all of it is there.
-fn whole(buffer: &[u8]) -> Option<usize> {
-    let end = buffer.windows(4).position(|four| four == b"\r\n\r\n")? + 4;
-    let head = String::from_utf8_lossy(&buffer[..end]).to_ascii_lowercase();
-    let mut lines = head.lines();
-    let length = lines.find_map(|line| line.strip_prefix("content-length: "));
-    let length: usize = length?.trim().parse().ok()?;
-    (buffer.len() >= end + length).then_some(end + length)
 }

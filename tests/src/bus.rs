@@ -258,12 +258,13 @@ async fn headers_of_the_connection_do_not_travel_on() {
 /// A caller that waits no longer ends the turn; one that waits long enough does not.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_deadline_travels_with_the_call() {
-    let (_provider, server) = started([Reply::silence(), Reply::text("in time")]).await;
-    let ask = || invoke(&server, json!([{"say": "wait "}, {"model": "q"}]));
-    let answer = ask().header(TIMEOUT, "200").await;
+    let (_provider, server) = started([Reply::text("in time")]).await;
+    let wait = json!([{"say": "wait "}, {"sleep": 600_000}]);
+    let answer = invoke(&server, wait).header(TIMEOUT, "3000").await;
     let body = answer.refused(504, "turn_deadline");
     assert_eq!(body["reply"], "wait ");
-    let answer = ask().header(TIMEOUT, "60000").await.is(200);
+    let ask = invoke(&server, json!([{"model": "q"}]));
+    let answer = ask.header(TIMEOUT, "60000").await.is(200);
     assert!(answer["reply"].as_str().expect("words").contains("in time"));
     let told = invoke(&server, json!(["who"])).header(TIMEOUT, "60000");
     let told = told.await.is(200);

@@ -1,11 +1,10 @@
 //! Conversations from outside: deployed as agents, made of participants that answer by script.
 
-use antiphon::config::Config;
 use antiphon::model::scripted::{Gate, Provider, Received, Reply};
 use serde_json::{Value, json};
 
 use crate::client::Answer;
-use crate::server::{Server, model_of};
+use crate::server::Server;
 use crate::stream::{Event, kinds, said};
 
 const TWO: [(&str, &str); 2] = [("Ada", "ada"), ("Bo", "bo")];
@@ -37,6 +36,11 @@ async fn put(server: &Server, agent: &str, definition: &Value) -> Answer {
         .await
 }
 
+/// A server that lets agents reach this machine, where the remote participants are.
+async fn near() -> Server {
+    Server::with(|config| config.egress.private_allowed = vec!["127.0.0.1".to_owned()]).await
+}
+
 /// Two remote participants that answer so, in a conversation called `debate`.
 async fn debate(
     fields: Value,
@@ -44,7 +48,7 @@ async fn debate(
     bo: impl IntoIterator<Item = Reply>,
 ) -> (Server, Provider, Provider) {
     let (ada, bo) = (Provider::start(ada).await, Provider::start(bo).await);
-    let server = started().await;
+    let server = near().await;
     let participants = json!({"participants": [remote("Ada", &ada), remote("Bo", &bo)]});
     put(&server, "debate", &with(participants, fields))
         .await
@@ -80,27 +84,9 @@ async fn events(server: &Server, session: &str) -> Vec<Event> {
         .collect()
 }
 
-/// The participants of these tests are on loopback, which the operator must allow.
-fn allow(config: &mut Config) {
-    config.egress.private_allowed = vec!["127.0.0.0/8".to_owned()];
-}
-
-async fn started() -> Server {
-    Server::with(allow).await
-}
-
-async fn asking(provider: &Provider) -> Server {
-    let model = model_of(provider);
-    Server::with(|config| {
-        allow(config);
-        config.models.insert("default".to_owned(), model);
-    })
-    .await
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_conversation_is_deployed_as_any_agent() {
-    let server = started().await;
+    let server = Server::start().await;
     let first = of_agents(&TWO, json!({}));
     let deployed = put(&server, "debate", &first).await.is(201);
     assert_eq!(deployed["kind"], "conversation");
@@ -169,7 +155,7 @@ async fn a_conversation_is_deployed_as_any_agent() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_no_conversation_is_refused_by_name() {
-    let server = started().await;
+    let server = Server::start().await;
     let named = |name: &str| of_agents(&[("Ada", "a"), (name, "b")], json!({}));
     for (definition, status, code, words) in [
         (
@@ -564,7 +550,7 @@ async fn agents_take_part_and_one_judges() {
         "halt: they will not agree",
     ];
     let provider = Provider::start(replies.map(Reply::text)).await;
-    let server = asking(&provider).await;
+    let server = Server::asking(&provider).await;
     let folder = crate::guests::root().join("agents/debater");
     let read = |name: &str| {
         let text = std::fs::read(folder.join(name)).expect("it is there");
@@ -657,7 +643,7 @@ async fn agents_take_part_and_one_judges() {
 async fn an_agent_chooses_who_speaks() {
     let chosen = ["Bo", "ada.", "Bo", "Nobody"];
     let provider = Provider::start(chosen.map(Reply::text)).await;
-    let server = asking(&provider).await;
+    let server = Server::asking(&provider).await;
     for (agent, component) in [("chair", "debater"), ("ada", "echo"), ("bo", "echo")] {
         server
             .deploy_as(agent, crate::guests::component(component))
@@ -692,7 +678,7 @@ async fn a_conversation_takes_part_in_another() {
         Provider::start([Reply::text("A1"), Reply::text("A2")]).await,
         Provider::start([Reply::text("C1"), Reply::text("C2")]).await,
     );
-    let server = started().await;
+    let server = near().await;
     server
         .deploy_as("bo", crate::guests::component("echo"))
         .await;
@@ -754,6 +740,66 @@ async fn a_conversation_takes_part_in_another() {
     server.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_remote_participant_is_asked_with_its_secret_and_where_the_operator_lets_it() {
+    let ada = Provider::start([Reply::text("A")]).await;
+    let server = near().await;
+    let keyed = with(remote("Ada", &ada), json!({"secret": "ada-key"}));
+    let other = json!({"name": "Bo", "agent": "bo"});
+    let definition = json!({"participants": [keyed, other.clone()], "max_turns": 1});
+    put(&server, "debate", &definition).await.is(201);
+    server.session("s", &["debate"]).await;
+    let missing = server.invoke("debate", "s", json!("Go")).await;
+    missing.refused(502, "turn_failed");
+    let halts = |events: &[Event]| -> Vec<String> {
+        let halts = of_kind(events, "halted").into_iter();
+        halts
+            .map(|event| event["halt"]["message"].to_string())
+            .collect()
+    };
+    let seen = events(&server, "s").await;
+    assert!(
+        halts(&seen)[0].contains("there is no secret `ada-key`"),
+        "{seen:?}"
+    );
+    assert_eq!(ada.requests().len(), 0);
+
+    let secret = server.call("PUT /v1/secrets/ada-key").body("sk-of-ada-123");
+    secret.await.is(201);
+    let said = server.reply("debate", "s", json!("Go")).await;
+    assert_eq!(said, "[Ada] A\n");
+    assert_eq!(
+        ada.requests()[0].headers["authorization"],
+        "Bearer sk-of-ada-123"
+    );
+    let journal = json!(server.journal("s").await).to_string();
+    assert!(
+        !journal.contains("sk-of-ada-123"),
+        "no secret in the journal"
+    );
+    server.stop().await;
+
+    // Addresses that are not public are the operator's to grant.
+    let server = Server::start().await;
+    for url in [ada.base_url(), "http://169.254.169.254/latest".to_owned()] {
+        let near = json!({"name": "Ada", "url": url, "model": "m"});
+        let definition = json!({"participants": [near, other], "max_turns": 1});
+        put(&server, "debate", &definition).await.is(201);
+        let failed = server.ask("debate", json!("Go")).await;
+        let failed = failed.refused(502, "turn_failed");
+        let session = failed["session"].as_str().expect("a session");
+        let seen = events(&server, session).await;
+        assert!(
+            halts(&seen)[0].contains("not on the public Internet"),
+            "{}",
+            halts(&seen)[0]
+        );
+        assert_eq!(of_kind(&seen, "retried").len(), 0, "not tried again");
+    }
+    assert_eq!(ada.requests().len(), 1);
+    server.stop().await;
+}
+
 /// Stored for ever, and what clients are built on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_entries_of_a_conversation() {
@@ -784,9 +830,12 @@ async fn the_entries_of_a_conversation() {
 /// The cap lets the turn that goes beyond it end, and refuses the next.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cap_halts_between_turns() {
-    // Each uses 3 tokens and makes 5.
-    let ada = Provider::start((0..4).map(|_| Reply::text("More."))).await;
-    let server = started().await;
+    let text = || {
+        let usage = json!({"choices": [], "usage": {"prompt_tokens": 4, "completion_tokens": 1}});
+        Reply::stream().say("More.").finish("stop").event(&usage)
+    };
+    let ada = Provider::start((0..4).map(|_| text())).await;
+    let server = near().await;
     // Half a cent a turn and a little more: rounded to cents, some turns would cost nothing.
     let price = json!({"price": {"input_micros": 1_000_000_000, "output_micros": 400_200_000}});
     let participants = [
@@ -872,7 +921,7 @@ async fn a_credential_goes_where_the_definition_says() {
         Provider::start([Reply::text("A")]).await,
         Provider::start([Reply::text("B")]).await,
     );
-    let server = started().await;
+    let server = near().await;
     let own = with(remote("Bo", &bo), json!({"authorization": "agent-owned"}));
     let definition = json!({"participants": [remote("Ada", &ada), own], "max_turns": 2});
     put(&server, "debate", &definition).await.is(201);
@@ -892,55 +941,5 @@ async fn a_credential_goes_where_the_definition_says() {
     };
     assert_eq!(told(&ada).as_deref(), Some("Bearer sk-tan-user"));
     assert_eq!(told(&bo), None);
-    server.stop().await;
-}
-
-/// Whoever deploys a conversation has not the network of the host: what is on it is refused unless the
-/// operator allows it, and so is a participant whose secret is not there.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_participant_is_reached_only_where_it_may_be() {
-    let bo = Provider::start([Reply::text("hello")]).await;
-    let participants = |extra: Value| json!([with(remote("Ada", &bo), extra), remote("Bo", &bo)]);
-    let server = Server::start().await;
-    put(
-        &server,
-        "debate",
-        &with(
-            json!({"participants": participants(json!({}))}),
-            json!({"max_turns": 1}),
-        ),
-    )
-    .await
-    .is(201);
-    let answer = server.ask("debate", json!("begin")).await;
-    assert_eq!(answer.status, 502, "{}", answer.text());
-    assert!(answer.text().contains("127.0.0.1"), "{}", answer.text());
-    assert_eq!(bo.requests().len(), 0, "nothing was sent");
-    server.stop().await;
-
-    let server = started().await;
-    let keyed = participants(json!({"secret": "ada"}));
-    put(
-        &server,
-        "debate",
-        &with(json!({"participants": keyed}), json!({"max_turns": 1})),
-    )
-    .await
-    .is(201);
-    let answer = server.ask("debate", json!("begin")).await;
-    assert!(
-        answer.text().contains("there is no secret"),
-        "{}",
-        answer.text()
-    );
-    assert_eq!(bo.requests().len(), 0, "nothing was sent");
-    server
-        .call("PUT /v1/secrets/ada")
-        .text("sk-ada-0123456789")
-        .await
-        .is(201);
-    server.ask("debate", json!("begin")).await.is(200);
-    let sent = &bo.requests()[0].headers["authorization"];
-    assert_eq!(sent.to_str().expect("text"), "Bearer sk-ada-0123456789");
     server.stop().await;
 }

@@ -3,9 +3,10 @@
 
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -115,6 +116,66 @@ impl Connection {
         }
         stages
     }
+}
+
+/// A provider of a model that answers every request at once, with the same words.
+pub struct Provider {
+    pub url: String,
+    arrivals: Arc<Mutex<Vec<Instant>>>,
+}
+
+impl Provider {
+    pub fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let url = format!("http://{}/v1", listener.local_addr().expect("it is bound"));
+        let arrivals = Arc::<Mutex<Vec<Instant>>>::default();
+        let seen = arrivals.clone();
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let seen = seen.clone();
+                std::thread::spawn(move || answer(stream, &seen));
+            }
+        });
+        Self { url, arrivals }
+    }
+
+    /// When requests had arrived whole, since this was asked last.
+    pub fn arrivals(&self) -> Vec<Instant> {
+        std::mem::take(&mut *self.arrivals.lock().expect("nobody panics with it"))
+    }
+}
+
+/// Requests of one connection, until it is closed.
+fn answer(mut stream: TcpStream, arrivals: &Mutex<Vec<Instant>>) -> Option<()> {
+    let body = concat!(
+        "data: {\"choices\":[{\"delta\":{\"content\":\"Indeed so.\"},\"finish_reason\":null}]}\n\n",
+        "data: {\"choices\":[{\"delta\":{},\"finish_reason\":\"stop\"}],",
+        "\"usage\":{\"prompt_tokens\":10,\"completion_tokens\":3}}\n\n",
+        "data: [DONE]\n\n",
+    );
+    let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n";
+    let answer = format!("{head}content-length: {}\r\n\r\n{body}", body.len());
+    stream.set_nodelay(true).ok()?;
+    let (mut buffer, mut chunk) = (Vec::new(), [0; 16 * 1024]);
+    loop {
+        let read = stream.read(&mut chunk).ok().filter(|read| *read > 0)?;
+        buffer.extend_from_slice(&chunk[..read]);
+        while let Some(end) = whole(&buffer) {
+            arrivals.lock().ok()?.push(Instant::now());
+            buffer.drain(..end);
+            stream.write_all(answer.as_bytes()).ok()?;
+        }
+    }
+}
+
+/// Where the first request ends, if all of it is there.
+fn whole(buffer: &[u8]) -> Option<usize> {
+    let end = buffer.windows(4).position(|four| four == b"\r\n\r\n")? + 4;
+    let head = String::from_utf8_lossy(&buffer[..end]).to_ascii_lowercase();
+    let mut lines = head.lines();
+    let length = lines.find_map(|line| line.strip_prefix("content-length: "));
+    let length: usize = length?.trim().parse().ok()?;
+    (buffer.len() >= end + length).then_some(end + length)
 }
 
 /// The latency below which this part of all lies, in milliseconds.

@@ -140,19 +140,15 @@ async fn depth_and_authorization_go_down_with_the_calls() {
         .await
         .is(200);
     let sent: Vec<_> = provider.requests();
-    let header = |at: usize, name: &str| sent[at].headers[name].to_str().expect("text").to_owned();
-    for at in 0..4 {
-        assert_eq!(header(at, "x-tangle-forwarded-depth"), (at + 1).to_string());
-        assert_eq!(
-            header(at, "x-tangle-forwarded-authorization"),
-            "Bearer sk-tan-ana"
-        );
-        assert_eq!(
-            header(at, "x-tangle-runid"),
-            answer["run"].as_str().expect("a run")
-        );
-        let parent = sent[at].headers.get("x-tangle-parent-turnid");
-        assert_eq!(parent.is_some(), at > 0, "hop {at}");
+    assert_eq!(sent.len(), 4);
+    for (hop, request) in sent.iter().enumerate() {
+        let header = |name: &str| request.headers[name].to_str().expect("text");
+        assert_eq!(header("x-tangle-forwarded-depth"), (hop + 1).to_string());
+        let authorization = header("x-tangle-forwarded-authorization");
+        assert_eq!(authorization, "Bearer sk-tan-ana");
+        assert_eq!(header("x-tangle-runid"), answer["run"]);
+        let parent = request.headers.get("x-tangle-parent-turnid");
+        assert_eq!(parent.is_some(), hop > 0, "hop {hop}");
     }
     server.stop().await;
 }

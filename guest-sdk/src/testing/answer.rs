@@ -102,6 +102,15 @@ impl Answer {
     }
 }
 
+/// A whole answer to a request that allowed it to be kept.
+#[derive(Debug)]
+pub(super) struct Kept {
+    /// Without how old its answer may be.
+    request: Request,
+    deltas: Vec<Delta>,
+    at: u64,
+}
+
 /// An answer being given.
 #[derive(Debug)]
 pub(super) struct Given {
@@ -119,6 +128,14 @@ impl Given {
         let (answer, number) = {
             let mut session = host.0.borrow_mut();
             session.count_call();
+            let kept = request.cache.and_then(|seconds| {
+                let (plain, oldest) = (without_cache(request), u64::from(seconds) * 1_000);
+                let mut kept = session.kept.iter().rev();
+                kept.find(|kept| kept.request == plain && session.now - kept.at <= oldest)
+            });
+            if let Some(kept) = kept {
+                return Ok(Self::again(&kept.deltas));
+            }
             session.requests.push(request.clone());
             (session.answers.pop_front(), session.requests.len())
         };
@@ -152,6 +169,16 @@ impl Given {
                 reason: finish,
                 usage: answer.usage,
             }));
+            if request.cache.is_some() {
+                let mut session = host.0.borrow_mut();
+                let (at, request) = (session.now, without_cache(request));
+                let deltas = deltas.clone();
+                session.kept.push(Kept {
+                    request,
+                    deltas,
+                    at,
+                });
+            }
         }
         let completion = Completion {
             text: String::new(),
@@ -165,6 +192,31 @@ impl Given {
             interrupted,
             over: false,
         })
+    }
+
+    /// The same pieces once more. Nothing is used for them.
+    fn again(deltas: &[Delta]) -> Self {
+        let nothing = Usage {
+            input_tokens: 0,
+            output_tokens: 0,
+        };
+        let mut deltas = deltas.to_vec();
+        let mut finish = Finish::Stop;
+        if let Some(Delta::Finished(finished)) = deltas.last_mut() {
+            finished.usage = Some(nothing);
+            finish = finished.reason;
+        }
+        Self {
+            deltas: deltas.into_iter(),
+            completion: Completion {
+                text: String::new(),
+                tool_calls: Vec::new(),
+                finish,
+                usage: Some(nothing),
+            },
+            interrupted: false,
+            over: false,
+        }
     }
 
     pub(super) fn next(&mut self) -> Result<Option<Delta>, ModelError> {
@@ -209,5 +261,12 @@ impl Given {
     fn failure(&self) -> Option<ModelError> {
         self.interrupted
             .then(|| ModelError::Interrupted(self.completion.text.clone()))
+    }
+}
+
+fn without_cache(request: &Request) -> Request {
+    Request {
+        cache: None,
+        ..request.clone()
     }
 }

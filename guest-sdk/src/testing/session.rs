@@ -5,7 +5,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use super::answer::Answer;
+use super::answer::{Answer, Kept};
 use super::context::Context;
 use super::slots::Slots;
 use super::{Limits, Logged, Sent, Turn};
@@ -29,6 +29,8 @@ pub(super) struct Session {
     pub(super) now: u64,
     pub(super) context: Context,
     pub(super) answers: VecDeque<Answer>,
+    /// Answers that may be given again.
+    pub(super) kept: Vec<Kept>,
     /// By agent that can be called.
     pub(super) replies: HashMap<String, VecDeque<Result<String, CallError>>>,
     pub(super) requests: Vec<Request>,
@@ -96,6 +98,7 @@ impl Session {
             now: START,
             context: Context::default(),
             answers: VecDeque::new(),
+            kept: Vec::new(),
             replies: HashMap::new(),
             requests: Vec::new(),
             responses: VecDeque::new(),

@@ -69,6 +69,12 @@ pub struct Limits {
     pub header_bytes_max: u64,
     /// Kept of what one agent printed and logged; the oldest goes first.
     pub log_bytes_max: u64,
+    /// Of models' answers kept to be given again, of all tenants.
+    pub cache_bytes_max: u64,
+    /// The same of one tenant.
+    pub cache_tenant_bytes_max: u64,
+    /// How old such an answer may be.
+    pub cache_seconds_max: u64,
 }
 
 impl Default for Limits {
@@ -128,13 +134,19 @@ impl Default for Limits {
             request_bytes_max: 8 * MIB,
             header_bytes_max: 64 * KIB,
             log_bytes_max: MIB,
+            // Ten thousand long answers.
+            cache_bytes_max: 64 * MIB,
+            // Four tenants that ask much leave each other room.
+            cache_tenant_bytes_max: 16 * MIB,
+            // A day: what is older is looked up better elsewhere.
+            cache_seconds_max: 24 * 60 * 60,
         }
     }
 }
 
 impl Limits {
     /// Every limit by name.
-    pub(super) fn named(&self) -> [(&'static str, u64); 27] {
+    pub(super) fn named(&self) -> [(&'static str, u64); 30] {
         // Taken apart whole, so that a new field cannot be forgotten here.
         let Self {
             component_bytes_max,
@@ -164,6 +176,9 @@ impl Limits {
             request_bytes_max,
             header_bytes_max,
             log_bytes_max,
+            cache_bytes_max,
+            cache_tenant_bytes_max,
+            cache_seconds_max,
         } = *self;
         [
             ("component_bytes_max", component_bytes_max),
@@ -193,6 +208,9 @@ impl Limits {
             ("request_bytes_max", request_bytes_max),
             ("header_bytes_max", header_bytes_max),
             ("log_bytes_max", log_bytes_max),
+            ("cache_bytes_max", cache_bytes_max),
+            ("cache_tenant_bytes_max", cache_tenant_bytes_max),
+            ("cache_seconds_max", cache_seconds_max),
         ]
     }
 }

@@ -380,6 +380,7 @@ impl Script {
                 attempts: 1,
                 opening: false,
                 poll: None,
+                cached: false,
                 child: None,
             }),
             "stream" => Payload::Streamed(Streamed {
@@ -399,6 +400,7 @@ impl Script {
                 attempts: 1,
                 opening: false,
                 poll: None,
+                cached: false,
                 child: None,
             }),
             "see" => observed(Observation::SlotNames { slots: Vec::new() }),

@@ -54,6 +54,10 @@ pub struct Endpoint {
     /// Marked sensitive, so that nothing prints it.
     authorization: Option<HeaderValue>,
     config: ModelConfig,
+    /// Where connections of its own rules are made; the operator's if none.
+    http: Option<reqwest::Client>,
+    /// Why nothing can be sent there.
+    refusal: Option<String>,
 }
 
 impl Endpoint {
@@ -89,7 +93,25 @@ impl Endpoint {
             url,
             authorization,
             config,
+            http: None,
+            refusal: None,
         })
+    }
+
+    /// Reached by these connections, whatever the operator's are.
+    pub fn through(self, http: reqwest::Client) -> Self {
+        Self {
+            http: Some(http),
+            ..self
+        }
+    }
+
+    /// Whoever asks it hears this. Asking is what is written down, so it is the place to say so.
+    pub fn refusing(self, why: String) -> Self {
+        Self {
+            refusal: Some(why),
+            ..self
+        }
     }
 
     pub(super) fn policy(&self) -> CallPolicy {
@@ -131,6 +153,10 @@ pub(super) async fn open(
     attempt: Attempt<'_>,
 ) -> Result<Incoming, ModelError> {
     let config = &endpoint.config;
+    if let Some(why) = &endpoint.refusal {
+        return Err(ModelError::Refused(why.clone()));
+    }
+    let http = endpoint.http.as_ref().unwrap_or(http);
     let body = wire::streaming(attempt.request, &config.model, config.max_tokens)?;
     let response = http
         .post(endpoint.url.clone())

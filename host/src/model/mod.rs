@@ -8,6 +8,7 @@
 //! - `sse.rs`, `tool_calls.rs`, `decoder.rs`: from bytes to deltas.
 //! - `config.rs`: one configured model. `client.rs`: one HTTP call.
 //! - `policy.rs`: how calls are made, pure. `admission.rs`: who may make one now.
+//! - `cache.rs`: answers that may be given again.
 //! - `offline.rs`: the built-in provider.
 //! - [`scripted`]: a test double, a provider that answers by script.
 //!
@@ -18,6 +19,7 @@
 //! Invariant: keys, prompts and answers are never logged, and no error text holds a key.
 
 mod admission;
+mod cache;
 mod client;
 mod config;
 mod decoder;
@@ -31,7 +33,7 @@ mod sse;
 mod tool_calls;
 mod wire;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -42,12 +44,14 @@ use crate::id::{Digest, TenantId};
 use crate::journal::entry::Price;
 
 pub use admission::Admitted;
+pub use cache::CacheBounds;
 pub use client::Endpoint;
 pub use config::{MaxTokens, ModelConfig};
 pub use error::{Class, Deadline, Fault, ModelError, SetupError};
 pub use policy::{Backoff, BreakerPolicy, CallPolicy};
 
 use admission::Admissions;
+use cache::{Cache, Follower, Found, Lead};
 use policy::{Failed, Next};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -112,6 +116,9 @@ pub struct Request {
     pub tools: Vec<Tool>,
     pub tool_choice: Option<ToolChoice>,
     pub parameters: Parameters,
+    /// How many seconds old an answer to the same request may be that somebody else got. Nothing that a
+    /// provider is told.
+    pub cache: Option<u32>,
 }
 
 impl Request {
@@ -190,8 +197,6 @@ pub enum Target {
     Remote {
         name: String,
         endpoint: Arc<Endpoint>,
-        /// What reaches it, or why nothing may: its address is not the operator's choice.
-        way: Result<reqwest::Client, String>,
         price: Price,
     },
 }
@@ -292,6 +297,7 @@ struct Shared {
     http: reqwest::Client,
     offline_token_ms: u64,
     admissions: Admissions,
+    cache: Arc<Cache>,
 }
 
 /// The host's models by name. Clones share connections.
@@ -310,6 +316,7 @@ impl Models {
     pub fn new(
         configs: BTreeMap<String, ModelConfig>,
         offline_token_ms: u64,
+        cache: CacheBounds,
     ) -> Result<Self, SetupError> {
         let mut providers = BTreeMap::from([(Self::OFFLINE.to_owned(), Provider::Offline)]);
         if configs.is_empty() {
@@ -324,6 +331,7 @@ impl Models {
             http: client::connections()?,
             offline_token_ms,
             admissions: Admissions::default(),
+            cache: Cache::new(cache),
         })))
     }
 
@@ -334,6 +342,7 @@ impl Models {
             http: client::connections()?,
             offline_token_ms: 0,
             admissions: Admissions::default(),
+            cache: Cache::new(CacheBounds::default()),
         })))
     }
 
@@ -349,6 +358,7 @@ impl Models {
             http: http.clone(),
             offline_token_ms: 0,
             admissions: Admissions::default(),
+            cache: Cache::new(CacheBounds::default()),
         }))
     }
 
@@ -389,8 +399,82 @@ impl Models {
         admissions.admit(tenant, target, policy, until).await
     }
 
-    /// Make one attempt.
+    /// Look for an answer that somebody else got or is getting, if the request may have one. Waits for one that
+    /// is coming until its provider begins to answer.
+    pub async fn recall(
+        &self,
+        tenant: &TenantId,
+        target: &Target,
+        request: &Request,
+        until: Until,
+    ) -> Result<Recalled, ModelError> {
+        let (Target::Model(model), Some(seconds)) = (target, request.cache) else {
+            return Ok(Recalled::Nothing(Leading(None)));
+        };
+        if !self.0.providers.contains_key(model) {
+            return Ok(Recalled::Nothing(Leading(None)));
+        }
+        loop {
+            let mut follower = match self.0.cache.find(tenant, model, request, seconds) {
+                Found::Kept(pieces) => {
+                    let from = Origin::Kept(pieces.iter().cloned().collect());
+                    return Ok(Recalled::Answer(Answer::of(from, until)));
+                }
+                Found::Joined(follower) => follower,
+                Found::Nothing(lead) => return Ok(Recalled::Nothing(Leading(Some(lead)))),
+            };
+            match timeout_at(until.at, follower.is_open()).await {
+                Ok(Ok(true)) => {
+                    let from = Origin::Shared(follower);
+                    return Ok(Recalled::Answer(Answer::of(from, until)));
+                }
+                // Who led is gone: one of those who followed leads now.
+                Ok(Ok(false)) => {}
+                Ok(Err(error)) => return Err(error),
+                Err(_) => return Err(until.deadline.into()),
+            }
+        }
+    }
+
+    /// Make one attempt. `leading` says whether others wait for the same answer: then the attempt goes on while
+    /// anybody does, and `until` is the asker's alone.
     pub async fn open(
+        &self,
+        admitted: Admitted,
+        leading: Leading,
+        target: &Target,
+        attempt: Attempt<'_>,
+        until: Until,
+    ) -> Result<Answer, ModelError> {
+        let Leading(Some(lead)) = leading else {
+            let until = until.sooner(attempt.until);
+            return self
+                .attempt(admitted, target, Attempt { until, ..attempt })
+                .await;
+        };
+        let (models, target, request) = (self.clone(), target.clone(), attempt.request.clone());
+        let (key, headers) = (attempt.idempotency_key.to_owned(), attempt.headers);
+        let own = attempt.until;
+        let call = async move {
+            let attempt = Attempt {
+                request: &request,
+                idempotency_key: &key,
+                headers,
+                until: own,
+            };
+            models.attempt(admitted, &target, attempt).await
+        };
+        let Some(mut follower) = lead.make(call) else {
+            return Err(ModelError::Other("the call is made already".to_owned()));
+        };
+        match timeout_at(until.at, follower.is_open()).await {
+            Ok(Ok(_)) => Ok(Answer::of(Origin::Shared(follower), until)),
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(until.deadline.into()),
+        }
+    }
+
+    async fn attempt(
         &self,
         mut admitted: Admitted,
         target: &Target,
@@ -403,12 +487,7 @@ impl Models {
             Err(_) => Err(until.deadline.into()),
         };
         match opened {
-            Ok(source) => Ok(Answer {
-                source: Some(source),
-                admitted,
-                until,
-                begun: false,
-            }),
+            Ok(source) => Ok(Answer::of(Origin::Provider { source, admitted }, until)),
             Err(error) => {
                 admitted.ended(Err(&error));
                 Err(error)
@@ -467,18 +546,13 @@ impl Models {
         let provider = match target {
             #[cfg(test)]
             Target::Remote { .. } if self.simulates() => &self.0.providers[Self::DEFAULT],
-            Target::Remote { endpoint, way, .. } => {
-                let http = way
-                    .as_ref()
-                    .map_err(|why| ModelError::Refused(why.clone()))?;
-                return remote(http, endpoint, attempt).await;
-            }
+            Target::Remote { endpoint, .. } => return self.remote(endpoint, attempt).await,
             Target::Model(name) => self.0.providers.get(name).ok_or_else(|| {
                 ModelError::Refused(format!("this host has no model called {name:?}"))
             })?,
         };
         match provider {
-            Provider::Remote(endpoint) => remote(&self.0.http, endpoint, attempt).await,
+            Provider::Remote(endpoint) => self.remote(endpoint, attempt).await,
             Provider::Offline => Ok(Source::Offline(offline::Incoming::new(
                 attempt.request,
                 self.0.offline_token_ms,
@@ -491,15 +565,15 @@ impl Models {
             }
         }
     }
-}
 
-async fn remote(
-    http: &reqwest::Client,
-    endpoint: &Endpoint,
-    attempt: Attempt<'_>,
-) -> Result<Source, ModelError> {
-    let incoming = client::open(http, endpoint, attempt).await?;
-    Ok(Source::Remote(Box::new(incoming)))
+    async fn remote(
+        &self,
+        endpoint: &Endpoint,
+        attempt: Attempt<'_>,
+    ) -> Result<Source, ModelError> {
+        let incoming = client::open(&self.0.http, endpoint, attempt).await?;
+        Ok(Source::Remote(Box::new(incoming)))
+    }
 }
 
 #[derive(Debug)]
@@ -510,48 +584,112 @@ enum Source {
     Simulated(simulated::Incoming),
 }
 
-/// An answer on its way. Dropping it stops the call.
+/// What was found for a request before it is sent.
+#[derive(Debug)]
+pub enum Recalled {
+    Answer(Answer),
+    Nothing(Leading),
+}
+
+/// Whether the call is made for others too.
+#[derive(Debug)]
+pub struct Leading(Option<Lead>);
+
+impl Leading {
+    /// It is made for the asker alone.
+    pub fn alone() -> Self {
+        Self(None)
+    }
+}
+
+/// Where an answer comes from.
+#[derive(Debug)]
+enum Origin {
+    Provider { source: Source, admitted: Admitted },
+    Shared(Follower),
+    Kept(VecDeque<Delta>),
+}
+
+/// An answer on its way. Dropping it stops the call, unless others wait for the same.
 #[derive(Debug)]
 pub struct Answer {
     /// None once it is over.
-    source: Option<Source>,
-    admitted: Admitted,
+    from: Option<Origin>,
     until: Until,
     /// A delta was handed out.
     begun: bool,
+    is_cached: bool,
 }
 
 impl Answer {
+    fn of(from: Origin, until: Until) -> Self {
+        Self {
+            is_cached: match &from {
+                Origin::Provider { .. } => false,
+                Origin::Shared(follower) => !follower.leads(),
+                Origin::Kept(_) => true,
+            },
+            from: Some(from),
+            until,
+            begun: false,
+        }
+    }
+
+    /// Somebody else asked for it and pays for it.
+    pub fn is_cached(&self) -> bool {
+        self.is_cached
+    }
+
     /// The next piece; none after `Finished` or an error. While the first piece has not
     /// come, an error is the same as one of [`Models::open`]; after it, it is
     /// `Interrupted`. Dropping the future loses nothing: the next call goes on.
     pub async fn next(&mut self) -> Option<Result<Delta, ModelError>> {
-        let source = self.source.as_mut()?;
-        let item = match timeout_at(self.until.at, source.next()).await {
+        let from = self.from.as_mut()?;
+        let item = match timeout_at(self.until.at, from.next()).await {
             Ok(item) => item,
-            Err(_) => source.end(Fault::Deadline(self.until.deadline)),
+            Err(_) => from.end(Fault::Deadline(self.until.deadline)),
         };
-        Some(match item {
-            Ok(delta) => {
-                self.begun = true;
-                self.admitted.answers();
-                if matches!(delta, Delta::Finished { .. }) {
-                    self.source = None;
-                    self.admitted.ended(Ok(()));
-                }
-                Ok(delta)
+        let item = item.map_err(|failed| match (failed, self.begun) {
+            (ModelError::Provider(fault), true) => ModelError::Interrupted(fault),
+            (ModelError::Deadline { deadline, .. }, true) => {
+                ModelError::Interrupted(Fault::Deadline(deadline))
             }
-            Err(fault) => {
-                self.source = None;
-                let error = if self.begun {
-                    ModelError::Interrupted(fault)
-                } else {
-                    fault.into()
-                };
-                self.admitted.ended(Err(&error));
-                Err(error)
+            (error, _) => error,
+        });
+        self.begun = true;
+        let over = match &item {
+            Ok(Delta::Finished { .. }) => Some(Ok(())),
+            Ok(_) => None,
+            Err(error) => Some(Err(error)),
+        };
+        if let Origin::Provider { admitted, .. } = from {
+            match over {
+                Some(end) => admitted.ended(end),
+                None => admitted.answers(),
             }
-        })
+        }
+        if over.is_some() {
+            self.from = None;
+        }
+        Some(item)
+    }
+}
+
+impl Origin {
+    async fn next(&mut self) -> Result<Delta, ModelError> {
+        match self {
+            Self::Provider { source, .. } => source.next().await.map_err(ModelError::from),
+            Self::Shared(follower) => follower.next().await,
+            Self::Kept(pieces) => pieces.pop_front().ok_or_else(|| Fault::Cut.into()),
+        }
+    }
+
+    /// Nobody waits any longer.
+    fn end(&mut self, fault: Fault) -> Result<Delta, ModelError> {
+        match self {
+            Self::Provider { source, .. } => source.end(fault).map_err(ModelError::from),
+            Self::Shared(_) | Self::Kept(_) => Err(fault.into()),
+        }
     }
 }
 

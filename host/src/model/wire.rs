@@ -199,6 +199,31 @@ pub(super) fn canonical(request: &Request) -> Vec<u8> {
     bytes(&body(request))
 }
 
+/// The same JSON in the form of RFC 8785, so that neither the order of members nor white space makes a
+/// difference. None if a number in it is beyond what that form can tell apart.
+pub(super) fn rfc_8785(json: &[u8]) -> Option<Vec<u8>> {
+    let json: Value = serde_json::from_slice(json).ok()?;
+    if !is_exact(&json) {
+        return None;
+    }
+    serde_json_canonicalizer::to_vec(&json).ok()
+}
+
+/// Whether all its integers are told apart as floating point.
+fn is_exact(json: &Value) -> bool {
+    const MOST: u64 = 1 << 53;
+    match json {
+        Value::Number(number) => match (number.as_u64(), number.as_i64()) {
+            (Some(number), _) => number <= MOST,
+            (None, Some(number)) => number.unsigned_abs() <= MOST,
+            (None, None) => true,
+        },
+        Value::Array(items) => items.iter().all(is_exact),
+        Value::Object(members) => members.values().all(is_exact),
+        Value::Null | Value::Bool(_) | Value::String(_) => true,
+    }
+}
+
 /// The body of a streaming call.
 pub(super) fn streaming(
     request: &Request,

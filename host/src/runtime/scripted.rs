@@ -2,13 +2,13 @@
 //! of the scope as the host interfaces do, without a component.
 //!
 //! A message is steps with `;` between: `say WORDS`, `model WORDS` (a model call whose answer is
-//! relayed), `ask WORDS` (one whose answer is said when it is whole), `lock SLOT`, `commit SLOT TEXT`,
+//! relayed), `ask WORDS` (one whose answer is said when it is whole), `recall WORDS` (the same, and an answer of the
+//! last minute will do), `lock SLOT`, `commit SLOT TEXT`,
 //! `free SLOT`, `send AGENT STEPS` (with `,` for `;`), `read SLOT` (and say what it holds),
 //! `call AGENT STEPS` (with `,` for `;`; what it says is said in brackets), `spawn AGENT STEPS`, `wait` and
 //! `drop` (the oldest of those), `wake MS`, `sleep MS`, `leave` (what it pulled), `more` (pull again, and do what that says when all else
 //! is done), `once STEP` (one of the turn's messages does it for all), `fail` (as an agent answers an error),
-//! `get WORD`, `post WORD` (ask an origin outside, and say its answer),
-//! `trap`, `panic`, `hang`, `now` (say the time), `differ` (say something else in every attempt), `differ lock`
+//! `get WORD`, `post WORD` (ask an origin outside, and say its answer), `trap`, `panic`, `hang`, `now` (say the time), `differ` (say something else in every attempt), `differ lock`
 //! (lock another slot). What a conversation tells it (`[SPEAKER] …`) it has heard, and asked who speaks it chooses
 //! somebody. A turn that takes no message says which slots and wake-ups it was started for.
 
@@ -175,7 +175,7 @@ impl Agent {
         }
         match verb {
             "say" => self.say(rest)?,
-            "model" | "ask" => self.ask(verb, rest).await?,
+            "model" | "ask" | "recall" => self.ask(verb, rest).await?,
             "get" | "post" => self.fetch(verb, rest).await?,
             "lock" => {
                 if let Ok(slot) = scope.lock_slot(rest)? {
@@ -294,16 +294,17 @@ impl Agent {
         };
         let request = Request {
             messages: vec![user],
+            cache: (verb == "recall").then_some(60),
             ..Request::default()
         };
         let scope = &self.scope;
         let answered = match scope.ask(scope.model(None), request).await {
-            Ok(answer) if verb == "ask" => answer.complete(scope).await,
+            Ok(answer) if verb != "model" => answer.complete(scope).await,
             Ok(answer) => answer.relay(scope).await,
             Err(failed) => Err(failed),
         };
         match answered {
-            Ok(completion) if verb == "ask" => self.say(&completion.text),
+            Ok(completion) if verb != "model" => self.say(&completion.text),
             Ok(_) => Ok(()),
             Err(Failed::Guest(NoAnswer::Interrupted(partial))) => {
                 self.say(&format!("[cut after {}]", partial.len()))

@@ -427,6 +427,7 @@ mod tests {
                 opening: false,
                 poll: None,
                 child: None,
+                cached: false,
                 answered: Some(Answered {
                     status: 200,
                     headers: Vec::new(),

@@ -110,10 +110,12 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::model::CacheBounds;
 
     fn missing(config: &str) -> Option<String> {
         let config = AgentConfig::parse(config.as_bytes()).expect("it is allowed");
-        let models = Models::new(BTreeMap::new(), 0).expect("none is configured");
+        let models =
+            Models::new(BTreeMap::new(), 0, CacheBounds::default()).expect("none is configured");
         let tenant = TenantId::new("t").expect("a name");
         let rules = Rules::of_config(&config, &models, &tenant, Time(0));
         assert_eq!(rules.again_at(), None);

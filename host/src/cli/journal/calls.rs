@@ -122,6 +122,9 @@ impl Open {
             parts.push(format!("calls {}", call.tools.join(", ")));
         }
         parts.extend(words::usage(&mut usage));
+        if fields.flag("cached") {
+            parts.push("another call's answer".to_owned());
+        }
         if let Some(attempts) = fields.number("attempts").filter(|attempts| *attempts > 1) {
             parts.push(format!("{attempts} attempts"));
         }

@@ -68,6 +68,9 @@ pub struct Returned {
     /// not the same to a guest as two that ended in two.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub poll: Option<u64>,
+    /// Of a model: the answer is one that another call got, and that one books what it used.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub cached: bool,
     /// Of a nested call: the turn that was called.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub child: Option<TurnId>,

@@ -4,7 +4,8 @@ use serde_json::{Value, json};
 
 use super::super::scripted::{Gate, Provider, Received, Reply};
 use super::super::{
-    Answer, Deadline, Finish, MaxTokens, Message, Models, Request, Target, Until, Usage,
+    Answer, CacheBounds, Deadline, Finish, Leading, MaxTokens, Message, Models, Request, Target,
+    Until, Usage,
 };
 use super::*;
 use crate::id::TenantId;
@@ -13,7 +14,12 @@ fn models(provider: &Provider, change: impl FnOnce(&mut ModelConfig)) -> Models 
     let mut config = ModelConfig::new(provider.base_url(), "scripted-1");
     config.api_key = Some(Secret::new("sk-very-secret"));
     change(&mut config);
-    Models::new(BTreeMap::from([("default".to_owned(), config)]), 0).unwrap()
+    Models::new(
+        BTreeMap::from([("default".to_owned(), config)]),
+        0,
+        CacheBounds::default(),
+    )
+    .unwrap()
 }
 
 fn request() -> Request {
@@ -49,7 +55,9 @@ async fn attempt(
         headers,
         until,
     };
-    models.open(admitted, &target, attempt).await
+    models
+        .open(admitted, Leading::alone(), &target, attempt, until)
+        .await
 }
 
 async fn open(models: &Models) -> Result<Answer, ModelError> {
@@ -223,7 +231,12 @@ async fn a_provider_that_is_not_there_is_unreachable() {
         (unresolved, "its name does not resolve"),
     ] {
         let config = ModelConfig::new(base_url, "m");
-        let models = Models::new(BTreeMap::from([("default".to_owned(), config)]), 0).unwrap();
+        let models = Models::new(
+            BTreeMap::from([("default".to_owned(), config)]),
+            0,
+            CacheBounds::default(),
+        )
+        .unwrap();
         assert_eq!(
             open(&models).await.unwrap_err(),
             ModelError::Provider(Fault::Unreachable(words.to_owned()))

@@ -44,6 +44,7 @@ fn full() -> Request {
             reasoning_effort: Some("low".to_owned()),
             response_format: Some(r#"{"type":"json_object"}"#.to_owned()),
         },
+        cache: Some(60),
     }
 }
 
@@ -137,4 +138,24 @@ fn errors_are_read_in_every_form() {
     ] {
         assert_eq!(error_of(&error).0, status, "{error}");
     }
+}
+
+#[test]
+fn the_same_json_has_one_form() {
+    let form = |json: &str| rfc_8785(json.as_bytes()).map(|form| String::from_utf8(form).unwrap());
+    let one = form(r#"{"b": [1.0, -0.0, 1e2], "a": "\u00e9\n"}"#);
+    assert_eq!(one, form(r#"{"a":"é\u000a","b":[1,0,100]}"#));
+    assert_eq!(one.as_deref(), Some(r#"{"a":"é\n","b":[1,0,100]}"#));
+    for more in [
+        "9007199254740993",
+        "-9007199254740993",
+        "18446744073709551615",
+    ] {
+        assert_eq!(form(&format!(r#"{{"seed":[{more}]}}"#)), None, "{more}");
+    }
+    assert_eq!(
+        form("9007199254740992").as_deref(),
+        Some("9007199254740992")
+    );
+    assert_eq!(form("{"), None);
 }

@@ -31,12 +31,9 @@ fn play(definition: &Arc<Definition>, lines: &[&str]) -> Vec<String> {
     let mut steps = Vec::new();
     for line in lines {
         let (verb, rest) = line.split_once(' ').unwrap_or((line, ""));
-        match verb {
-            "cost" => {
-                talk.spend(rest.parse().expect("a number"));
-                continue;
-            }
-            _ => {}
+        if verb == "cost" {
+            talk.spend(rest.parse().expect("a number"));
+            continue;
         }
         let step = describe(&talk.step());
         assert_eq!(describe(&talk.step()), step, "asking changes nothing");

@@ -112,38 +112,40 @@ pub(super) async fn remote(
         turn: Some(words.speaker.turn.clone()),
         is_own: remote.authorization == AuthorizationSource::AgentOwned,
     };
-    ask(scope, target, behalf, messages, words).await
+    ask(scope, target, &behalf, messages, words).await
 }
 
-/// Who it is, and what reaches it. Its address is the tenant's choice, so it obeys the rules of addresses that
-/// agents' requests obey. What is missing refuses the call where it is made: a record is answered without it.
+/// A remote participant, as it is asked: only where agents may send anything, too. What is missing is said
+/// when it is asked, so that a turn that is run again says what it said.
 pub(super) async fn target(
     scope: &Scope,
     remote: &Remote,
     policy: &PolicySettings,
 ) -> Result<Target, Fault> {
+    let broken = |error: String| Fault::Participant(error);
     let mut config = ModelConfig::new(remote.url.as_str(), remote.model.as_str());
     config.policy = config.policy.of_agent(policy);
-    let mut way = match Url::parse(&remote.url) {
-        Ok(url) => {
-            let client = scope.http.egress.client(&url).cloned();
-            client.map_err(|refused| refused.to_string())
-        }
-        Err(error) => Err(error.to_string()),
-    };
+    let mut missing = None;
     if let Some(source) = &remote.secret {
         let lookup = (scope.http.secrets)(source.clone());
-        match scope.cpu.waiting(lookup).await {
-            Some(key) => config.api_key = Some(key),
-            None => way = Err(format!("there is no secret `{source}`")),
+        config.api_key = scope.cpu.waiting(lookup).await;
+        if config.api_key.is_none() {
+            missing = Some(format!("there is no secret `{source}`"));
         }
     }
-    let endpoint = Endpoint::new(&remote.model, config)
-        .map_err(|error| Fault::Participant(error.to_string()))?;
+    let url = Url::parse(&remote.url).map_err(|error| broken(error.to_string()))?;
+    let endpoint = Endpoint::new(&remote.model, config);
+    let mut endpoint = endpoint.map_err(|error| broken(error.to_string()))?;
+    match scope.http.egress.client(&url) {
+        Ok(client) => endpoint = endpoint.through(client.clone()),
+        Err(refused) => missing = Some(refused.to_string()),
+    }
+    if let Some(why) = missing {
+        endpoint = endpoint.refusing(why);
+    }
     Ok(Target::Remote {
         name: name(remote),
         endpoint: Arc::new(endpoint),
-        way,
         price: remote.price.unwrap_or_default(),
     })
 }
@@ -158,7 +160,7 @@ fn name(remote: &Remote) -> String {
 async fn ask(
     scope: &Scope,
     target: Target,
-    behalf: Behalf,
+    behalf: &Behalf,
     messages: Vec<Message>,
     words: &mut Words<'_>,
 ) -> Result<Spoken, Fault> {
@@ -178,7 +180,8 @@ async fn ask(
             let text = GO_ON.to_owned();
             request.messages.push(Message::User { name: None, text });
         }
-        let mut answer = match scope.ask_for(behalf.clone(), target.clone(), request).await {
+        let asked = scope.ask_as(behalf.clone(), target.clone(), request);
+        let mut answer = match asked.await {
             Ok(answer) => answer,
             Err(failed) => return Err(fault(failed)),
         };

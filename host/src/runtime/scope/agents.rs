@@ -409,10 +409,11 @@ impl Scope {
         back.child = child;
         back.used = used;
         let (result, turn) = (back.result.clone(), back.child.clone());
+        let usage = self.returned_with(back, pieces)?;
         let came = Came {
             result,
             turn,
-            usage: self.returned_with(back, pieces)?,
+            usage,
         };
         Ok(told(&run, came, before + rest))
     }
@@ -459,8 +460,8 @@ impl Scope {
                 _ => Err(self.differs(&recorded, asked())),
             };
         }
-        self.returned(Back::new(run.n, CallResult::Dropped), &[])?;
-        Ok(())
+        self.returned(Back::new(run.n, CallResult::Dropped), &[])
+            .map(drop)
     }
 
     /// The credential that this turn forwards, if any came with its message.

@@ -485,6 +485,7 @@ impl Scope {
             attempts: back.attempts,
             opening: back.opening,
             poll: back.poll,
+            cached: back.cached,
             answered: back.answered,
             child: back.child,
         }));
@@ -542,6 +543,7 @@ struct Back {
     attempts: u32,
     opening: bool,
     poll: Option<u64>,
+    cached: bool,
     /// The turn of a nested call.
     child: Option<TurnId>,
     answered: Option<Answered>,
@@ -556,6 +558,7 @@ impl Back {
             attempts: 1,
             opening: false,
             poll: None,
+            cached: false,
             child: None,
             answered: None,
         }

@@ -10,6 +10,7 @@
 
 mod budgets;
 mod bursts;
+mod cached;
 mod conversations;
 mod crash;
 mod damage;

@@ -44,6 +44,10 @@ pub(crate) enum Step {
     Model(String),
     /// The model's name and the question.
     ModelNamed(String, String),
+    /// Ask so often, and say nothing.
+    Models(u32),
+    /// Ask; an answer of so many seconds will do.
+    ModelCached(String, u32),
     /// Ask with the transcript before it, and say the answer while it arrives.
     Relay(String),
     Work(Work),
@@ -140,8 +144,16 @@ impl Performer {
                 context::add(&Content::Note(text))?;
             }
             Step::View => tell(&json!({"view": context::items().len()}))?,
-            Step::Model(question) => ask(None, question)?,
-            Step::ModelNamed(name, question) => ask(Some(name), question)?,
+            Step::Model(question) => ask(None, question, None)?,
+            Step::Models(times) => {
+                let request = model::Request::new(vec![model::Message::user("q")]);
+                for _ in 0..times {
+                    model::complete(&request)
+                        .map_err(|error| AgentError::other(model::in_words(&error)))?;
+                }
+            }
+            Step::ModelNamed(name, question) => ask(Some(name), question, None)?,
+            Step::ModelCached(question, seconds) => ask(None, question, Some(seconds))?,
             Step::Relay(question) => {
                 model::relay(&Prompt::new().transcript(100).task(question).request())?;
             }
@@ -191,10 +203,10 @@ fn line(item: &transcript::Item) -> String {
     format!("{}{end}: {}", item.author.name(), item.text)
 }
 
-fn ask(name: Option<String>, question: String) -> Result<(), AgentError> {
+fn ask(name: Option<String>, question: String, cache: Option<u32>) -> Result<(), AgentError> {
     use model::ModelError;
     let mut request = model::Request::new(vec![model::Message::user(question)]);
-    request.model = name;
+    (request.model, request.cache) = (name, cache);
     let error = match model::complete(&request) {
         Ok(completion) => return tell(&json!({"model": completion.text})),
         Err(error) => error,

@@ -121,5 +121,6 @@ pub(super) fn request_of_wit(request: Request) -> ModelRequest {
             reasoning_effort: parameters.reasoning_effort,
             response_format: parameters.response_format,
         },
+        cache: request.cache,
     }
 }

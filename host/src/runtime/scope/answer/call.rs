@@ -8,7 +8,9 @@ use tokio::time::Instant;
 use crate::clock::Time;
 use crate::id::{Digest, Seq};
 use crate::journal::entry::RetryReason;
-use crate::model::{self, Attempt, CallPolicy, Deadline, ModelError, Request, Target, Then, Until};
+use crate::model::{
+    self, Attempt, CallPolicy, Deadline, ModelError, Recalled, Request, Target, Then, Until,
+};
 
 use super::super::agents::Behalf;
 use super::super::{Scope, Stop, Tried};
@@ -20,7 +22,7 @@ pub(super) const DETAIL_CHARS_MAX: usize = 1_000;
 pub(super) struct Call {
     pub(super) n: u32,
     pub(super) target: Target,
-    pub(super) behalf: Behalf,
+    behalf: Behalf,
     pub(super) request: Request,
     pub(super) digest: Digest,
     pub(super) tried: Tried,
@@ -70,7 +72,8 @@ impl Call {
         }
     }
 
-    /// Make one attempt: when there is a place for it, and it is written down and durable.
+    /// Make one attempt: when there is a place for it, and it is written down and durable. Or take an answer that
+    /// somebody else got, if the request allows it: then nothing leaves the host, and nothing is waited for.
     pub(super) async fn attempt(
         &mut self,
         scope: &Scope,
@@ -80,6 +83,14 @@ impl Call {
         if until.left().is_zero() {
             return Ok(Err(until.deadline.into()));
         }
+        let recall = scope
+            .models
+            .recall(&scope.tenant, &self.target, &self.request, until);
+        let leading = match waiting(scope, recall).await {
+            Ok(Recalled::Answer(answer)) => return Ok(Ok(answer)),
+            Ok(Recalled::Nothing(leading)) => leading,
+            Err(error) => return Ok(Err(error)),
+        };
         let admit = scope
             .models
             .admit(&scope.tenant, &self.target, &self.policy, until);
@@ -105,13 +116,20 @@ impl Call {
             request: &self.request,
             idempotency_key: &self.key(scope),
             headers,
-            until: until.sooner(Until {
+            until: Until {
                 at: Instant::now() + Duration::from_millis(ms_max),
                 deadline: Deadline::Attempt { ms_max },
-            }),
+            },
         };
-        let opened = scope.models.open(admitted, &self.target, attempt);
+        let opened = scope
+            .models
+            .open(admitted, leading, &self.target, attempt, until);
         Ok(scope.cpu.waiting(opened).await)
+    }
+
+    /// Its answer is one that another call got.
+    pub(super) fn is_cached(&self) -> bool {
+        self.source.as_ref().is_some_and(model::Answer::is_cached)
     }
 
     /// Wait as long as the policy or the provider wants; or answer why it is not tried again.

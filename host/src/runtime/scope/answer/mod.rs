@@ -29,8 +29,8 @@ use super::agents::Behalf;
 use super::reply::TooLarge;
 use super::{Back, Scope, Stop};
 
-/// Characters of the name of whom a call goes to: of a model, or of a remote participant with its address.
-const TARGET_CHARS_MAX: usize = 128;
+/// What is written down of a target's name.
+const TARGET_CHARS_MAX: usize = 64;
 
 /// A whole answer.
 #[derive(Debug, Clone, PartialEq)]
@@ -72,18 +72,18 @@ impl Scope {
         target: Target,
         request: Request,
     ) -> Result<Answer, Failed> {
-        self.ask_for(Behalf::default(), target, request).await
+        self.ask_as(Behalf::default(), target, request).await
     }
 
-    /// The same on somebody's behalf: a speaker of a conversation.
-    pub(in crate::runtime) async fn ask_for(
+    /// The same on behalf of somebody else than the turn's agent.
+    pub(in crate::runtime) async fn ask_as(
         &self,
         behalf: Behalf,
         target: Target,
         request: Request,
     ) -> Result<Answer, Failed> {
         let (digest, request_bytes) = request.digest_and_bytes();
-        let name: String = target.name().chars().take(TARGET_CHARS_MAX).collect();
+        let name = target.name().to_owned();
         let asked = || format!("asks the model {name:?}, request {digest}");
         let recorded = self.recorded(asked).map_err(|stop| stop.asking(&request))?;
         if let Some(recorded) = recorded {
@@ -281,7 +281,7 @@ impl Answer {
         self.attempts
     }
 
-    /// What was booked for it; nothing until it has come back.
+    /// What is booked for it; nothing until it has come back.
     pub(in crate::runtime) fn booked(&self) -> Usage {
         self.booked
     }
@@ -301,19 +301,30 @@ impl Answer {
             };
         }
         let mut back = Back::new(call.n, CallResult::Dropped);
-        back.attempts = call.tried.attempts.max(1);
-        // Nobody waits for the rest, but it was asked for.
-        back.used = Used::Estimated;
+        back.cached = call.is_cached();
+        back.attempts = match back.cached {
+            true => call.tried.attempts,
+            false => call.tried.attempts.max(1),
+        };
+        back.used = match back.cached {
+            true => Used::Nothing,
+            // Nobody waits for the rest, but it was asked for.
+            false => Used::Estimated,
+        };
         self.booked = scope.returned(back, &[])?;
         Ok(())
     }
 
     /// Write down that the call failed; answers what the guest is told.
     fn fail(&mut self, scope: &Scope, error: &ModelError, opening: bool) -> Result<Failed, Stop> {
-        let (n, attempts) = self
-            .call
-            .take()
-            .map_or((0, 1), |call| (call.n, call.tried.attempts));
+        let (n, attempts, cached) = self.call.take().map_or((0, 1, false), |call| {
+            (call.n, call.tried.attempts, call.is_cached())
+        });
+        // What broke off with the host was made by the process before this one.
+        let attempts = match self.begun {
+            true => attempts.max(scope.record.tried(n).attempts),
+            false => attempts,
+        };
         self.attempts = attempts;
         let mut back = Back::new(
             n,
@@ -326,11 +337,12 @@ impl Answer {
         back.used = match attempts {
             // A refusal is none of the provider's calls.
             0 => Used::Nothing,
+            _ if cached => Used::Nothing,
             _ if self.begun => Used::Estimated,
             _ => Used::Asked,
         };
         back.attempts = attempts;
-        back.opening = opening;
+        (back.opening, back.cached) = (opening, cached);
         let told = no_answer(back.result.clone(), &self.text);
         self.booked = scope.returned(back, &[])?;
         Ok(Failed::Guest(told))
@@ -339,12 +351,19 @@ impl Answer {
     /// What a whole answer used.
     fn used(&self) -> Used {
         match self.end {
+            _ if self.is_cached() => Used::Nothing,
             Some((_, Some(usage))) => Used::Told {
                 input_tokens: usage.input_tokens,
                 output_tokens: usage.output_tokens,
             },
             _ => Used::Estimated,
         }
+    }
+
+    /// Whether the answer is one that another call got: its end says so, in this life and in the next.
+    fn is_cached(&self) -> bool {
+        let usage = self.end.as_ref().and_then(|(_, usage)| usage.as_ref());
+        usage.is_some_and(|usage| usage.model_calls == 0)
     }
 
     fn completion(self) -> Completion {

@@ -3,8 +3,9 @@
 use crate::journal::entry::{Piece, Usage};
 use crate::model::Delta;
 
-/// The pieces as entries hold them: neighbouring texts are one.
-pub(super) fn joined(deltas: &[Delta]) -> Vec<Piece> {
+/// The pieces as entries hold them: neighbouring texts are one. Of an answer that another call got, the end
+/// says that none was made.
+pub(super) fn joined(deltas: &[Delta], is_cached: bool) -> Vec<Piece> {
     let mut pieces: Vec<Piece> = Vec::new();
     for delta in deltas {
         match (delta, pieces.last_mut()) {
@@ -18,7 +19,7 @@ pub(super) fn joined(deltas: &[Delta]) -> Vec<Piece> {
             (Delta::Finished { reason, usage }, _) => pieces.push(Piece::Finished {
                 reason: reason.name().into(),
                 usage: usage.map(|usage| Usage {
-                    model_calls: 1,
+                    model_calls: u64::from(!is_cached),
                     input_tokens: usage.input_tokens,
                     output_tokens: usage.output_tokens,
                     ..Usage::default()

@@ -76,7 +76,8 @@ impl Answer {
                 }
                 error => {
                     call.broken = error;
-                    return Ok(self.take(scope, joined(&deltas))?);
+                    let pieces = joined(&deltas, call.is_cached());
+                    return Ok(self.take(scope, pieces)?);
                 }
             }
         }
@@ -140,7 +141,7 @@ impl Answer {
         if self.end.is_some() {
             let mut back = Back::new(call.n, CallResult::Ok);
             back.attempts = call.tried.attempts;
-            back.used = self.used();
+            (back.used, back.cached) = (self.used(), self.is_cached());
             self.attempts = back.attempts;
             self.booked = scope.returned(back, &pieces)?;
             self.call = None;
@@ -172,7 +173,7 @@ impl Answer {
             // Both are one append, but a journal may be cut between any two entries.
             None => {
                 let mut back = Back::new(n, CallResult::Ok);
-                back.used = self.used();
+                (back.used, back.cached) = (self.used(), self.is_cached());
                 self.attempts = back.attempts;
                 self.booked = scope.returned(back, &[])?;
                 Ok(())
