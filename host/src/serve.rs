@@ -130,8 +130,11 @@ pub async fn serve(
         ),
         stop
     );
-    agenda.abort();
-    forgetting.abort();
+    for task in [agenda, forgetting] {
+        task.abort();
+        // Both hold the store: whoever opens it next must not find it taken.
+        let _ = task.await;
+    }
     host.close(&config.data).await;
     Ok(())
 }
