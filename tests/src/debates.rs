@@ -865,12 +865,23 @@ async fn a_cap_halts_between_turns() {
 /// The turn of a conversation is run again from its journal as that of any agent.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_conversation_is_replayed() {
-    let ada = [Reply::text("Hello."), Reply::text("Bye.")];
-    let bo = [
+    let ada = Provider::start([Reply::text("Hello."), Reply::text("Bye.")]).await;
+    let bo = Provider::start([
         Reply::stream().say("I ").cut(),
         Reply::stream().say("see.").finish("stop"),
-    ];
-    let (server, ada, bo) = debate(json!({"max_turns": 3}), ada, bo).await;
+    ])
+    .await;
+    let server = started().await;
+    server
+        .deploy_as("cy", crate::guests::component("echo"))
+        .await;
+    let of = |second: &str| {
+        let cy = json!({"name": "Cy", "agent": "cy"});
+        let participants = [remote("Ada", &ada), remote(second, &bo), cy];
+        json!({"participants": participants, "max_turns": 4})
+    };
+    put(&server, "debate", &of("Bo")).await.is(201);
+    server.session("s", &["debate"]).await;
     let said = server.reply("debate", "s", json!("Go")).await;
     let journal = server.get("/v1/sessions/s/journal?kind=turn-started").await;
     let turn = journal["entries"][0]["turn"]
@@ -898,9 +909,7 @@ async fn a_conversation_is_replayed() {
     // Another definition comes to another turn.
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("other.json");
-    let participants = [remote("Ada", &ada), remote("Cy", &bo)];
-    let other = json!({"participants": participants, "max_turns": 3}).to_string();
-    std::fs::write(&path, other).expect("it is written");
+    std::fs::write(&path, of("Dee").to_string()).expect("it is written");
     let more = vec!["--component".to_owned(), path.display().to_string()];
     let (code, differs) = replay(more).await;
     assert_eq!(code, Some(1), "{differs}");

@@ -7,8 +7,11 @@ use super::laws::{check_answered, check_calls, check_kept, check_repeatable, che
 use super::nested::{all_quiet, children, words};
 use super::*;
 use crate::id::TurnId;
+use crate::journal::codec::encode;
 use crate::journal::entry::{Halt, TurnEnded};
 use crate::runtime::conversation::definition::Definition;
+use crate::runtime::random::Seeds;
+use crate::session::replay::{self, Case};
 
 /// A disk on which the agent `a` is a conversation of these participants, all of them remote, and
 /// `b` a script.
@@ -274,7 +277,11 @@ turn-ended a completed [2:consumed]
 /// A conversation of every kind of voice: two agents that are the same, a remote one, one that selects, and
 /// one that judges.
 fn panel() -> Memory {
-    deploy_conversation(&json!({
+    deploy_conversation(&panel_definition())
+}
+
+fn panel_definition() -> serde_json::Value {
+    json!({
         "participants": [
             {"name": "Ada", "agent": "b"},
             remote("Bo"),
@@ -283,7 +290,7 @@ fn panel() -> Memory {
         "order": {"selector": "b"},
         "halt_on": {"agent": "b"},
         "max_turns": 5,
-    }))
+    })
 }
 
 /// Each agent has a session of its own in a conversation, and there one message and one turn for each
@@ -405,4 +412,50 @@ fn a_conversation_that_nobody_can_answer_halts_by_who_could_not() {
     };
     assert_eq!(halt, Some(error));
     assert_eq!(words(&stored), "[Ada] hello\n");
+}
+
+/// Run again from its journal alone, under another tenant's name, it says what it said.
+#[test]
+fn a_panel_is_replayed_from_its_journal() {
+    let definition = panel_definition();
+    let disk = deploy_conversation(&definition);
+    let stored = life(&disk, Time(0), async |world| {
+        let lines = ["post a say hello", "answered"];
+        converse(world, &lines, &mut Outside::default()).await;
+        assert!(world.stop(1_000).await);
+        entries(&*world.store)
+    });
+    let turn = stored.iter().find_map(|entry| match &entry.payload {
+        Payload::TurnStarted(it) => Some(it.turn.clone()),
+        _ => None,
+    });
+    let turn = turn.expect("it began");
+    let case = Case {
+        session: name("s"),
+        entries: stored.iter().map(encode).collect(),
+        values: Vec::new(),
+        config: AgentConfig::default(),
+        seeds: Seeds::of("", &turn),
+        turn,
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    let replay = |json: &serde_json::Value| {
+        let definition = Definition::parse(json.to_string().as_bytes()).expect("it is valid");
+        let replayed = replay::run(&case, &definition.bytes());
+        runtime.block_on(replayed).expect("it runs")
+    };
+    let same = replay(&definition);
+    assert_eq!(same.difference, None);
+    assert_eq!(
+        (same.said, same.calls),
+        (words(&stored), same.calls_recorded)
+    );
+
+    let mut fewer = definition.clone();
+    fewer["max_turns"] = json!(4);
+    let differs = replay(&fewer).difference.expect("it ends sooner");
+    assert!(differs.now.contains("halts: max_turns"), "{differs:?}");
 }
