@@ -110,9 +110,12 @@ fn run(store: &dyn Store, disk: &Memory, steps: &[Step]) -> usize {
 /// The end of a commit; none if the machine stopped before it.
 fn settle(disk: &Memory, done: &End) -> Option<Result<(), Latched>> {
     loop {
+        // Looked at first: an end that came just before the stop must not be missed, as one that
+        // came after it is then seen and this one not.
+        let stopped = disk.is_stopped();
         match done.try_recv() {
             Ok(end) => return Some(end),
-            Err(_) if disk.is_stopped() => return None,
+            Err(_) if stopped => return None,
             Err(_) => std::thread::yield_now(),
         }
     }
