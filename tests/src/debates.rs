@@ -871,7 +871,7 @@ async fn a_conversation_is_replayed() {
         Reply::stream().say("see.").finish("stop"),
     ])
     .await;
-    let server = started().await;
+    let server = near().await;
     server
         .deploy_as("cy", crate::guests::component("echo"))
         .await;
