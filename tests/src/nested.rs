@@ -118,6 +118,41 @@ async fn what_cannot_be_called_is_told_in_words() {
     server.stop().await;
 }
 
+/// The circuit is its agent's alone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_that_breaks_is_not_called_for_a_while() {
+    let server = Server::start().await;
+    let policy = json!({"breaker": {"failures_to_open": 2, "cooldown_ms": 600_000}});
+    let grants = ["mailbox", "reply", "model", "turn", "agents"];
+    let config = json!({"grants": grants, "policy": policy});
+    server.configure("caller", config).await.is(201);
+    let component = crate::guests::component("caller");
+    server.deploy_as("caller", component).await;
+    server.deploy("puppet").await;
+    server.deploy("echo").await;
+    let trap = json!({"call": ["puppet", ["trap"]]});
+    let echo = json!({"call": ["echo", "x"]});
+    let script = json!([trap, echo, trap, trap, echo]);
+    let told = lines(&server.ask("caller", script).await.is(200));
+    let errors: Vec<_> = told.iter().map(|told| told["error"].as_str()).collect();
+    let failed = Some("failed");
+    assert_eq!(errors, [failed, None, failed, Some("refused"), None]);
+    let why = told[3]["why"].as_str().expect("words");
+    assert!(why.starts_with("circuit open for \"puppet\"; "), "{why}");
+    let metrics = server.call("GET /metrics").await;
+    for line in [
+        r#"antiphon_call_circuit{tenant="default",target="agent/puppet"} 2"#,
+        r#"antiphon_calls_refused_total{tenant="default",target="agent/puppet",reason="circuit-open"} 1"#,
+    ] {
+        assert!(
+            metrics.text().contains(line),
+            "{line} is missing:\n{}",
+            metrics.text()
+        );
+    }
+    server.stop().await;
+}
+
 /// Four calls deep, each hop one deeper, with the credential of whoever began.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn depth_and_authorization_go_down_with_the_calls() {

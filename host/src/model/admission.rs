@@ -15,7 +15,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
-use crate::id::TenantId;
+use crate::id::{AgentName, TenantId};
 use crate::telemetry::CallMetrics;
 
 use super::policy::{
@@ -29,8 +29,16 @@ const LANES_MAX: usize = 4_096;
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Key {
     tenant: TenantId,
-    is_remote: bool,
+    kind: Kind,
     name: String,
+}
+
+/// A model, an endpoint and an agent may have the same name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Kind {
+    Model,
+    Remote,
+    Agent,
 }
 
 #[derive(Debug)]
@@ -73,8 +81,9 @@ impl Admissions {
         policy: &CallPolicy,
         until: Until,
     ) -> Result<Admitted, ModelError> {
-        let lane = self.lane(tenant, target);
+        let lane = self.lane(Key::of(tenant, target), target.label());
         let (ticket, wake) = lane.enter(policy)?;
+        let ticket = Some(ticket);
         let place = Place { lane, ticket };
         if let Some(wake) = wake {
             let woken = timeout_at(until.at, wake).await;
@@ -86,6 +95,30 @@ impl Admissions {
         let pass = place.lane.pass(policy)?;
         Ok(Admitted {
             place: Some(place),
+            pass,
+            policy: policy.breaker,
+            is_made: false,
+            has_answered: false,
+        })
+    }
+
+    /// Leave to have an agent begin, at once or not at all: its turn waits for a place of its own.
+    pub(super) fn pass(
+        &self,
+        tenant: &TenantId,
+        agent: &AgentName,
+        policy: &CallPolicy,
+    ) -> Result<Admitted, ModelError> {
+        let key = Key {
+            tenant: tenant.clone(),
+            kind: Kind::Agent,
+            name: agent.as_str().to_owned(),
+        };
+        let lane = self.lane(key, &format!("agent/{agent}"));
+        let pass = lane.pass(policy)?;
+        let ticket = None;
+        Ok(Admitted {
+            place: Some(Place { lane, ticket }),
             pass,
             policy: policy.breaker,
             is_made: false,
@@ -107,8 +140,7 @@ impl Admissions {
         refused.err()
     }
 
-    fn lane(&self, tenant: &TenantId, target: &Target) -> Arc<Lane> {
-        let key = Key::of(tenant, target);
+    fn lane(&self, key: Key, label: &str) -> Arc<Lane> {
         let mut lanes = self.lanes();
         if let Some(lane) = lanes.get(&key) {
             return lane.clone();
@@ -122,8 +154,8 @@ impl Admissions {
         }
         let lane = Arc::new(Lane {
             known: Mutex::default(),
-            metrics: CallMetrics::new(tenant.as_str(), target.label()),
-            target: target.name().to_owned(),
+            metrics: CallMetrics::new(key.tenant.as_str(), label),
+            target: key.name.clone(),
             since: self.since,
         });
         lanes.insert(key, lane.clone());
@@ -141,7 +173,10 @@ impl Key {
     fn of(tenant: &TenantId, target: &Target) -> Self {
         Self {
             tenant: tenant.clone(),
-            is_remote: matches!(target, Target::Remote { .. }),
+            kind: match target {
+                Target::Model(_) => Kind::Model,
+                Target::Remote { .. } => Kind::Remote,
+            },
             name: target.name().to_owned(),
         }
     }
@@ -247,17 +282,30 @@ fn whole_ms(duration: Duration) -> u64 {
     u64::try_from(ms).unwrap_or(u64::MAX)
 }
 
-/// A place under way or in the queue. Dropping it leaves it.
+/// A place under way or in the queue, if the target has such. Dropping it leaves it.
 #[derive(Debug)]
 struct Place {
     lane: Arc<Lane>,
-    ticket: Ticket,
+    ticket: Option<Ticket>,
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.lane.leave(self.ticket);
+        if let Some(ticket) = self.ticket {
+            self.lane.leave(ticket);
+        }
     }
+}
+
+/// What the end of an agent's turn says of the agent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Works {
+    /// It replied, be it with an error of its own.
+    Yes,
+    /// It broke.
+    No,
+    /// It was stopped: nobody knows what it would have done.
+    Unsaid,
 }
 
 /// The right to make one attempt, and where to say what came of it. Dropping it gives the attempt up.
@@ -281,7 +329,7 @@ impl Admitted {
     }
 
     /// From now on something is on the way.
-    pub(super) fn is_made(&mut self) {
+    pub fn is_made(&mut self) {
         self.is_made = true;
     }
 
@@ -302,6 +350,27 @@ impl Admitted {
         }
         if let Some(place) = self.place.take() {
             let outcome = end.map_or_else(ModelError::name, |()| "ok");
+            place.lane.metrics.attempted(outcome);
+        }
+    }
+
+    /// How an agent's turn ended.
+    pub fn worked(mut self, works: Works) {
+        let outcome = match works {
+            Works::Yes => {
+                self.heard(Condition::Works);
+                "ok"
+            }
+            Works::No => {
+                self.heard(Condition::Fails);
+                "failed"
+            }
+            Works::Unsaid => {
+                self.given_up();
+                "unsaid"
+            }
+        };
+        if let Some(place) = self.place.take() {
             place.lane.metrics.attempted(outcome);
         }
     }

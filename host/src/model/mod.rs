@@ -40,10 +40,10 @@ use std::time::Duration;
 use http::HeaderMap;
 use tokio::time::{Instant, timeout_at};
 
-use crate::id::{Digest, TenantId};
+use crate::id::{AgentName, Digest, TenantId};
 use crate::journal::entry::Price;
 
-pub use admission::Admitted;
+pub use admission::{Admitted, Works};
 pub use cache::CacheBounds;
 pub use client::Endpoint;
 pub use config::{MaxTokens, ModelConfig};
@@ -397,6 +397,16 @@ impl Models {
     ) -> Result<Admitted, ModelError> {
         let admissions = &self.0.admissions;
         admissions.admit(tenant, target, policy, until).await
+    }
+
+    /// Leave to call an agent of the tenant; an error while its circuit is open.
+    pub fn pass(
+        &self,
+        tenant: &TenantId,
+        agent: &AgentName,
+        policy: &CallPolicy,
+    ) -> Result<Admitted, ModelError> {
+        self.0.admissions.pass(tenant, agent, policy)
     }
 
     /// Look for an answer that somebody else got or is getting, if the request may have one. Waits for one that

@@ -12,12 +12,13 @@ use crate::id::{AgentName, Author, Digest, MessageId, SessionId, TenantId};
 use crate::journal::entry::{Failure, Idempotency, Outcome as TurnOutcome, Usage};
 use crate::journal::state::{Child, Phase};
 use crate::ledger::{Dead, FollowError};
+use crate::model::Works;
 use crate::runtime::scope::agents::{ChildError, Lost, NotCalled, Opening, Outcome, Peers};
 use crate::store::ReadError;
 
 use super::commands::{self, CommandError, NewMessage, NewSession};
 use super::following::{Following, FollowingError};
-use super::outcome::Standing;
+use super::outcome::{Ended, Standing};
 use super::{Session, SessionError, Sessions, authorization};
 
 /// One tenant's sessions.
@@ -137,6 +138,7 @@ fn outcome(standing: Standing) -> Outcome {
                 text: String::new(),
                 error: Some(ChildError::Failed(why)),
                 usage: Usage::default(),
+                works: Works::No,
             };
         }
         Standing::Open(None) => {
@@ -145,10 +147,12 @@ fn outcome(standing: Standing) -> Outcome {
                 text: String::new(),
                 error: Some(ChildError::Cancelled),
                 usage: Usage::default(),
+                works: Works::Unsaid,
             };
         }
     };
     let usage = taken.ended.as_ref().map(|ended| ended.usage);
+    let works = taken.ended.as_ref().map_or(Works::Unsaid, works);
     let error = taken
         .ended
         .and_then(|ended| match (ended.outcome, ended.error) {
@@ -173,6 +177,21 @@ fn outcome(standing: Standing) -> Outcome {
         text: taken.reply,
         error,
         usage: usage.unwrap_or_default(),
+        works,
+    }
+}
+
+/// Whether whoever calls the agent next may expect a reply.
+fn works(ended: &Ended) -> Works {
+    let failure = ended.error.as_ref().map(|error| error.code);
+    match (ended.outcome, failure) {
+        (TurnOutcome::Completed, _) | (_, Some(Failure::Agent)) => Works::Yes,
+        // Its caller's time or money was up, or somebody stopped it.
+        (_, Some(Failure::CallerDeadline | Failure::Forked)) => Works::Unsaid,
+        (TurnOutcome::Failed, _) => Works::No,
+        (TurnOutcome::Interrupted | TurnOutcome::Cancelled | TurnOutcome::Refused, _) => {
+            Works::Unsaid
+        }
     }
 }
 

@@ -199,3 +199,32 @@ async fn targets_that_nobody_calls_are_forgotten() {
     let used = admit_to(&admissions, "used", &policy, 1).await;
     assert_eq!(used.map(drop), Err(CALL.into()), "its place is taken");
 }
+
+/// An agent that breaks is not called for a while; a model of its name is, and other agents are.
+#[tokio::test(start_paused = true)]
+async fn agents_have_circuits_and_no_places() {
+    let (admissions, policy) = (Admissions::default(), policy(1, 0));
+    let agent = |name: &str| AgentName::new(name).expect("a name");
+    let pass = |name: &str| admissions.pass(&tenant("t"), &agent(name), &policy);
+    let held: Vec<_> = (0..3).map(|_| pass("m").expect("no places")).collect();
+    for (admitted, works) in held.into_iter().zip([Works::No, Works::Unsaid, Works::Yes]) {
+        admitted.worked(works);
+    }
+    for _ in 0..2 {
+        pass("m").expect("it is closed").worked(Works::No);
+    }
+    let left = |refused: Result<Admitted, ModelError>| match refused {
+        Err(ModelError::CircuitOpen { left_ms, .. }) => left_ms,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(left(pass("m")), Some(5_000));
+    assert!(pass("n").is_ok());
+    assert!(admit(&admissions, &policy).await.is_ok(), "the model `m`");
+    tokio::time::advance(Duration::from_secs(5)).await;
+    let probe = pass("m").expect("one is");
+    assert_eq!(left(pass("m")), None, "the probe is under way");
+    drop(probe);
+    pass("m").expect("the next probe").worked(Works::Yes);
+    pass("m").expect("it is closed").worked(Works::No);
+    assert!(pass("m").is_ok());
+}

@@ -18,6 +18,7 @@ use crate::journal::entry::{
     AgentCalled, AgentCalledPrivate, CallResult, CalledBy, Observation, Payload, Piece, Usage,
 };
 use crate::journal::state::Used;
+use crate::model::{Admitted, CallPolicy, Works};
 use crate::store::ReadError;
 
 use super::messages::as_stored;
@@ -75,6 +76,8 @@ pub struct Outcome {
     pub error: Option<ChildError>,
     /// What its turn used, with what that called.
     pub usage: Usage,
+    /// What it says of the agent, for those who call it next.
+    pub works: Works,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -161,7 +164,7 @@ pub(in crate::runtime) struct NestedCall<'a> {
 }
 
 /// A call whose reply is not taken yet.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(in crate::runtime) struct Run {
     n: u32,
     key: Digest,
@@ -169,6 +172,8 @@ pub(in crate::runtime) struct Run {
     pub(in crate::runtime) session: SessionId,
     deadline: Option<Time>,
     lost: Option<String>,
+    /// Where to say what came of it, if it was begun in this process.
+    admitted: Option<Admitted>,
 }
 
 /// A whole reply.
@@ -214,6 +219,7 @@ impl Scope {
                         session: it.session.clone(),
                         deadline: it.private.deadline,
                         lost: None,
+                        admitted: None,
                     };
                     if !self.record.has_returned(it.n) {
                         run.lost = self.open(&run, call).await?;
@@ -231,8 +237,8 @@ impl Scope {
                 _ => Err(self.differs(&recorded, asked())),
             };
         }
-        let agent = match self.may_call(&call).await? {
-            Ok(agent) => agent,
+        let (agent, admitted) = match self.may_call(&call).await? {
+            Ok(may) => may,
             Err(refused) => {
                 let what = Observation::CallRefused {
                     agent: shown,
@@ -243,12 +249,19 @@ impl Scope {
             }
         };
         let (mut run, written) = self.agent_called(agent, request, &call)?;
+        run.admitted = Some(admitted);
         self.cpu.waiting(self.ledger.durable(written)).await?;
+        if let Some(admitted) = &mut run.admitted {
+            admitted.is_made();
+        }
         run.lost = self.open(&run, call).await?;
         Ok(Ok(run))
     }
 
-    async fn may_call(&self, call: &NestedCall<'_>) -> Result<Result<AgentName, NotCalled>, Stop> {
+    async fn may_call(
+        &self,
+        call: &NestedCall<'_>,
+    ) -> Result<Result<(AgentName, Admitted), NotCalled>, Stop> {
         let Ok(body) = &call.body else {
             return Ok(Err(NotCalled::NotJson));
         };
@@ -279,7 +292,11 @@ impl Scope {
         if let Err(AuthorizationLost) = self.authorization().await? {
             return Ok(Err(NotCalled::Refused(AuthorizationLost.to_string())));
         }
-        Ok(Ok(agent))
+        let policy = CallPolicy::default().of_agent(&self.policy);
+        Ok(match self.models.pass(&self.tenant, &agent, &policy) {
+            Ok(admitted) => Ok((agent, admitted)),
+            Err(open) => Err(NotCalled::Refused(open.to_string())),
+        })
     }
 
     /// Write the call down. Answers the entry too.
@@ -304,6 +321,7 @@ impl Scope {
                     session: session.clone(),
                     deadline: own.into_iter().chain(self.deadline).min(),
                     lost: None,
+                    admitted: None,
                 };
                 let called = Payload::AgentCalled(AgentCalled {
                     turn: self.turn.clone(),
@@ -386,10 +404,14 @@ impl Scope {
     }
 
     /// At the live edge: what of the reply is not in the record.
-    async fn reply_of(&self, run: Run, before: String) -> Result<Result<Reply, NoReply>, Stop> {
+    async fn reply_of(&self, mut run: Run, before: String) -> Result<Result<Reply, NoReply>, Stop> {
         // What was said before the wait is shown during it.
         self.ledger.flush();
-        let (result, text, child, used) = match self.cpu.waiting(self.outcome(&run)).await {
+        let outcome = self.cpu.waiting(self.outcome(&run)).await;
+        if let Some(admitted) = run.admitted.take() {
+            admitted.worked(outcome.as_ref().map_or(Works::No, |outcome| outcome.works));
+        }
+        let (result, text, child, used) = match outcome {
             Ok(outcome) => {
                 let used = Used::Nested(outcome.usage);
                 (result(outcome.error), outcome.text, outcome.turn, used)
@@ -438,6 +460,7 @@ impl Scope {
                         text: String::new(),
                         error: Some(ChildError::Deadline),
                         usage: Usage::default(),
+                        works: Works::Unsaid,
                     }),
                 }
             }
