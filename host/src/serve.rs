@@ -21,6 +21,7 @@ use crate::id::TenantId;
 use crate::journal::entry::Price;
 use crate::logs::Logs;
 use crate::model::{CacheBounds, ModelConfig, Models, SetupError};
+use crate::runtime::cpu::Minutes;
 use crate::runtime::engine::Runtime;
 use crate::runtime::limits::TurnLimits;
 use crate::seal::{Seal, SealError};
@@ -209,6 +210,7 @@ impl Host {
             budgets: Budgets::new(store.clone(), terms(config)),
             logs: logs.clone(),
             limits,
+            minutes: Minutes::new(config.limits.cpu_tenant_minute_ms_max),
             turns_max: as_usize(config.limits.turns_max),
             turns_waiting_max: as_usize(config.limits.turns_waiting_max),
             sessions_open_max: as_usize(config.limits.sessions_open_max),

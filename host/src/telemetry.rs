@@ -1,9 +1,9 @@
 //! Metrics of the host, for Prometheus.
 
 use std::sync::OnceLock;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use metrics::{Gauge, counter, gauge, histogram};
+use metrics::{Counter, Gauge, counter, gauge, histogram};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 
 /// One recorder per process: metrics count the process, however many hosts tests run in it.
@@ -54,6 +54,13 @@ impl Telemetry {
             "What models' calls cost in micro-units, by tenant and model"
         );
         metrics::describe_gauge!("antiphon_sessions_open", "Sessions in memory");
+        metrics::describe_counter!(
+            LIMITS,
+            "What was refused or ended because it had come to a limit, by the limit's name"
+        );
+        metrics::describe_counter!(COMPUTED, "Microseconds computed in guests, by tenant");
+        metrics::describe_gauge!(PLACES, "Turns that have a place to run");
+        metrics::describe_gauge!(COMPILING, "Components being compiled");
         for (name, what) in [
             (
                 ATTEMPTS,
@@ -134,6 +141,136 @@ const STAGE: &str = "antiphon_stage_seconds";
 pub fn turn_ended(outcome: &'static str, seconds: f64) {
     counter!("antiphon_turns_total", "outcome" => outcome).increment(1);
     histogram!("antiphon_turn_seconds").record(seconds);
+}
+
+const LIMITS: &str = "antiphon_limits_hit_total";
+const COMPUTED: &str = "antiphon_guest_cpu_micros_total";
+const PLACES: &str = "antiphon_turns_running";
+const COMPILING: &str = "antiphon_compiles_running";
+
+/// A bound that somebody came to. Those that are settings have their name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Limit {
+    ComponentBytes,
+    /// What a component is made of: too many of something.
+    ComponentShape,
+    CompileMs,
+    CompileMemoryBytes,
+    CompilesWaiting,
+    MemoryBytes,
+    CpuMs,
+    CpuTenantMinute,
+    TurnMs,
+    /// A recursion without an end.
+    Stack,
+    HostCalls,
+    HostCallBytes,
+    Handles,
+    ReplyBytes,
+    MessageBytes,
+    SlotBytes,
+    Slots,
+    MailboxMessages,
+    CallDepth,
+    HttpCalls,
+    HttpMs,
+    /// Of a request of an agent or of its answer: body or headers.
+    HttpBytes,
+    Streams,
+    TurnsWaiting,
+    SessionsOpen,
+    Forks,
+    RequestBytes,
+}
+
+impl Limit {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::ComponentBytes => "component_bytes_max",
+            Self::ComponentShape => "component_shape",
+            Self::CompileMs => "compile_ms_max",
+            Self::CompileMemoryBytes => "compile_memory_bytes_max",
+            Self::CompilesWaiting => "compiles_waiting_max",
+            Self::MemoryBytes => "memory_bytes_max",
+            Self::CpuMs => "cpu_ms_max",
+            Self::CpuTenantMinute => "cpu_tenant_minute_ms_max",
+            Self::TurnMs => "turn_ms_max",
+            Self::Stack => "stack",
+            Self::HostCalls => "host_calls_max",
+            Self::HostCallBytes => "host_call_bytes_max",
+            Self::Handles => "handles_max",
+            Self::ReplyBytes => "reply_bytes_max",
+            Self::MessageBytes => "message_bytes_max",
+            Self::SlotBytes => "slot_bytes_max",
+            Self::Slots => "slots_max",
+            Self::MailboxMessages => "mailbox_messages_max",
+            Self::CallDepth => "call_depth_max",
+            Self::HttpCalls => "http_calls_max",
+            Self::HttpMs => "http_ms_max",
+            Self::HttpBytes => "http_bytes",
+            Self::Streams => "streams_max",
+            Self::TurnsWaiting => "turns_waiting_max",
+            Self::SessionsOpen => "sessions_open_max",
+            Self::Forks => "forks_max",
+            Self::RequestBytes => "request_bytes_max",
+        }
+    }
+}
+
+/// Somebody came to a limit, and was refused or ended for it.
+pub fn hit(limit: Limit) {
+    counter!(LIMITS, "limit" => limit.name()).increment(1);
+}
+
+/// Something that is under way, as long as this lives.
+#[derive(Debug)]
+pub struct UnderWay(&'static str);
+
+impl UnderWay {
+    /// A turn has a place.
+    pub fn turn() -> Self {
+        Self::new(PLACES)
+    }
+
+    /// A component is compiled.
+    pub fn compile() -> Self {
+        Self::new(COMPILING)
+    }
+
+    fn new(name: &'static str) -> Self {
+        gauge!(name).increment(1.0);
+        Self(name)
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        gauge!(self.0).decrement(1.0);
+    }
+}
+
+/// What the agents of one tenant use of this host.
+pub struct TenantMetrics {
+    computed: Counter,
+}
+
+impl std::fmt::Debug for TenantMetrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TenantMetrics").finish_non_exhaustive()
+    }
+}
+
+impl TenantMetrics {
+    pub fn new(tenant: &str) -> Self {
+        Self {
+            computed: counter!(COMPUTED, "tenant" => tenant.to_owned()),
+        }
+    }
+
+    pub fn computed(&self, time: Duration) {
+        let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        self.computed.increment(micros);
+    }
 }
 
 const TOKENS: &str = "antiphon_model_tokens_total";

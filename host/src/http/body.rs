@@ -7,6 +7,8 @@ use http::{HeaderMap, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::de::DeserializeOwned;
 
+use crate::telemetry::{self, Limit};
+
 use super::Api;
 use super::error::{ApiError, ApiResult};
 
@@ -18,7 +20,12 @@ impl FromRequest<Api> for Body {
 
     async fn from_request(request: Request, api: &Api) -> Result<Self, ApiError> {
         Ok(Self(
-            read(request.into_body(), api.settings.request_bytes_max).await?,
+            read(
+                request.into_body(),
+                Limit::RequestBytes,
+                api.settings.request_bytes_max,
+            )
+            .await?,
         ))
     }
 }
@@ -31,15 +38,23 @@ impl FromRequest<Api> for Upload {
 
     async fn from_request(request: Request, api: &Api) -> Result<Self, ApiError> {
         Ok(Self(
-            read(request.into_body(), api.settings.component_bytes_max).await?,
+            read(
+                request.into_body(),
+                Limit::ComponentBytes,
+                api.settings.component_bytes_max,
+            )
+            .await?,
         ))
     }
 }
 
-async fn read(body: axum::body::Body, bytes_max: usize) -> ApiResult<Bytes> {
+async fn read(body: axum::body::Body, limit: Limit, bytes_max: usize) -> ApiResult<Bytes> {
     match Limited::new(body, bytes_max).collect().await {
         Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => Err(ApiError::too_large(bytes_max)),
+        Err(error) if error.is::<LengthLimitError>() => {
+            telemetry::hit(limit);
+            Err(ApiError::too_large(bytes_max))
+        }
         Err(_) => Err(ApiError::bad("incomplete_body", "the body ended early")),
     }
 }

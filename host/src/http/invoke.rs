@@ -17,6 +17,7 @@ use crate::session::Session;
 use crate::session::commands::{self, NewMessage, NewSession, Posted};
 use crate::session::following::Following;
 use crate::session::outcome::{Standing, Taken, Tracker};
+use crate::telemetry::{self, Limit};
 use crate::tenants::Right;
 
 use super::Api;
@@ -129,6 +130,7 @@ impl Api {
             .as_str()
             .map_or_else(|| body.to_string().len(), str::len);
         if length > limit {
+            telemetry::hit(Limit::MessageBytes);
             return Err(ApiError::too_large(limit));
         }
         if self.shutdown.is_stopping() {

@@ -42,7 +42,7 @@ use crate::logs::Logs;
 use crate::secrets::Secrets;
 use crate::session::Sessions;
 use crate::shutdown::Shutdown;
-use crate::telemetry::{Stage, Telemetry};
+use crate::telemetry::{self, Limit, Stage, Telemetry};
 use crate::tenants::Tenants;
 
 pub use server::run;
@@ -89,7 +89,10 @@ pub(crate) type StreamPermit = tokio::sync::OwnedSemaphorePermit;
 impl Api {
     /// Refuse when as many streams and polls are open as may be.
     fn stream_permit(&self) -> error::ApiResult<StreamPermit> {
-        let refused = |_| error::ApiError::overloaded("as many streams are open as may be");
+        let refused = |_| {
+            telemetry::hit(Limit::Streams);
+            error::ApiError::overloaded("as many streams are open as may be")
+        };
         self.streams.clone().try_acquire_owned().map_err(refused)
     }
 }

@@ -7,7 +7,7 @@
 //! - [`replay`], [`random`]: pure, what a turn did before, and its randomness.
 //! - [`host`]: one WIT interface per file, over the scope.
 //! - [`conversation`]: a turn of a conversation, in place of an instance.
-//! - [`limits`], [`wasi`]: what a guest may use, and how little is behind WASI.
+//! - [`limits`], [`cpu`], [`wasi`]: what a guest may use, and how little is behind WASI.
 //!
 //! Invariants: one wasmtime store per turn, never used again after the turn; an
 //! instance reaches one session, the one of its scope. Traps, limits and
@@ -15,14 +15,17 @@
 
 mod bindings;
 pub mod conversation;
+pub mod cpu;
 pub mod engine;
 mod guest;
 mod host;
 pub mod instance;
 pub mod limits;
+pub mod minute;
 pub mod random;
 pub mod replay;
 pub mod scope;
+pub mod shape;
 #[cfg(test)]
 pub(crate) mod scripted;
 mod wasi;

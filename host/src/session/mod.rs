@@ -59,10 +59,12 @@ use crate::journal::state::Phase;
 use crate::ledger::{Dead, Ledger};
 use crate::logs::Logs;
 use crate::model::Models;
+use crate::runtime::cpu::Minutes;
 use crate::runtime::limits::TurnLimits;
 use crate::seal::Seal;
 use crate::secrets::Secrets;
 use crate::store::{JournalId, Latched, OpenError, ReadError, Store};
+use crate::telemetry::{self, Limit};
 
 pub use instances::Instances;
 use set_aside::SetAside;
@@ -131,6 +133,8 @@ pub struct Parts {
     pub budgets: Budgets,
     pub logs: Logs,
     pub limits: TurnLimits,
+    /// What tenants may compute in a minute.
+    pub minutes: Minutes,
     /// Turns that run at once on this host.
     pub turns_max: usize,
     /// Turns that wait for a place; what comes then is refused.
@@ -367,8 +371,15 @@ impl Sessions {
 
     /// Whether the host has as much to do as it may queue.
     pub fn is_overloaded(&self) -> bool {
-        self.0.turns_waiting.load(Ordering::Relaxed) >= self.0.parts.turns_waiting_max
-            || self.open_count() > self.0.parts.sessions_open_max
+        if self.0.turns_waiting.load(Ordering::Relaxed) >= self.0.parts.turns_waiting_max {
+            telemetry::hit(Limit::TurnsWaiting);
+            return true;
+        }
+        if self.open_count() > self.0.parts.sessions_open_max {
+            telemetry::hit(Limit::SessionsOpen);
+            return true;
+        }
+        false
     }
 
     pub fn agents(&self) -> &Arc<Agents> {
@@ -386,6 +397,11 @@ impl Sessions {
 
     pub fn limits(&self) -> &TurnLimits {
         &self.0.parts.limits
+    }
+
+    /// What tenants may compute in a minute.
+    pub fn minutes(&self) -> &Minutes {
+        &self.0.parts.minutes
     }
 
     pub fn budgets(&self) -> &Budgets {

@@ -15,11 +15,12 @@ use crate::journal::entry::{
 use crate::journal::state::{Pending, State};
 use crate::ledger::AppendError;
 use crate::runtime::instance::{Exit, Input};
-use crate::runtime::limits::{Cpu, TurnLimits};
+use crate::runtime::cpu::Cpu;
+use crate::runtime::limits::TurnLimits;
 use crate::runtime::random::Seeds;
 use crate::runtime::replay::Replay;
 use crate::runtime::scope::{Http, Record, Scope, TurnClock, TurnOutput};
-use crate::telemetry::Stage;
+use crate::telemetry::{Stage, UnderWay};
 
 use super::nested::Nested;
 use super::recovery::{End, end_turn};
@@ -243,10 +244,14 @@ async fn execute(sessions: &Sessions, session: &Session, started: Started) -> Ex
     let parts = &sessions.0.parts;
     let admitted = Instant::now();
     let waiting = Waiting::start(&sessions.0.turns_waiting);
+    // Before it takes a place: a tenant whose minute is used up keeps none from others.
+    let minute = parts.minutes.of(&session.journal.tenant);
+    minute.allowed(Duration::ZERO).await;
     let Some(_place) = sessions.0.turns.take(started.depth).await else {
         return Exit::Over;
     };
     drop(waiting);
+    let _running = UnderWay::turn();
     if started.deadline.is_some_and(|at| at <= sessions.now()) {
         return too_late();
     }
@@ -313,7 +318,7 @@ async fn execute(sessions: &Sessions, session: &Session, started: Started) -> Ex
         watches,
         logs: parts.logs.clone(),
         clock: TurnClock::start(started.at),
-        cpu: Cpu::start(),
+        cpu: Cpu::start_for(minute),
         output: TurnOutput::default(),
         calls: AtomicU64::new(0),
         record,
