@@ -47,6 +47,10 @@ pub struct Config {
     pub secrets: Secrets,
     pub budgets: Budgets,
     pub limits: Limits,
+    /// The program that compiles components when it is run as `PROGRAM compile`; none to compile in
+    /// this process. Whoever starts the server knows which it is.
+    #[serde(skip)]
+    pub compiler: Option<PathBuf>,
 }
 
 /// Where agents' requests may go beyond the public Internet. Rules of an agent decide about the rest.
@@ -192,6 +196,7 @@ impl Default for Config {
             secrets: Secrets::default(),
             budgets: Budgets::default(),
             limits: Limits::default(),
+            compiler: None,
         }
     }
 }

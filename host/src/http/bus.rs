@@ -7,8 +7,8 @@ use crate::bus::{self, Inbound, Malformed, TooDeep};
 use crate::id::{Digest, RunId, TurnId};
 use crate::journal::entry::Idempotency;
 use crate::session::commands;
-use crate::tenants::Right;
 use crate::telemetry::{self, Limit};
+use crate::tenants::Right;
 
 use super::Api;
 use super::auth::Caller;

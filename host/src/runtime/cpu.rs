@@ -202,7 +202,10 @@ impl Minutes {
     }
 
     fn tenants(&self) -> MutexGuard<'_, HashMap<TenantId, Arc<TenantCpu>>> {
-        self.0.tenants.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0
+            .tenants
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -61,7 +61,9 @@ impl Minute {
         // An allowance below the share is had whole.
         let wanted = ns(SHARE_MIN.min(self.allowance));
         let wait = (wanted - self.left_ns).saturating_mul(ns(MINUTE)) / ns(self.allowance).max(1);
-        Some(Duration::from_nanos(u64::try_from(wait).unwrap_or(u64::MAX)))
+        Some(Duration::from_nanos(
+            u64::try_from(wait).unwrap_or(u64::MAX),
+        ))
     }
 }
 
@@ -92,7 +94,11 @@ mod tests {
         // More is taken than there is by whoever ran when it ran out.
         assert_eq!(minute.take(ms(20), ms(500)), Some(ms(700)));
         assert_eq!(minute.take(ms(0), ms(120_000)), None);
-        assert_eq!(minute.take(ms(5_999), ms(120_000)), None, "never more than a minute's");
+        assert_eq!(
+            minute.take(ms(5_999), ms(120_000)),
+            None,
+            "never more than a minute's"
+        );
         assert_eq!(minute.take(ms(1), ms(120_000)), Some(ms(500)));
     }
 

@@ -1,6 +1,7 @@
 //! wasmtime: a component and a turn in, an exit out.
 //!
 //! - [`engine`]: the one engine, compiled components, checks of what is uploaded.
+//! - [`compiler`], [`shape`], `cache`: how components are compiled, of what they may be made, where they are kept.
 //! - [`instance`]: one turn: a fresh store and instance, and how it ended.
 //! - [`scope`]: what an instance may reach, and the one point at which its calls
 //!   are numbered and written down.
@@ -14,6 +15,8 @@
 //! time-outs are exits, not errors. It decides nothing about what runs when: session/ does.
 
 mod bindings;
+mod cache;
+pub mod compiler;
 pub mod conversation;
 pub mod cpu;
 pub mod engine;
@@ -25,7 +28,7 @@ pub mod minute;
 pub mod random;
 pub mod replay;
 pub mod scope;
-pub mod shape;
 #[cfg(test)]
 pub(crate) mod scripted;
+pub mod shape;
 mod wasi;

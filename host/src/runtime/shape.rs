@@ -76,7 +76,12 @@ struct Shape {
 
 impl Shape {
     fn add(&mut self, payload: &Payload<'_>, bytes: &[u8]) -> Result<(), TooMuch> {
-        count(&mut self.sections, 1, "sections and functions", SECTIONS_MAX + FUNCTIONS_MAX)?;
+        count(
+            &mut self.sections,
+            1,
+            "sections and functions",
+            SECTIONS_MAX + FUNCTIONS_MAX,
+        )?;
         let is_core = self.within.last() == Some(&true);
         match payload {
             Payload::Version { encoding, .. } => {
@@ -150,7 +155,9 @@ fn items(payload: &Payload<'_>) -> u64 {
 /// declaration begins with 1 for a type, and the type with 0x41 or 0x42 for a component or an instance.
 fn declared(section: &[u8]) -> u64 {
     let pairs = section.windows(2);
-    pairs.filter(|pair| matches!(pair, [1, 0x41 | 0x42])).count() as u64
+    pairs
+        .filter(|pair| matches!(pair, [1, 0x41 | 0x42]))
+        .count() as u64
 }
 
 fn count(so_far: &mut u64, more: u64, what: &'static str, max: u64) -> Result<(), TooMuch> {
@@ -192,11 +199,17 @@ mod tests {
     #[test]
     fn each_bound_is_met_and_passed() {
         let nested = |depth: u64| {
-            let (open, close) = ("(component ".repeat(depth as usize), ")".repeat(depth as usize));
+            let (open, close) = (
+                "(component ".repeat(depth as usize),
+                ")".repeat(depth as usize),
+            );
             format!("{open}{close}")
         };
         fits(&nested(DEPTH_MAX));
-        refused(&nested(DEPTH_MAX + 1), "levels of components inside each other");
+        refused(
+            &nested(DEPTH_MAX + 1),
+            "levels of components inside each other",
+        );
 
         let modules = |count| component(&times(count, |_| "(core module)".into()));
         fits(&modules(MODULES_MAX));
@@ -220,15 +233,23 @@ mod tests {
         // Its size and its end are part of it.
         let body = |count| component(&format!("(core module (func {}))", "nop ".repeat(count)));
         fits(&body(FUNCTION_BYTES_MAX as usize - 2));
-        refused(&body(FUNCTION_BYTES_MAX as usize - 1), "bytes in one function");
+        refused(
+            &body(FUNCTION_BYTES_MAX as usize - 1),
+            "bytes in one function",
+        );
 
         let types = |count| component(&format!("(core module {})", "(type (func))".repeat(count)));
         fits(&types(TYPES_MAX as usize));
         refused(&types(TYPES_MAX as usize + 1), "types");
 
-        let enums = |count| component(&times(count, |_| {
-            format!("(type (enum {}))", times(1_000, |at| format!("\"case-{at}\" ")))
-        }));
+        let enums = |count| {
+            component(&times(count, |_| {
+                format!(
+                    "(type (enum {}))",
+                    times(1_000, |at| format!("\"case-{at}\" "))
+                )
+            }))
+        };
         fits(&enums(50));
         refused(&enums(150), "bytes of types");
 

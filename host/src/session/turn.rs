@@ -14,8 +14,8 @@ use crate::journal::entry::{
 };
 use crate::journal::state::{Pending, State};
 use crate::ledger::AppendError;
-use crate::runtime::instance::{Exit, Input};
 use crate::runtime::cpu::Cpu;
+use crate::runtime::instance::{Exit, Input};
 use crate::runtime::limits::TurnLimits;
 use crate::runtime::random::Seeds;
 use crate::runtime::replay::Replay;
@@ -258,7 +258,11 @@ async fn execute(sessions: &Sessions, session: &Session, started: Started) -> Ex
     let Some(version) = started.version.clone() else {
         return not_loaded("the version that the turn was started with is gone");
     };
-    let loaded = match parts.instances.load(&parts.agents, &version).await {
+    let loaded = match parts
+        .instances
+        .load(&parts.agents, &session.journal.tenant, &version)
+        .await
+    {
         Ok(loaded) => loaded,
         Err(error) => {
             tracing::error!(agent = %started.agent, %error, "a deployed component cannot be loaded");

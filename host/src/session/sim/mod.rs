@@ -70,7 +70,13 @@ fn journal() -> JournalId {
 fn wasm() -> Arc<crate::runtime::engine::Runtime> {
     static RUNTIME: OnceLock<Arc<crate::runtime::engine::Runtime>> = OnceLock::new();
     let new = || {
-        crate::runtime::engine::Runtime::new(1, &TurnLimits::default(), None).expect("an engine")
+        crate::runtime::engine::Runtime::new(
+            1,
+            &TurnLimits::default(),
+            None,
+            crate::runtime::compiler::Compiling::default(),
+        )
+        .expect("an engine")
     };
     RUNTIME.get_or_init(|| Arc::new(new())).clone()
 }
