@@ -56,6 +56,8 @@ mod faults;
 #[cfg(test)]
 mod forks;
 #[cfg(test)]
+mod hostile;
+#[cfg(test)]
 mod invoke;
 #[cfg(test)]
 mod journal;

@@ -241,8 +241,9 @@ impl Runtime {
 
     /// Take what was compiled, and keep it on disk.
     fn keep(&self, digest: Digest, code: &Code, grants: &Grants) -> Result<Loaded, ComponentError> {
-        let component = cache::load(&self.engine, code)
-            .map_err(|error| ComponentError::NoCompiler(format!("{error:#}")))?;
+        let component = cache::load(&self.engine, code).map_err(|error| {
+            ComponentError::CompileLimit(format!("this server cannot run it: {error:#}"))
+        })?;
         if let Some(cache) = &self.cache {
             // The cache only saves time.
             if let Err(error) = cache.put(&self.engine, digest, code.bytes()) {

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use wasmtime::component::ResourceTableError;
 use wasmtime::{Store, Trap, UpdateDeadline, WasmBacktrace};
+use wasmtime_wasi::I32Exit;
 
 use crate::clock::Time;
 use crate::journal::context::{Change, Context};
@@ -190,10 +191,26 @@ fn trapped(scope: &Scope, guest: &Guest, error: &wasmtime::Error) -> Exit {
         }
         return failed(scope, Failure::Trap, trap.to_string(), backtrace);
     }
-    let text = error.root_cause().to_string();
-    if let Some(limit) = engine_limit(error, &text) {
-        telemetry::hit(limit);
+    if let Some(exit) = error.downcast_ref::<I32Exit>() {
+        let text = format!("the agent ended its process with {}", exit.0);
+        return failed(scope, Failure::Trap, text, backtrace);
     }
+    let text = error.root_cause().to_string();
+    let text = match engine_limit(error, &text) {
+        Some(limit @ Limit::Handles) => {
+            telemetry::hit(limit);
+            format!(
+                "the agent holds more than {} handles",
+                scope.limits.handles_max
+            )
+        }
+        Some(limit) => {
+            telemetry::hit(limit);
+            let max = scope.limits.host_call_bytes_max;
+            format!("the agent handed over more than {max} bytes in one call of the host")
+        }
+        None => text,
+    };
     failed(scope, Failure::Limit, text, backtrace)
 }
 
