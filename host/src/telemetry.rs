@@ -61,6 +61,9 @@ impl Telemetry {
         metrics::describe_counter!(COMPUTED, "Microseconds computed in guests, by tenant");
         metrics::describe_gauge!(PLACES, "Turns that have a place to run");
         metrics::describe_gauge!(COMPILING, "Components being compiled");
+        // Shown from the start: nothing is under way.
+        gauge!(PLACES).increment(0.0);
+        gauge!(COMPILING).increment(0.0);
         for (name, what) in [
             (
                 ATTEMPTS,

@@ -98,7 +98,7 @@ async fn besieged(origin: &Origin) -> Server {
         "http",
     ];
     let limits =
-        json!({"memory_bytes_max": 48 * 1024 * 1024, "cpu_ms_max": 1_000, "turn_ms_max": 4_000});
+        json!({"memory_bytes_max": 48 * 1024 * 1024, "cpu_ms_max": 500, "turn_ms_max": 2_500});
     let config = json!({"grants": grants, "http": rules, "limits": limits});
     server.configure("hostile", config).await.is(201);
     server.deploy("hostile").await;

@@ -32,6 +32,8 @@ mod stream;
 #[cfg(test)]
 mod agents;
 #[cfg(test)]
+mod bombs;
+#[cfg(test)]
 mod budget;
 #[cfg(test)]
 mod bursts;
