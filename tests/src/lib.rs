@@ -82,6 +82,8 @@ mod slots;
 #[cfg(test)]
 mod suspended;
 #[cfg(test)]
+mod tenants;
+#[cfg(test)]
 mod tidy;
 #[cfg(test)]
 mod tokens;

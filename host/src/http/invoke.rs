@@ -93,7 +93,7 @@ pub(super) async fn invoke(
     let mut response = if prefers_async(&headers) {
         accepted(&session, &posted).await?
     } else if body::wants_events(&headers) {
-        streamed(api, session, &posted).await?
+        streamed(api, caller, session, &posted).await?
     } else {
         answered(&api, session, &posted).await?
     };
@@ -237,8 +237,14 @@ fn failed(
 }
 
 /// The events of the message and its turn, with the ids that `/events` has.
-async fn streamed(api: Api, session: Arc<Session>, posted: &Posted) -> ApiResult<Response> {
+async fn streamed(
+    api: Api,
+    caller: Caller,
+    session: Arc<Session>,
+    posted: &Posted,
+) -> ApiResult<Response> {
     let permit = api.stream_permit()?;
+    let lapsed = caller.lapsed(api.clone());
     let id = session.journal.session.clone();
     let mut following = Following::new(api.sessions.clone(), session, &posted.message);
     // The head names the run, so it waits for the turn; what came until then follows it.
@@ -272,7 +278,7 @@ async fn streamed(api: Api, session: Arc<Session>, posted: &Posted) -> ApiResult
             }
         }
     });
-    let mut response = sse::response(events);
+    let mut response = sse::response(events, lapsed);
     let headers = response.headers_mut();
     set(headers, "x-antiphon-session", id.as_str());
     set(
