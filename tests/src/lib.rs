@@ -58,6 +58,8 @@ mod forks;
 #[cfg(test)]
 mod invoke;
 #[cfg(test)]
+mod isolation;
+#[cfg(test)]
 mod journal;
 #[cfg(test)]
 mod models;
