@@ -62,6 +62,8 @@ mod hostile;
 #[cfg(test)]
 mod invoke;
 #[cfg(test)]
+mod isolation;
+#[cfg(test)]
 mod journal;
 #[cfg(test)]
 mod models;
@@ -85,6 +87,8 @@ mod sessions;
 mod slots;
 #[cfg(test)]
 mod suspended;
+#[cfg(test)]
+mod tenants;
 #[cfg(test)]
 mod tidy;
 #[cfg(test)]

@@ -66,8 +66,13 @@ pub struct Limits {
     pub streams_max: u64,
     /// Turns running in the host.
     pub turns_max: u64,
+    /// Turns of one tenant that have a place whenever the host has one; beyond that it takes what others leave free, as
+    /// long as half of all places are.
+    pub turns_tenant_max: u64,
     /// Turns waiting for a place; more are refused with 429.
     pub turns_waiting_max: u64,
+    /// The same of one tenant.
+    pub turns_waiting_tenant_max: u64,
     /// Sessions held in memory; others wait in the store.
     pub sessions_open_max: u64,
     /// Sessions being copied; more are refused with 429.
@@ -94,9 +99,9 @@ impl Default for Limits {
             // Agents in Rust are below 1 MiB, in JavaScript 12, in Python 18.
             component_bytes_max: 32 * MIB,
 
-            // A Python interpreter of 18 MB takes 10 s of one core (docs/performance.md).
+            // 18 MB of functions, as an interpreter has, took 9 s of one core.
             compile_ms_max: 30_000,
-            // It took 700 MB.
+            // And 330 MB; one very long function takes more.
             compile_memory_bytes_max: 2 * 1024 * MIB,
             // Half of the cores: the others serve.
             compiles_max: (cores() / 2).max(1),
@@ -142,8 +147,12 @@ impl Default for Limits {
 
             // About 5,000 live instances fit under the default `vm.max_map_count`.
             turns_max: 1_000,
-            // Ten rounds of a full host: at 3,000 turns/s the last waits a few seconds.
-            turns_waiting_max: 10_000,
+            // A fair host of fifteen busy tenants is full; a lone one may have half of it.
+            turns_tenant_max: 64,
+            // Twenty rounds of a full host: at 3,000 turns/s the last waits some seconds.
+            turns_waiting_max: 20_000,
+            // Half: whoever has as many leaves the others room to be heard.
+            turns_waiting_tenant_max: 10_000,
             // Some 50 KB each: 1 GB.
             sessions_open_max: 20_000,
             // A copy keeps the disk busy for as long as the journal is long: a few of them leave
@@ -172,7 +181,7 @@ fn cores() -> u64 {
 
 impl Limits {
     /// Every limit by name.
-    pub(super) fn named(&self) -> [(&'static str, u64); 35] {
+    pub(super) fn named(&self) -> [(&'static str, u64); 37] {
         // Taken apart whole, so that a new field cannot be forgotten here.
         let Self {
             component_bytes_max,
@@ -200,7 +209,9 @@ impl Limits {
             mailbox_messages_max,
             streams_max,
             turns_max,
+            turns_tenant_max,
             turns_waiting_max,
+            turns_waiting_tenant_max,
             sessions_open_max,
             forks_max,
             usage_days_max,
@@ -237,7 +248,9 @@ impl Limits {
             ("mailbox_messages_max", mailbox_messages_max),
             ("streams_max", streams_max),
             ("turns_max", turns_max),
+            ("turns_tenant_max", turns_tenant_max),
             ("turns_waiting_max", turns_waiting_max),
+            ("turns_waiting_tenant_max", turns_waiting_tenant_max),
             ("sessions_open_max", sessions_open_max),
             ("forks_max", forks_max),
             ("usage_days_max", usage_days_max),

@@ -56,8 +56,7 @@ fn flags_win_over_the_environment_over_the_file_over_defaults() {
 
 #[test]
 fn errors_name_the_setting_and_where_it_stands() {
-    let known =
-        "listen, data, drain, durability, http, sessions, models, egress, secrets, budgets, limits";
+    let known = "listen, data, drain, durability, http, sessions, models, egress, secrets, budgets, quotas, limits";
     let known = format!("known here: `{}`", known.replace(", ", "`, `")).replace('`', "");
     check_error(
         "listn = 'x'",

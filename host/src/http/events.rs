@@ -73,9 +73,9 @@ pub(super) async fn events(
         .and_then(|value| value.to_str().ok());
     let after = start(&session, last_id.or(query.offset.as_deref()))?;
     match query.live.as_deref() {
-        Some("sse") => live(api, session, after),
-        None if body::wants_events(&headers) => live(api, session, after),
-        Some("long-poll") => poll(&api, &session, after).await,
+        Some("sse") => live(api, caller, session, after),
+        None if body::wants_events(&headers) => live(api, caller, session, after),
+        Some("long-poll") => poll(&api, caller, &session, after).await,
         None => Ok(page(&session, after).await?.0),
         Some(_) => Err(ApiError::bad(
             "invalid_live",
@@ -132,7 +132,12 @@ async fn read(
     Ok((page, at, at >= durable))
 }
 
-async fn poll(api: &Api, session: &Arc<Session>, after: Seq) -> ApiResult<Response> {
+async fn poll(
+    api: &Api,
+    caller: Caller,
+    session: &Arc<Session>,
+    after: Seq,
+) -> ApiResult<Response> {
     let _permit = api.stream_permit()?;
     let (response, any) = page(session, after).await?;
     if any {
@@ -153,6 +158,7 @@ async fn poll(api: &Api, session: &Arc<Session>, after: Seq) -> ApiResult<Respon
         () = visible => {}
         () = tokio::time::sleep(POLL) => {}
         () = api.shutdown.stopping() => {}
+        () = caller.lapsed(api.clone()) => return Err(super::auth::unknown()),
     }
     Ok(page(session, after).await?.0)
 }
@@ -166,8 +172,9 @@ struct Stream {
     _permit: super::StreamPermit,
 }
 
-fn live(api: Api, session: Arc<Session>, after: Seq) -> ApiResult<Response> {
+fn live(api: Api, caller: Caller, session: Arc<Session>, after: Seq) -> ApiResult<Response> {
     let permit = api.stream_permit()?;
+    let lapsed = caller.lapsed(api.clone());
     let follower = session.ledger.follow(after);
     let state = Stream {
         api,
@@ -176,44 +183,42 @@ fn live(api: Api, session: Arc<Session>, after: Seq) -> ApiResult<Response> {
         ready: VecDeque::new(),
         _permit: permit,
     };
-    Ok(sse::response(stream::unfold(
-        state,
-        |mut state| async move {
-            loop {
-                if let Some(encoded) = state.ready.pop_front() {
-                    let id = Offset(encoded.seq).to_string();
-                    let event = sse::event(&id, encoded.kind.name(), &encoded.public());
-                    return Some((event, state));
-                }
-                let next = tokio::select! {
-                    next = state.follower.next() => next,
-                    // The client comes back with its last id, to whoever serves then.
-                    () = state.api.shutdown.stopping() => return None,
-                };
-                match next {
-                    Ok(entries) => {
-                        state
-                            .ready
-                            .extend(entries.into_iter().filter(|entry| entry.kind.is_visible()));
-                    }
-                    Err(FollowError::Dead(Dead::Closed | Dead::Fenced | Dead::Illegal(_))) => {
-                        if state.session.ledger.look(|it| it.phase) == Phase::Ended {
-                            return None;
-                        }
-                        let journal = &state.session.journal;
-                        let session = state
-                            .api
-                            .sessions
-                            .get(&journal.tenant, &journal.session)
-                            .await;
-                        state.session = session.ok()?;
-                        state.follower = state.session.ledger.follow(state.follower.at());
-                    }
-                    Err(_) => return None,
-                }
+    let events = stream::unfold(state, |mut state| async move {
+        loop {
+            if let Some(encoded) = state.ready.pop_front() {
+                let id = Offset(encoded.seq).to_string();
+                let event = sse::event(&id, encoded.kind.name(), &encoded.public());
+                return Some((event, state));
             }
-        },
-    )))
+            let next = tokio::select! {
+                next = state.follower.next() => next,
+                // The client comes back with its last id, to whoever serves then.
+                () = state.api.shutdown.stopping() => return None,
+            };
+            match next {
+                Ok(entries) => {
+                    state
+                        .ready
+                        .extend(entries.into_iter().filter(|entry| entry.kind.is_visible()));
+                }
+                Err(FollowError::Dead(Dead::Closed | Dead::Fenced | Dead::Illegal(_))) => {
+                    if state.session.ledger.look(|it| it.phase) == Phase::Ended {
+                        return None;
+                    }
+                    let journal = &state.session.journal;
+                    let session = state
+                        .api
+                        .sessions
+                        .get(&journal.tenant, &journal.session)
+                        .await;
+                    state.session = session.ok()?;
+                    state.follower = state.session.ledger.follow(state.follower.at());
+                }
+                Err(_) => return None,
+            }
+        }
+    });
+    Ok(sse::response(events, lapsed))
 }
 
 #[derive(Deserialize)]

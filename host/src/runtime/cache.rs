@@ -91,6 +91,15 @@ impl Cache {
         write_new(&self.folder, &path, &[&mac, code])
     }
 
+    /// What cannot be removed takes room and no more.
+    pub(super) fn remove(&self, engine: &Engine, digest: Digest) {
+        if let Err(error) = fs::remove_file(self.path(engine, digest))
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!(%digest, %error, "a compiled component was not removed");
+        }
+    }
+
     /// Where files may be made that have no name.
     pub(super) fn folder(&self) -> &Path {
         &self.folder

@@ -110,28 +110,30 @@ pub enum Patience {
 pub(super) struct Compiler {
     compiling: Compiling,
     host: Arc<Semaphore>,
-    /// As many as there are tenants that had something compiled.
+    /// Those that have something compiled now.
     tenants: Mutex<HashMap<TenantId, Arc<Tenant>>>,
 }
 
 struct Tenant {
     one: Arc<Semaphore>,
-    waiting: AtomicUsize,
+    /// Compiling and waiting for it.
+    inside: AtomicUsize,
 }
 
 /// The right to compile one component.
 pub(super) struct Place {
     _host: OwnedSemaphorePermit,
-    _tenant: OwnedSemaphorePermit,
+    _one: OwnedSemaphorePermit,
+    _inside: Inside,
     _under_way: UnderWay,
 }
 
-/// Counts who waits, also if it is given up.
-struct Waiting<'a>(&'a AtomicUsize);
+/// Counts who waits or compiles, also if it is given up. Whoever comes meanwhile finds the same tenant.
+struct Inside(Arc<Tenant>);
 
-impl Drop for Waiting<'_> {
+impl Drop for Inside {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.0.inside.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -151,20 +153,20 @@ impl Compiler {
         patience: Patience,
     ) -> Result<Place, CompileError> {
         let tenant = self.tenant(tenant);
-        let before = tenant.waiting.fetch_add(1, Ordering::Relaxed);
-        let waiting = Waiting(&tenant.waiting);
-        // The first of them compiles.
+        let before = tenant.inside.fetch_add(1, Ordering::Relaxed);
+        let inside = Inside(tenant);
+        // One of them compiles.
         if patience == Patience::Bounded && before > self.compiling.waiting_max {
             telemetry::hit(Limit::CompilesWaiting);
             return Err(CompileError::Busy);
         }
         let closed = |_| CompileError::NotRun("the server ends".into());
-        let one = tenant.one.clone().acquire_owned().await.map_err(closed)?;
+        let one = inside.0.one.clone().acquire_owned().await.map_err(closed)?;
         let host = self.host.clone().acquire_owned().await.map_err(closed)?;
-        drop(waiting);
         Ok(Place {
             _host: host,
-            _tenant: one,
+            _one: one,
+            _inside: inside,
             _under_way: UnderWay::compile(),
         })
     }
@@ -174,9 +176,10 @@ impl Compiler {
         let new = || {
             Arc::new(Tenant {
                 one: Arc::new(Semaphore::new(1)),
-                waiting: AtomicUsize::new(0),
+                inside: AtomicUsize::new(0),
             })
         };
+        tenants.retain(|_, it| Arc::strong_count(it) > 1);
         tenants.entry(tenant.clone()).or_insert_with(new).clone()
     }
 

@@ -134,6 +134,11 @@ impl TenantCpu {
         self.minute().take(computed, self.start.elapsed())
     }
 
+    /// Whether who asks now would wait.
+    pub fn is_used_up(&self) -> bool {
+        self.take(Duration::ZERO).is_some()
+    }
+
     /// Book what was computed, and wait until the tenant may go on. Others of the tenant that wait may
     /// have been first: then it waits again.
     pub async fn allowed(&self, computed: Duration) {

@@ -150,7 +150,10 @@ impl Runtime {
         };
         let cache = cache.map(Cache::open).transpose()?;
         let ticker = Ticker::start(&engine)?;
-        let loaded = moka::sync::Cache::new(1_000);
+        let loaded = moka::sync::Cache::builder()
+            .max_capacity(1_000)
+            .support_invalidation_closures()
+            .build();
         Ok(Self {
             engine,
             cache,
@@ -279,6 +282,16 @@ impl Runtime {
     /// A component loaded before with these grants, without the bytes at hand.
     pub fn loaded(&self, digest: Digest, grants: &Grants) -> Option<Loaded> {
         self.loaded.get(&(digest, grants.clone()))
+    }
+
+    /// Nobody has the component any more.
+    pub fn forget(&self, digest: Digest) {
+        self.loaded
+            .invalidate_entries_if(move |(of, _), _| *of == digest)
+            .expect("the cache was built for it");
+        if let Some(cache) = &self.cache {
+            cache.remove(&self.engine, digest);
+        }
     }
 
     fn linker(&self, grants: &Grants) -> wasmtime::Result<Linker<Guest>> {

@@ -11,23 +11,24 @@ use wasmparser::{Encoding, Parser, Payload};
 /// Components and modules inside each other: tools make three.
 const DEPTH_MAX: u64 = 8;
 
-/// Tools for Python, which link libraries at build time, make some fifty modules.
+/// Tools that link libraries when they build make one for each, and a few between them.
 const MODULES_MAX: u64 = 500;
 
 /// An agent exports one interface; worlds of others a few dozen things.
 const EXPORTS_MAX: u64 = 1_000;
 const IMPORTS_MAX: u64 = 1_000;
 
-/// Of all modules. A Python interpreter has about 30,000.
+/// Of all modules: several times what interpreters with their libraries have.
 const FUNCTIONS_MAX: u64 = 200_000;
 
-/// Of one function's code: compiling takes longer than in proportion. An interpreter's loop has 100,000.
+/// Of one function's code: compiling takes longer than in proportion. Interpreters' loops, the longest
+/// there are, have a tenth.
 const FUNCTION_BYTES_MAX: u64 = 1024 * 1024;
 
 /// In core modules and components.
 const TYPES_MAX: u64 = 100_000;
 
-/// Types of components say much in few bytes. Agents have 10 to 50 KB of them.
+/// Types of components say much in few bytes. Agents have some kilobytes of them.
 const TYPE_BYTES_MAX: u64 = 1024 * 1024;
 
 /// Types declared in types, in one section.
