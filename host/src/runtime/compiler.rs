@@ -395,3 +395,81 @@ fn restrain(limits: ChildLimits) -> io::Result<()> {
     rustix::process::nice(NICE)?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::super::shape::tests::nested_most;
+    use super::*;
+
+    fn tenant(name: &str) -> TenantId {
+        TenantId::new(name).unwrap()
+    }
+
+    fn compiler(at_once_max: usize, waiting_max: usize) -> Compiler {
+        Compiler::new(Compiling {
+            at_once_max,
+            waiting_max,
+            ..Compiling::default()
+        })
+    }
+
+    #[test]
+    fn of_a_tenant_one_is_compiled_and_so_many_wait() {
+        let compiler = compiler(2, 1);
+        let (one, other) = (tenant("one"), tenant("other"));
+        let bounded = |tenant| Box::pin(compiler.place(tenant, Patience::Bounded));
+        let first = bounded(&one).now_or_never().expect("a place");
+        let mut second = bounded(&one);
+        assert!((&mut second).now_or_never().is_none(), "it waits");
+        let refused = bounded(&one).now_or_never().expect("an answer");
+        assert_eq!(refused.err(), Some(CompileError::Busy));
+        // A turn is patient, and another tenant has nothing to do with it.
+        let mut turns = Box::pin(compiler.place(&one, Patience::Endless));
+        assert!((&mut turns).now_or_never().is_none());
+        let others = bounded(&other).now_or_never().expect("a place");
+        drop(first);
+        let second = second.now_or_never().expect("its turn came");
+        assert!((&mut turns).now_or_never().is_none());
+        drop((second, others));
+        assert!((&mut turns).now_or_never().is_some());
+        // Who gives up is not counted any more.
+        drop(turns);
+        let first = bounded(&one).now_or_never().expect("a place");
+        for _ in 0..3 {
+            assert!(bounded(&one).now_or_never().is_none());
+        }
+        drop(first);
+        assert!(bounded(&one).now_or_never().expect("a place").is_ok());
+    }
+
+    #[test]
+    fn one_tenants_many_never_stand_before_anothers_one() {
+        let compiler = compiler(1, 10);
+        let (one, other) = (tenant("one"), tenant("other"));
+        let place = |tenant| Box::pin(compiler.place(tenant, Patience::Bounded));
+        let first = place(&one).now_or_never().expect("a place");
+        let mut rest: Vec<_> = (0..3).map(|_| place(&one)).collect();
+        for waits in &mut rest {
+            assert!(waits.now_or_never().is_none());
+        }
+        let mut others = place(&other);
+        assert!((&mut others).now_or_never().is_none());
+        drop(first);
+        // Both next ones may be in the host's line; who came first there goes first.
+        assert!((&mut rest[0]).now_or_never().is_none());
+        assert!((&mut others).now_or_never().is_some());
+    }
+
+    /// What passes the bounds is read on a stack as small as any thread here has.
+    #[test]
+    fn types_as_deep_as_may_be_are_read_on_a_small_stack() {
+        let bytes = nested_most();
+        assert_eq!(check(&bytes), Ok(()));
+        let engine = Engine::default();
+        let small = std::thread::Builder::new().stack_size(512 * 1024);
+        let reading = small.spawn(move || compile_here(&engine, &bytes).is_ok());
+        assert!(reading.unwrap().join().unwrap());
+    }
+}

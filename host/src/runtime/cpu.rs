@@ -1,7 +1,7 @@
 //! Time spent computing in guests: counted per turn, and per tenant over its minute.
 //!
 //! Invariants: waiting for anything costs nobody anything; what a turn computed is the tenant's in the
-//! end, however the turn ended. The tenant's count is touched when a guest was looked at (each [`TICK`])
+//! end, however the turn ended. The tenant's count is touched when a guest was looked at (each tick)
 //! and when its turn is over, never by a host call.
 
 use std::collections::HashMap;
@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use crate::id::TenantId;
 use crate::telemetry::{self, Limit, TenantMetrics};
 
-use super::limits::TICK;
+use super::limits::COUNTED_MAX;
 use super::minute::Minute;
 
 /// Time spent inside the guest of one turn. Waiting for anything stops the watch.
@@ -58,12 +58,11 @@ impl Cpu {
         self.0.since.store(self.0.elapsed_ns(), Ordering::Relaxed);
     }
 
-    /// The guest waits or was looked at: count what it ran. A look comes each tick while it runs, so
-    /// what is longer than two ticks was not spent in the guest.
+    /// The guest waits or was looked at: count what it ran.
     pub fn pause(&self) -> Duration {
         let now = self.0.elapsed_ns();
         let ran = now.saturating_sub(self.0.since.swap(now, Ordering::Relaxed));
-        let counted = ran.min(2 * TICK.as_nanos() as u64);
+        let counted = ran.min(COUNTED_MAX.as_nanos() as u64);
         self.0.untold.fetch_add(counted, Ordering::Relaxed);
         Duration::from_nanos(self.0.used.fetch_add(counted, Ordering::Relaxed) + counted)
     }

@@ -7,9 +7,13 @@ use wasmtime::ResourceLimiter;
 
 use crate::bus;
 
-/// Time between two looks at a running guest: a hundredth of the CPU a turn may use by default,
-/// so the limit is met within 1 %, and far above the cost of a look.
-pub const TICK: Duration = Duration::from_millis(10);
+/// Time between two looks at a running guest, after each of which others go first: what somebody waits for
+/// a core on a host whose guests all compute (docs/performance.md), and far above the cost of a look.
+pub const TICK: Duration = Duration::from_millis(2);
+
+/// What is counted of the time between two looks at most: a call of the host takes longer than a tick if it
+/// moves megabytes; what is longer than this was not spent on the guest.
+pub const COUNTED_MAX: Duration = Duration::from_millis(20);
 
 /// Core instances, memories and tables of one component: componentize-js and
 /// componentize-py make under ten of each.
