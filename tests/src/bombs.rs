@@ -113,7 +113,7 @@ async fn components_made_of_too_much_are_refused_before_they_are_compiled() {
         assert!(message.contains(words), "{message}");
     }
     // As much as may be, which is no agent for all that.
-    for bytes in [exports(1_000), zip_bomb(5), nested_types(90)] {
+    for bytes in [exports(1_000), zip_bomb(5), nested_types(30)] {
         server
             .upload("a", &bytes)
             .await

@@ -462,13 +462,13 @@ mod tests {
         assert!((&mut others).now_or_never().is_some());
     }
 
-    /// What passes the bounds is read on a stack as small as any thread here has.
+    /// What passes the bounds is read on half the stack that threads here have.
     #[test]
     fn types_as_deep_as_may_be_are_read_on_a_small_stack() {
         let bytes = nested_most();
         assert_eq!(check(&bytes), Ok(()));
         let engine = Engine::default();
-        let small = std::thread::Builder::new().stack_size(512 * 1024);
+        let small = std::thread::Builder::new().stack_size(1024 * 1024);
         let reading = small.spawn(move || compile_here(&engine, &bytes).is_ok());
         assert!(reading.unwrap().join().unwrap());
     }

@@ -31,8 +31,8 @@ const TYPES_MAX: u64 = 100_000;
 /// Types of components say much in few bytes. Agents have some kilobytes of them.
 const TYPE_BYTES_MAX: u64 = 1024 * 1024;
 
-/// Types declared in types, in one section.
-const NESTED_TYPES_MAX: u64 = 100;
+/// Types declared in types, in one section: tools make one level. Reading takes some kilobytes of stack for each.
+const NESTED_TYPES_MAX: u64 = 32;
 
 /// Everything else that is counted: aliases, instances, segments, globals, a module's exports.
 const ITEMS_MAX: u64 = 1_000_000;
