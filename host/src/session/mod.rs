@@ -71,9 +71,9 @@ use crate::store::{JournalId, Latched, OpenError, ReadError, Store};
 use crate::tenants::{Quotas as TenantQuotas, Tenants};
 
 pub use instances::Instances;
+pub use places::Overload;
 pub use quotas::{Exceeded, Holding};
 
-use fair::Bounds;
 use places::Places;
 use quotas::Quotas;
 use set_aside::SetAside;
@@ -104,15 +104,6 @@ pub enum SessionError {
     /// A defect, or a race lost too often.
     #[error("the session cannot be opened: {0}")]
     Broken(String),
-}
-
-/// Who has more to do than may be queued.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Overload {
-    #[error("the server runs as many turns as it may")]
-    Host,
-    #[error("as many turns of the tenant wait as may")]
-    Tenant,
 }
 
 impl SessionError {
@@ -384,56 +375,6 @@ impl Sessions {
     /// Sessions in memory.
     pub fn open_count(&self) -> usize {
         self.map().len()
-    }
-
-    /// Why the host takes nothing more now, or nothing of this tenant.
-    pub fn overload(&self, tenant: &TenantId) -> Result<(), Overload> {
-        let parts = &self.0.parts;
-        if self.open_count() > parts.sessions_open_max
-            || self.0.turns.waiting() >= parts.turns_waiting_max
-        {
-            return Err(Overload::Host);
-        }
-        let own = self.quotas(tenant).turns_waiting_max;
-        let own = own.unwrap_or(parts.turns_waiting_tenant_max as u64);
-        if self.0.turns.waiting_of(tenant) as u64 >= own {
-            return Err(Overload::Tenant);
-        }
-        Ok(())
-    }
-
-    /// So that no turn begins until they are dropped.
-    #[cfg(test)]
-    async fn take_every_place(&self) -> Vec<places::Place<'_>> {
-        let nobody = TenantId::new("nobody").expect("a name");
-        let all = Bounds {
-            share: usize::MAX,
-            tenant_max: usize::MAX,
-            ..self.bounds(&nobody)
-        };
-        let mut places = Vec::new();
-        for _ in 0..all.host_max {
-            places.push(self.0.turns.take(&nobody, 0, all).await);
-        }
-        places
-    }
-
-    /// What the operator gave the tenant, over what all have.
-    fn quotas(&self, tenant: &TenantId) -> TenantQuotas {
-        let own = self.0.parts.tenants.get(tenant);
-        own.unwrap_or_default().quotas.or(self.0.parts.quotas)
-    }
-
-    /// How many turns of the tenant may run.
-    fn bounds(&self, tenant: &TenantId) -> Bounds {
-        let parts = &self.0.parts;
-        let own = self.quotas(tenant).turns_max;
-        let own = own.map(|it| usize::try_from(it).unwrap_or(usize::MAX));
-        Bounds {
-            host_max: parts.turns_max,
-            share: own.map_or(parts.turns_tenant_max, |it| it.min(parts.turns_tenant_max)),
-            tenant_max: own.unwrap_or(usize::MAX),
-        }
     }
 
     pub fn agents(&self) -> &Arc<Agents> {

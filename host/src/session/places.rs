@@ -10,8 +10,19 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::sync::oneshot;
 
 use crate::id::TenantId;
+use crate::tenants::Quotas;
 
+use super::Sessions;
 use super::fair::{Bounds, Entry, Fair, Ticket};
+
+/// Who has more to do than may be queued.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Overload {
+    #[error("the server runs as many turns as it may")]
+    Host,
+    #[error("as many turns of the tenant wait as may")]
+    Tenant,
+}
 
 pub(super) struct Places {
     depths: Vec<Mutex<Depth>>,
@@ -132,6 +143,58 @@ impl Drop for Waiting<'_> {
             && count.fetch_sub(1, Ordering::Relaxed) == 1
         {
             all.remove(&self.tenant);
+        }
+    }
+}
+
+impl Sessions {
+    /// Why the host takes nothing more now, or nothing of this tenant.
+    pub fn overload(&self, tenant: &TenantId) -> Result<(), Overload> {
+        let parts = &self.0.parts;
+        if self.open_count() > parts.sessions_open_max
+            || self.0.turns.waiting() >= parts.turns_waiting_max
+        {
+            return Err(Overload::Host);
+        }
+        let own = self.quotas(tenant).turns_waiting_max;
+        let own = own.unwrap_or(parts.turns_waiting_tenant_max as u64);
+        if self.0.turns.waiting_of(tenant) as u64 >= own {
+            return Err(Overload::Tenant);
+        }
+        Ok(())
+    }
+
+    /// So that no turn begins until they are dropped.
+    #[cfg(test)]
+    pub(super) async fn take_every_place(&self) -> Vec<Place<'_>> {
+        let nobody = TenantId::new("nobody").expect("a name");
+        let all = Bounds {
+            share: usize::MAX,
+            tenant_max: usize::MAX,
+            ..self.bounds(&nobody)
+        };
+        let mut places = Vec::new();
+        for _ in 0..all.host_max {
+            places.push(self.0.turns.take(&nobody, 0, all).await);
+        }
+        places
+    }
+
+    /// What the operator gave the tenant, over what all have.
+    pub(super) fn quotas(&self, tenant: &TenantId) -> Quotas {
+        let own = self.0.parts.tenants.get(tenant);
+        own.unwrap_or_default().quotas.or(self.0.parts.quotas)
+    }
+
+    /// How many turns of the tenant may run.
+    pub(super) fn bounds(&self, tenant: &TenantId) -> Bounds {
+        let parts = &self.0.parts;
+        let own = self.quotas(tenant).turns_max;
+        let own = own.map(|it| usize::try_from(it).unwrap_or(usize::MAX));
+        Bounds {
+            host_max: parts.turns_max,
+            share: own.map_or(parts.turns_tenant_max, |it| it.min(parts.turns_tenant_max)),
+            tenant_max: own.unwrap_or(usize::MAX),
         }
     }
 }
