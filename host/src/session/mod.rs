@@ -149,7 +149,7 @@ pub struct Parts {
     pub quotas: TenantQuotas,
     /// Turns that run at once on this host, at each depth of calls.
     pub turns_max: usize,
-    /// Those of one tenant that have a place whenever there is one.
+    /// Those of one tenant, where there are several.
     pub turns_tenant_max: usize,
     /// Turns that wait for a place; what comes then is refused.
     pub turns_waiting_max: usize,

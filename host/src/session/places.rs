@@ -169,7 +169,6 @@ impl Sessions {
     pub(super) async fn take_every_place(&self) -> Vec<Place<'_>> {
         let nobody = TenantId::new("nobody").expect("a name");
         let all = Bounds {
-            share: usize::MAX,
             tenant_max: usize::MAX,
             ..self.bounds(&nobody)
         };
@@ -191,10 +190,14 @@ impl Sessions {
         let parts = &self.0.parts;
         let own = self.quotas(tenant).turns_max;
         let own = own.map(|it| usize::try_from(it).unwrap_or(usize::MAX));
+        // A lone tenant has nobody to leave room for.
+        let of_all = match parts.tenants.count() {
+            0 | 1 => parts.turns_max,
+            _ => parts.turns_tenant_max,
+        };
         Bounds {
             host_max: parts.turns_max,
-            share: own.map_or(parts.turns_tenant_max, |it| it.min(parts.turns_tenant_max)),
-            tenant_max: own.unwrap_or(usize::MAX),
+            tenant_max: own.unwrap_or(of_all),
         }
     }
 }
@@ -212,7 +215,6 @@ mod tests {
         let (a, b) = (tenant("a"), tenant("b"));
         let of = Bounds {
             host_max: 1,
-            share: 1,
             tenant_max: 1,
         };
         let first = places.take(&a, 0, of).await;

@@ -119,6 +119,10 @@ impl Tenants {
             .collect()
     }
 
+    pub fn count(&self) -> usize {
+        self.all().len()
+    }
+
     /// Their names.
     pub fn names(&self) -> Vec<TenantId> {
         self.all().keys().cloned().collect()
