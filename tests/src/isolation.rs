@@ -107,8 +107,8 @@ async fn perform(server: &Server, of: &Tenant<'_>, step: &str) -> String {
 fn settle(json: &mut Value) {
     match json {
         Value::Object(fields) => {
-            // How often a session was folded for its snapshot is a matter of time.
-            fields.remove("storage_bytes");
+            // What was deleted is removed, and snapshots are written, some time later.
+            fields.remove("holds");
             fields.values_mut().for_each(settle);
         }
         Value::Array(items) => items.iter_mut().for_each(settle),
@@ -129,7 +129,8 @@ fn settled(text: &str) -> String {
     let mut settled = String::new();
     for piece in text.split_inclusive(|char| !is_word(char)) {
         let word = piece.trim_end_matches(|char| !is_word(char));
-        let is_random = word.len() >= 20 && word.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let is_hex = word.len() >= 16 && word.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let is_random = is_hex && !word.starts_with("00000000");
         settled.push_str(if is_random { "RANDOM" } else { word });
         settled.push_str(&piece[word.len()..]);
     }

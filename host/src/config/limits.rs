@@ -66,8 +66,7 @@ pub struct Limits {
     pub streams_max: u64,
     /// Turns running in the host.
     pub turns_max: u64,
-    /// Turns of one tenant that have a place whenever the host has one; beyond that it takes what others leave free, as
-    /// long as half of all places are.
+    /// Those of one tenant, where there are several: a lone one may have all.
     pub turns_tenant_max: u64,
     /// Turns waiting for a place; more are refused with 429.
     pub turns_waiting_max: u64,
@@ -147,7 +146,7 @@ impl Default for Limits {
 
             // About 5,000 live instances fit under the default `vm.max_map_count`.
             turns_max: 1_000,
-            // A fair host of fifteen busy tenants is full; a lone one may have half of it.
+            // Fifteen busy tenants fill the host.
             turns_tenant_max: 64,
             // Twenty rounds of a full host: at 3,000 turns/s the last waits some seconds.
             turns_waiting_max: 20_000,
