@@ -79,6 +79,8 @@ fn main() {
             "{}",
             line(mode.name(), &mut latencies, begun.elapsed(), &ends)
         );
+        let mut connection = Connection::open(&server);
+        println!("{:17}{}", "", held(&server, &mut connection));
         all.extend(latencies);
     }
     println!(
@@ -90,6 +92,8 @@ fn main() {
         "{}",
         line("alone again", &mut after, ALONE, &BTreeMap::new())
     );
+    // The server has closed the first, which was idle for minutes.
+    let mut connection = Connection::open(&server);
     println!("after:  {}", held(&server, &mut connection));
     let metrics = connection.metrics(&server);
     for hit in metrics

@@ -185,6 +185,7 @@ struct Inner {
     turns: Places,
     quotas: Quotas,
     forks: Semaphore,
+    burials: Semaphore,
     drivers: TaskTracker,
     /// Nothing new is started.
     draining: CancellationToken,
@@ -214,6 +215,7 @@ impl Sessions {
             turns,
             quotas,
             forks,
+            burials: Semaphore::new(wake::BURIALS_MAX),
             drivers: TaskTracker::new(),
             draining: CancellationToken::new(),
             stopping: CancellationToken::new(),

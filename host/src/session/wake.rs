@@ -154,6 +154,10 @@ impl Sessions {
     }
 }
 
+/// Sessions removed at once: each keeps a thread while it waits for the disk, of which all that
+/// wake others need one too, and so many share a sync.
+pub(super) const BURIALS_MAX: usize = 32;
+
 /// The session has ended: remember its id for a day, and remove what is stored.
 pub(super) async fn bury(sessions: &Sessions, session: &Arc<Session>) {
     let journal = &session.journal;
@@ -170,8 +174,11 @@ pub(super) async fn bury(sessions: &Sessions, session: &Arc<Session>) {
     // What it used stays the tenant's, whatever else goes.
     let (budgets, name) = (sessions.0.parts.budgets.clone(), journal.clone());
     let spent = session.ledger.look(|state| *state.spent());
+    let place = sessions.0.burials.acquire().await;
     let buried = tokio::task::spawn_blocking(move || budgets.bury(&name, &spent, vec![write]));
-    let failed = match buried.await {
+    let buried = buried.await;
+    drop(place);
+    let failed = match buried {
         Ok(Ok(())) => None,
         Ok(Err(error)) => Some(error.to_string()),
         Err(panicked) => Some(panicked.to_string()),
@@ -219,7 +226,10 @@ async fn remove(sessions: &Sessions, journal: &JournalId) {
 pub(super) async fn clear(sessions: &Sessions, journal: &JournalId) -> Result<(), SessionError> {
     loop {
         let (store, name) = (sessions.0.parts.store.clone(), journal.clone());
-        if blocking(move || Ok(store.clear(&name, BURY_ROWS)?)).await? {
+        let place = sessions.0.burials.acquire().await;
+        let is_done = blocking(move || Ok(store.clear(&name, BURY_ROWS)?)).await?;
+        drop(place);
+        if is_done {
             return Ok(());
         }
         tokio::time::sleep(BURY_PAUSE).await;

@@ -278,7 +278,7 @@ impl World {
             &[tenant()],
         );
         let sessions = Sessions::new(Parts {
-            minutes: crate::runtime::cpu::Minutes::new(u64::MAX),
+            minutes: Minutes::new(u64::MAX),
             store: store.clone(),
             clock: clock.clone(),
             instances: Instances::Scripted,
