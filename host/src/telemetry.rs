@@ -54,6 +54,15 @@ impl Telemetry {
             "What models' calls cost in micro-units, by tenant and model"
         );
         metrics::describe_gauge!("antiphon_sessions_open", "Sessions in memory");
+        metrics::describe_gauge!(CONNECTIONS, "Connections of clients that are open");
+        metrics::describe_gauge!(
+            STREAMS,
+            "Event streams, log streams and long polls that are open"
+        );
+        metrics::describe_counter!(
+            LIMITS,
+            "Limits of the edge that clients ran into, by the setting's name"
+        );
         for (name, what) in [
             (
                 ATTEMPTS,
@@ -163,6 +172,36 @@ impl ModelUse<'_> {
             counter!(COST, "tenant" => tenant, "model" => model).increment(self.cost_micros);
         }
     }
+}
+
+const CONNECTIONS: &str = "antiphon_connections";
+const STREAMS: &str = "antiphon_streams_open";
+const LIMITS: &str = "antiphon_limits_hit_total";
+
+/// A connection that is open, until dropped.
+#[derive(Debug)]
+#[must_use = "the connection counts only while this lives"]
+pub struct ConnectionOpen(());
+
+pub fn connection() -> ConnectionOpen {
+    gauge!(CONNECTIONS).increment(1.0);
+    ConnectionOpen(())
+}
+
+impl Drop for ConnectionOpen {
+    fn drop(&mut self) {
+        gauge!(CONNECTIONS).decrement(1.0);
+    }
+}
+
+/// So many more streams, or fewer.
+pub fn streams_open(more: f64) {
+    gauge!(STREAMS).increment(more);
+}
+
+/// A client ran into the limit of this name.
+pub fn limit_hit(limit: &'static str) {
+    counter!(LIMITS, "limit" => limit).increment(1);
 }
 
 const ATTEMPTS: &str = "antiphon_call_attempts_total";

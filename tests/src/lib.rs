@@ -80,9 +80,13 @@ mod sessions;
 #[cfg(test)]
 mod slots;
 #[cfg(test)]
+mod slow;
+#[cfg(test)]
 mod suspended;
 #[cfg(test)]
 mod tidy;
+#[cfg(test)]
+mod tls;
 #[cfg(test)]
 mod tokens;
 #[cfg(test)]

@@ -53,6 +53,26 @@ pub struct Limits {
     // What the host does at once.
     /// Streams of events and polls that are open.
     pub streams_max: u64,
+    /// The same of one tenant.
+    pub streams_tenant_max: u64,
+    /// Connections of clients that are open; more are closed as they come.
+    pub connections_max: u64,
+    /// Requests of one HTTP/2 connection at once.
+    pub connection_streams_max: u64,
+    /// Connections that are agreeing on TLS; more are closed as they come.
+    pub handshakes_max: u64,
+    /// Until TLS is agreed on.
+    pub handshake_ms_max: u64,
+    /// From the first byte of a request's head to its last.
+    pub head_ms_max: u64,
+    /// Until more of a request's body comes.
+    pub body_stall_ms_max: u64,
+    /// Until all of it has come.
+    pub body_ms_max: u64,
+    /// Until a client takes more of what is written to it.
+    pub write_stall_ms_max: u64,
+    /// A connection without a request.
+    pub idle_ms_max: u64,
     /// Turns running in the host.
     pub turns_max: u64,
     /// Turns waiting for a place; more are refused with 429.
@@ -117,6 +137,26 @@ impl Default for Limits {
             mailbox_messages_max: 10_000,
 
             streams_max: 1_000,
+            // Two tenants that take all they may leave nobody out.
+            streams_tenant_max: 500,
+            // What servers are usually allowed in file descriptors, less what the store holds.
+            connections_max: 8_000,
+            // A page that follows all its sessions over one connection.
+            connection_streams_max: 100,
+            // A handshake computes for a millisecond: a queue of these is a quarter of a second.
+            handshakes_max: 256,
+            // Three round trips over the worst of networks.
+            handshake_ms_max: 10_000,
+            // A head is a few kilobytes: who has not sent it by then holds the connection for nothing.
+            head_ms_max: 10_000,
+            // A radio that looks for its cell is silent for less.
+            body_stall_ms_max: 20_000,
+            // `component_bytes_max` at 1 Mbit/s.
+            body_ms_max: 300_000,
+            // A page in the background reads nothing for a while; who comes later resumes.
+            write_stall_ms_max: 30_000,
+            // Longer than pools of common proxies keep a connection that nobody uses.
+            idle_ms_max: 120_000,
 
             // About 5,000 live instances fit under the default `vm.max_map_count`.
             turns_max: 1_000,
@@ -146,7 +186,7 @@ impl Default for Limits {
 
 impl Limits {
     /// Every limit by name.
-    pub(super) fn named(&self) -> [(&'static str, u64); 30] {
+    pub(super) fn named(&self) -> [(&'static str, u64); 40] {
         // Taken apart whole, so that a new field cannot be forgotten here.
         let Self {
             component_bytes_max,
@@ -168,6 +208,16 @@ impl Limits {
             slots_max,
             mailbox_messages_max,
             streams_max,
+            streams_tenant_max,
+            connections_max,
+            connection_streams_max,
+            handshakes_max,
+            handshake_ms_max,
+            head_ms_max,
+            body_stall_ms_max,
+            body_ms_max,
+            write_stall_ms_max,
+            idle_ms_max,
             turns_max,
             turns_waiting_max,
             sessions_open_max,
@@ -200,6 +250,16 @@ impl Limits {
             ("slots_max", slots_max),
             ("mailbox_messages_max", mailbox_messages_max),
             ("streams_max", streams_max),
+            ("streams_tenant_max", streams_tenant_max),
+            ("connections_max", connections_max),
+            ("connection_streams_max", connection_streams_max),
+            ("handshakes_max", handshakes_max),
+            ("handshake_ms_max", handshake_ms_max),
+            ("head_ms_max", head_ms_max),
+            ("body_stall_ms_max", body_stall_ms_max),
+            ("body_ms_max", body_ms_max),
+            ("write_stall_ms_max", write_stall_ms_max),
+            ("idle_ms_max", idle_ms_max),
             ("turns_max", turns_max),
             ("turns_waiting_max", turns_waiting_max),
             ("sessions_open_max", sessions_open_max),

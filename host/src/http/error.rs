@@ -38,6 +38,8 @@ pub(super) struct ApiError {
     retry_after_s: Option<u32>,
     /// Clients that retry on 409 and 5xx must not: asking again changes nothing.
     is_final: bool,
+    /// The connection ends with the answer.
+    closes: bool,
 }
 
 pub(super) type ApiResult<T> = Result<T, ApiError>;
@@ -53,6 +55,7 @@ impl ApiError {
             fields: None,
             retry_after_s: None,
             is_final,
+            closes: false,
         }
     }
 
@@ -74,6 +77,14 @@ impl ApiError {
             "too_large",
             format!("{limit} bytes is the most"),
         )
+    }
+
+    /// The client keeps the server waiting; the connection ends with the answer.
+    pub(super) fn too_slow(message: impl Into<String>) -> Self {
+        Self {
+            closes: true,
+            ..Self::new(StatusCode::REQUEST_TIMEOUT, "request_timeout", message)
+        }
     }
 
     pub(super) fn overloaded(message: impl Into<String>) -> Self {
@@ -186,6 +197,9 @@ impl IntoResponse for ApiError {
         }
         if self.is_final {
             headers.insert("x-should-retry", HeaderValue::from_static("false"));
+        }
+        if self.closes {
+            headers.insert("connection", HeaderValue::from_static("close"));
         }
         if self.status == StatusCode::UNAUTHORIZED {
             headers.insert("www-authenticate", HeaderValue::from_static("Bearer"));

@@ -24,6 +24,7 @@ use super::auth::Caller;
 use super::body::{self, Body, Names};
 use super::bus;
 use super::error::{ApiError, ApiResult, agent_not_found, settled};
+use super::streams::StreamPermit;
 use super::{sse, wire};
 
 #[derive(Deserialize)]
@@ -85,6 +86,11 @@ pub(super) async fn invoke(
         called_by: None,
         authorization: inbound.authorization,
     };
+    // Before the message is taken: whoever is refused has asked for nothing yet.
+    let permit = match body::wants_events(&headers) && !prefers_async(&headers) {
+        true => Some(api.streams.permit(caller.tenant())?),
+        false => None,
+    };
     let posted = settled(
         &session,
         commands::post(&api.sessions, &session.ledger, new.as_ref(), message),
@@ -92,8 +98,8 @@ pub(super) async fn invoke(
     .await?;
     let mut response = if prefers_async(&headers) {
         accepted(&session, &posted).await?
-    } else if body::wants_events(&headers) {
-        streamed(api, session, &posted).await?
+    } else if let Some(permit) = permit {
+        streamed(api, session, &posted, permit).await?
     } else {
         answered(&api, session, &posted).await?
     };
@@ -237,8 +243,12 @@ fn failed(
 }
 
 /// The events of the message and its turn, with the ids that `/events` has.
-async fn streamed(api: Api, session: Arc<Session>, posted: &Posted) -> ApiResult<Response> {
-    let permit = api.stream_permit()?;
+async fn streamed(
+    api: Api,
+    session: Arc<Session>,
+    posted: &Posted,
+    permit: StreamPermit,
+) -> ApiResult<Response> {
     let id = session.journal.session.clone();
     let mut following = Following::new(api.sessions.clone(), session, &posted.message);
     // The head names the run, so it waits for the turn; what came until then follows it.
