@@ -9,7 +9,7 @@ mod config;
 mod conversations;
 mod deployment;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, RwLock};
 
 use tokio::sync::watch;
@@ -274,6 +274,66 @@ impl Agents {
         next.delete();
         self.write(tenant, agent, next).await?;
         Ok(())
+    }
+
+    /// Forget the agents of a tenant that is being removed; answers the components that they had.
+    pub async fn remove_tenant(&self, tenant: &TenantId) -> BTreeSet<Digest> {
+        let _one = self.changing.lock().await;
+        let mut map = self
+            .map
+            .write()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut digests = BTreeSet::new();
+        map.retain(|(owner, _), deployment| {
+            let stays = owner != tenant;
+            if !stays {
+                digests.extend(deployment.components());
+            }
+            stays
+        });
+        digests
+    }
+
+    /// Remove those of these components that no agent of any tenant has: durable when it returns.
+    pub async fn remove_components(
+        self: &Arc<Self>,
+        digests: BTreeSet<Digest>,
+    ) -> Result<(), DeployError> {
+        // Nobody deploys one of them meanwhile.
+        let _one = self.changing.lock().await;
+        let used: BTreeSet<Digest> = {
+            let map = self.read();
+            map.values().flat_map(|it| it.components()).collect()
+        };
+        let unused: Vec<Digest> = digests.difference(&used).copied().collect();
+        self.definitions.forget(&unused);
+        let agents = self.clone();
+        blocking(move || {
+            for digest in unused {
+                agents.runtime.forget(digest);
+                agents.components.delete(&digest)?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Remove what no agent has: left by a crash between a component and its deployment, or by versions that were
+    /// pushed out. Blocks. Call it before anything is deployed.
+    pub fn remove_unused(&self) -> Result<usize, FileError> {
+        let used: BTreeSet<Digest> = {
+            let map = self.read();
+            map.values().flat_map(|it| it.components()).collect()
+        };
+        let mut count = 0;
+        for digest in self.components.list()? {
+            if !used.contains(&digest) {
+                self.runtime.forget(digest);
+                self.components.delete(&digest)?;
+                count += 1;
+            }
+        }
+        Ok(count)
     }
 
     /// Whether what is about to be active can run with its configuration.

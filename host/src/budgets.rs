@@ -335,6 +335,16 @@ impl Budgets {
         }
     }
 
+    /// The tenant is gone, and its records with it.
+    pub fn forget_tenant(&self, tenant: &TenantId) {
+        let mut books = self
+            .0
+            .books
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        books.remove(tenant);
+    }
+
     /// Days of usage that are kept apart.
     fn usage_days_max(&self) -> u64 {
         self.0.terms.usage_days_max

@@ -124,6 +124,15 @@ impl Logs {
         )
     }
 
+    /// Forget the lines of all agents of a tenant.
+    pub fn forget_tenant(&self, tenant: &TenantId) {
+        let mut rings = self
+            .rings
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        rings.retain(|(owner, _), _| owner != tenant);
+    }
+
     /// Forget an agent's lines.
     pub fn forget(&self, tenant: &TenantId, agent: &AgentName) {
         let mut rings = self

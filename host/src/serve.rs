@@ -19,7 +19,6 @@ use crate::clock::Clock;
 use crate::config::{self, Config, Durability as DurabilitySetting};
 use crate::egress::{Egress, SetupError as EgressSetupError};
 use crate::http::{self, Bounds, Patience, Settings, Tls, TlsError};
-use crate::id::TenantId;
 use crate::journal::entry::Price;
 use crate::logs::Logs;
 use crate::model::{CacheBounds, ModelConfig, Models, SetupError};
@@ -27,7 +26,7 @@ use crate::runtime::engine::Runtime;
 use crate::runtime::limits::TurnLimits;
 use crate::seal::{Seal, SealError};
 use crate::secrets::{self, SecretError, Secrets};
-use crate::session::{Instances, Parts, Sessions};
+use crate::session::{Instances, Parts, SessionError, Sessions};
 use crate::shutdown::Shutdown;
 use crate::store::components::{ComponentError, Components};
 use crate::store::{self, Durability, ReadError, SledOptions, Store, StoreOpenError};
@@ -51,6 +50,8 @@ pub enum ServeError {
     Components(#[from] ComponentError),
     #[error(transparent)]
     Read(#[from] ReadError),
+    #[error(transparent)]
+    Session(#[from] SessionError),
     #[error(transparent)]
     Tenant(#[from] TenantError),
     #[error(transparent)]
@@ -90,15 +91,20 @@ pub async fn serve(
     let opening = config.clone();
     let host = tokio::task::spawn_blocking(move || Host::open(&opening));
     let host = host.await.map_err(|_| ServeError::Interrupted)??;
-    host.tenants
-        .bootstrap(&config.data.join("default.key"), host.clock.now())
-        .await?;
+    host.tenants.bootstrap(&config.data).await?;
     let scheme = if tls.is_some() { "https" } else { "http" };
     write_url(&config.data, &format!("{scheme}://{address}"))?;
 
     let due = host.sessions.clone();
     let tenants = host.tenants.clone();
-    let listed = tokio::task::spawn_blocking(move || due.read_agenda(&tenants.list()?));
+    // What removes tenants runs on this runtime.
+    let runtime = tokio::runtime::Handle::current();
+    let listed = tokio::task::spawn_blocking(move || {
+        let _entered = runtime.enter();
+        due.take_up_tenants(&tenants)?;
+        due.read_agenda(&tenants.names())
+            .map_err(SessionError::from)
+    });
     let count = listed.await.map_err(|_| ServeError::Interrupted)??;
     tracing::info!(%address, due = count, pooling = host.runtime.pooling, unclean = host.unclean, "serving");
     let agenda = tokio::spawn(host.sessions.clone().keep_agenda());
@@ -195,19 +201,19 @@ impl Host {
         let components = Components::open(&data.join("components"))?;
         let seal = Seal::open_or_make(data)?;
         let clock = Clock::System;
-        let tenants = Tenants::new(store.clone());
-        let mut owners = tenants.list()?;
-        let default = TenantId::new("default").expect("it obeys the rule");
-        if !owners.contains(&default) {
-            owners.push(default);
-        }
+        let tenants = Tenants::open(store.clone(), clock.clone())?;
         let agents = Agents::open(
             store.clone(),
             components,
             runtime.clone(),
             clock.clone(),
-            &owners,
+            &tenants.names(),
         )?;
+        match agents.remove_unused() {
+            Ok(0) => {}
+            Ok(count) => tracing::info!(count, "removed components that no agent has"),
+            Err(error) => tracing::warn!(%error, "components that no agent has are not removed"),
+        }
         let secrets = secrets(config, &store, seal.clone())?;
         let logs = Logs::new(as_usize(config.limits.log_bytes_max));
         let sessions = Sessions::new(Parts {
@@ -338,7 +344,7 @@ async fn forget_old_days(budgets: Budgets, tenants: Tenants, clock: Clock) {
     loop {
         let (of, listed, now) = (budgets.clone(), tenants.clone(), clock.now());
         let forgetting = tokio::task::spawn_blocking(move || {
-            for tenant in listed.list().map_err(BookError::Read)? {
+            for tenant in listed.names() {
                 of.forget_days(&tenant, now)?;
             }
             Ok::<_, BookError>(())

@@ -84,6 +84,8 @@ mod slow;
 #[cfg(test)]
 mod suspended;
 #[cfg(test)]
+mod tenants;
+#[cfg(test)]
 mod tidy;
 #[cfg(test)]
 mod tls;

@@ -43,6 +43,12 @@ impl Definitions {
         map.get(&digest).cloned()
     }
 
+    pub(super) fn forget(&self, digests: &[Digest]) {
+        let map = self.0.write();
+        let mut map = map.unwrap_or_else(|poisoned| poisoned.into_inner());
+        map.retain(|digest, _| !digests.contains(digest));
+    }
+
     fn put(&self, digest: Digest, definition: Arc<Definition>) {
         let map = self.0.write();
         let mut map = map.unwrap_or_else(|poisoned| poisoned.into_inner());

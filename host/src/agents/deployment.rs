@@ -104,6 +104,11 @@ impl Deployment {
         self.versions.iter().any(|it| it.component == component)
     }
 
+    /// Digests of the components and conversations of all versions that are kept.
+    pub fn components(&self) -> impl Iterator<Item = Digest> {
+        self.versions.iter().map(|it| it.component)
+    }
+
     pub fn is_deleted(&self) -> bool {
         self.deleted
     }

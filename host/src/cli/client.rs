@@ -83,6 +83,7 @@ impl CallError {
                 "agent_not_found" => "deploy it first: antiphon deploy AGENT FILE.wasm",
                 "session_not_found" | "session_gone" => "without --session a new one is opened",
                 "agent_not_in_session" => "name one of the session's agents",
+                "tenant_not_found" => "antiphon tenant list names those that there are",
                 "budget_exhausted" => "antiphon usage says what was spent",
                 "import_not_granted" => {
                     "add the interface to `grants` in the agent's configuration"
@@ -404,6 +405,30 @@ impl Client {
         self.send(self.request(Method::POST, &path).json(&body))
             .await
             .map(drop)
+    }
+
+    /// What the server answers, for commands that show it as it is; null if it says nothing.
+    pub(super) async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<Value, CallError> {
+        let request = self.request(method, path);
+        let request = match body {
+            Some(body) => request.json(body),
+            None => request,
+        };
+        let response = self.send(request).await?;
+        if response.status() == StatusCode::NO_CONTENT {
+            return Ok(Value::Null);
+        }
+        self.json("an answer", response).await
+    }
+
+    /// An answer of any length, piece by piece.
+    pub(super) async fn download(&self, path: &str) -> Result<Response, CallError> {
+        self.send(self.request(Method::GET, path)).await
     }
 
     pub(super) async fn put_secret(

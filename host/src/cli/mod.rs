@@ -18,6 +18,7 @@ mod follow;
 mod fork;
 mod invoke;
 mod journal;
+mod key;
 mod logs;
 mod new;
 mod place;
@@ -29,6 +30,7 @@ mod serve;
 mod server;
 mod sse;
 mod store;
+mod tenant;
 mod term;
 mod usage;
 mod voices;
@@ -72,6 +74,8 @@ enum Command {
     Resume(resume::Args),
     Secret(secret::Args),
     Usage(usage::Args),
+    Key(key::Args),
+    Tenant(tenant::Args),
     Store(store::Args),
 }
 
@@ -95,6 +99,8 @@ pub(crate) fn main() -> ExitCode {
         Command::Resume(args) => block_on(resume::run(args)),
         Command::Secret(args) => block_on(secret::run(args)),
         Command::Usage(args) => block_on(usage::run(args)),
+        Command::Key(args) => block_on(key::run(args)),
+        Command::Tenant(args) => block_on(tenant::run(args)),
         Command::Store(args) => store::run(args),
     };
     fault::exit_code(result)
@@ -180,6 +186,19 @@ mod tests {
             "antiphon secret delete example",
             "antiphon usage",
             "antiphon usage --from 2026-11-01 --to 2026-11-30 --session s-1 --json",
+            "antiphon key list",
+            "antiphon key mint invoke read --expires-in 30d --label wall",
+            "antiphon key rotate 0123456789abcdef --overlap 0s",
+            "antiphon key revoke 0123456789abcdef",
+            "antiphon tenant list",
+            "antiphon tenant create acme --sessions-max 100",
+            "antiphon tenant show acme --json",
+            "antiphon tenant quotas acme --turns-max 4 --storage-bytes-max 1000000",
+            "antiphon tenant suspend acme",
+            "antiphon tenant resume acme",
+            "antiphon tenant delete acme --yes",
+            "antiphon tenant export acme",
+            "antiphon tenant key acme",
             "antiphon store check",
             "antiphon store export --data d",
             "antiphon store import --data d",
@@ -204,6 +223,12 @@ mod tests {
             "antiphon secret set example sk-1",
             "antiphon secret set a/b",
             "antiphon usage --from yesterday",
+            "antiphon key mint",
+            "antiphon key mint everything",
+            "antiphon key mint read --expires-in soon",
+            "antiphon tenant create",
+            "antiphon tenant create Not/A/Name",
+            "antiphon tenant quotas acme --turns-max many",
         ] {
             assert!(!parses(wrong), "{wrong}");
         }

@@ -12,6 +12,8 @@ use super::fault::{Hint, hinted};
 pub(super) const URL_FILE: &str = "url";
 /// The key of tenant `default`.
 pub(super) const KEY_FILE: &str = "default.key";
+/// The operator's key, which administers tenants.
+const OPERATOR_KEY_FILE: &str = "operator.key";
 const LOCAL_URL: &str = "http://127.0.0.1:7171";
 
 #[derive(Debug, Clone, clap::Args)]
@@ -41,6 +43,15 @@ pub(super) struct Place {
 
 impl Remote {
     pub(super) fn find(&self) -> anyhow::Result<Place> {
+        self.find_with(KEY_FILE)
+    }
+
+    /// The same for whoever runs the server.
+    pub(super) fn find_operator(&self) -> anyhow::Result<Place> {
+        self.find_with(OPERATOR_KEY_FILE)
+    }
+
+    fn find_with(&self, key_file: &str) -> anyhow::Result<Place> {
         let given = self.url.as_deref().filter(|url| !url.is_empty());
         let local = read(&self.data.join(URL_FILE))?;
         let url = given.map(clean).or_else(|| local.as_deref().map(clean));
@@ -62,7 +73,7 @@ impl Remote {
         // A local server's key is for that server only and is sent nowhere else.
         let is_local = local.as_deref().map(clean).is_none_or(|local| local == url);
         let key = if is_local {
-            read(&self.data.join(KEY_FILE))?
+            read(&self.data.join(key_file))?
         } else {
             None
         };

@@ -205,6 +205,7 @@ pub(super) async fn logs(
     let permit = api.streams.permit(caller.tenant())?;
     let backlog: std::collections::VecDeque<_> =
         lines.into_iter().filter(|it| wanted(it)).collect();
+    let lapsed = caller.lapsed(api.clone());
     let state = (backlog, receiver, permit, api);
     let events = stream::unfold(state, move |(mut backlog, mut receiver, permit, api)| {
         let wanted = wanted.clone();
@@ -233,5 +234,5 @@ pub(super) async fn logs(
             }
         }
     });
-    Ok(sse::response(events))
+    Ok(sse::response(events, lapsed))
 }

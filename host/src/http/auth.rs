@@ -7,7 +7,7 @@ use http::request::Parts;
 use http::{Method, StatusCode, header};
 
 use crate::id::{Author, SessionId, TenantId};
-use crate::tenants::{Holder, Right};
+use crate::tenants::{Denied, Holder, Right, TokenRecord, Who};
 
 use super::Api;
 use super::error::{ApiError, ApiResult};
@@ -15,58 +15,112 @@ use super::error::{ApiError, ApiResult};
 /// Who a tenant's key speaks for when it names nobody.
 const ANYBODY: &str = "user";
 
-/// Whoever sent the request, with what they may do.
+/// Whoever of a tenant sent the request, with what they may do.
 #[derive(Debug, Clone)]
-pub(super) struct Caller(Arc<Holder>);
+pub(super) struct Caller {
+    holder: Arc<Holder>,
+    tenant: TenantId,
+}
 
 impl Caller {
+    fn of(holder: Arc<Holder>) -> ApiResult<Self> {
+        let tenant = holder.tenant().cloned().ok_or_else(|| {
+            let message = "the operator's key administers tenants and is in none";
+            ApiError::new(StatusCode::FORBIDDEN, "insufficient_scope", message)
+        })?;
+        Ok(Self { holder, tenant })
+    }
+
     pub(super) fn tenant(&self) -> &TenantId {
-        self.0.tenant()
+        &self.tenant
+    }
+
+    /// Wait until they may not be here any more.
+    pub(super) async fn lapsed(self, api: Api) {
+        api.tenants.lapsed(&self.holder).await;
+    }
+
+    fn token(&self) -> Option<&TokenRecord> {
+        match &self.holder.who {
+            Who::Token { token, .. } => Some(token),
+            Who::Key { .. } | Who::Operator => None,
+        }
+    }
+
+    fn has(&self, right: Right) -> bool {
+        matches!(&self.holder.who, Who::Key { rights, .. } if rights.contains(&right))
     }
 
     /// Refuse unless the key or token has the right. For a session's own routes use [`Self::enter`].
     pub(super) fn need(&self, right: Right) -> ApiResult<()> {
-        match &*self.0 {
-            Holder::Key { rights, .. } if rights.contains(&right) => Ok(()),
-            Holder::Key { .. } | Holder::Token { .. } => Err(insufficient(right)),
+        match self.has(right) {
+            true => Ok(()),
+            false => Err(insufficient(right)),
         }
     }
 
     /// Refuse unless the caller has the right in this session. To a token other sessions do not exist.
     pub(super) fn enter(&self, session: &SessionId, right: Right) -> ApiResult<()> {
-        match &*self.0 {
-            Holder::Key { rights, .. } => {
-                let needed = match right {
-                    Right::Send | Right::Interrupt => Right::Invoke,
-                    other => other,
-                };
-                if rights.contains(&needed) {
-                    Ok(())
-                } else {
-                    Err(insufficient(needed))
-                }
-            }
-            Holder::Token { token, .. } if token.session != *session => Err(ApiError::not_found(
+        match self.token() {
+            None => self.need(match right {
+                Right::Send | Right::Interrupt => Right::Invoke,
+                other => other,
+            }),
+            Some(token) if token.session != *session => Err(ApiError::not_found(
                 "session_not_found",
                 "there is no such session",
             )),
-            Holder::Token { token, .. } if token.rights.contains(&right) => Ok(()),
-            Holder::Token { .. } => Err(insufficient(right)),
+            Some(token) if token.rights.contains(&right) => Ok(()),
+            Some(_) => Err(insufficient(right)),
         }
     }
 
     /// Who is speaking. A token speaks for its author only.
     pub(super) fn author(&self, named: Option<Author>) -> ApiResult<Author> {
-        match (&*self.0, named) {
-            (Holder::Key { .. }, Some(named)) => Ok(named),
-            (Holder::Key { .. }, None) => Ok(Author::new(ANYBODY)?),
-            (Holder::Token { token, .. }, None) => Ok(token.author.clone()),
-            (Holder::Token { token, .. }, Some(named)) if named == token.author => Ok(named),
-            (Holder::Token { .. }, Some(_)) => Err(ApiError::new(
+        match (self.token(), named) {
+            (None, Some(named)) => Ok(named),
+            (None, None) => Ok(Author::new(ANYBODY)?),
+            (Some(token), None) => Ok(token.author.clone()),
+            (Some(token), Some(named)) if named == token.author => Ok(named),
+            (Some(_), Some(_)) => Err(ApiError::new(
                 StatusCode::FORBIDDEN,
                 "author_mismatch",
                 "this token speaks for another author",
             )),
+        }
+    }
+}
+
+/// Whoever may look after tenants: the operator after all of them, an administrator after their own.
+#[derive(Debug, Clone)]
+pub(super) struct Administrator(Arc<Holder>);
+
+impl Administrator {
+    /// Refuse all but the operator.
+    pub(super) fn of_all(&self) -> ApiResult<()> {
+        match self.0.who {
+            Who::Operator => Ok(()),
+            Who::Key { .. } | Who::Token { .. } => {
+                let message = "this needs the operator's key";
+                Err(ApiError::new(
+                    StatusCode::FORBIDDEN,
+                    "insufficient_scope",
+                    message,
+                ))
+            }
+        }
+    }
+
+    /// Refuse unless this tenant is theirs to look after. Others do not exist for them.
+    pub(super) fn of(&self, tenant: &TenantId) -> ApiResult<()> {
+        match &self.0.who {
+            Who::Operator => Ok(()),
+            Who::Key { rights, .. } if !rights.contains(&Right::Admin) => {
+                Err(insufficient(Right::Admin))
+            }
+            Who::Key { tenant: own, .. } if own == tenant => Ok(()),
+            Who::Key { .. } => Err(super::tenants::not_found()),
+            Who::Token { .. } => Err(insufficient(Right::Admin)),
         }
     }
 }
@@ -76,17 +130,38 @@ fn insufficient(right: Right) -> ApiError {
     ApiError::new(StatusCode::FORBIDDEN, "insufficient_scope", message)
 }
 
+/// Nobody's key, or not any more.
+pub(super) fn unknown() -> ApiError {
+    let message = "send a key as `Authorization: Bearer KEY`";
+    ApiError::new(StatusCode::UNAUTHORIZED, "invalid_key", message)
+}
+
+async fn holder(parts: &Parts, api: &Api) -> ApiResult<Arc<Holder>> {
+    let text = presented(parts).ok_or_else(unknown)?;
+    match api.tenants.holder(&text).await? {
+        Ok(holder) => Ok(holder),
+        Err(Denied::Unknown) => Err(unknown()),
+        Err(Denied::Suspended) => Err(ApiError::new(
+            StatusCode::FORBIDDEN,
+            "tenant_suspended",
+            "the tenant is suspended: whoever runs the server can say why",
+        )),
+    }
+}
+
 impl FromRequestParts<Api> for Caller {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, ApiError> {
-        let refused = || {
-            let message = "send a key as `Authorization: Bearer KEY`";
-            ApiError::new(StatusCode::UNAUTHORIZED, "invalid_key", message)
-        };
-        let text = presented(parts).ok_or_else(refused)?;
-        let holder = api.tenants.holder(&text, api.clock.now()).await?;
-        holder.map(Self).ok_or_else(refused)
+        Self::of(holder(parts, api).await?)
+    }
+}
+
+impl FromRequestParts<Api> for Administrator {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, ApiError> {
+        Ok(Self(holder(parts, api).await?))
     }
 }
 

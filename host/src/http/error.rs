@@ -260,6 +260,11 @@ impl From<TenantError> for ApiError {
             TenantError::Read(error) => error.into(),
             TenantError::Commit(error) => error.into(),
             TenantError::KeyFile(error) => Self::internal(error),
+            TenantError::NotFound => super::tenants::not_found(),
+            TenantError::NoSuchKey => super::keys::no_such_key(),
+            TenantError::Exists => Self::conflict("tenant_exists", error.to_string()),
+            TenantError::Deleting => Self::conflict("tenant_deleting", error.to_string()),
+            TenantError::TooManyKeys => Self::conflict("too_many_keys", error.to_string()),
         }
     }
 }

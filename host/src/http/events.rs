@@ -74,9 +74,9 @@ pub(super) async fn events(
         .and_then(|value| value.to_str().ok());
     let after = start(&session, last_id.or(query.offset.as_deref()))?;
     match query.live.as_deref() {
-        Some("sse") => live(api, session, after),
-        None if body::wants_events(&headers) => live(api, session, after),
-        Some("long-poll") => poll(&api, &session, after).await,
+        Some("sse") => live(api, caller, session, after),
+        None if body::wants_events(&headers) => live(api, caller, session, after),
+        Some("long-poll") => poll(&api, caller, &session, after).await,
         None => Ok(page(&session, after).await?.0),
         Some(_) => Err(ApiError::bad(
             "invalid_live",
@@ -133,7 +133,12 @@ async fn read(
     Ok((page, at, at >= durable))
 }
 
-async fn poll(api: &Api, session: &Arc<Session>, after: Seq) -> ApiResult<Response> {
+async fn poll(
+    api: &Api,
+    caller: Caller,
+    session: &Arc<Session>,
+    after: Seq,
+) -> ApiResult<Response> {
     let _permit = api.streams.permit(&session.journal.tenant)?;
     let (response, any) = page(session, after).await?;
     if any {
@@ -154,6 +159,7 @@ async fn poll(api: &Api, session: &Arc<Session>, after: Seq) -> ApiResult<Respon
         () = visible => {}
         () = tokio::time::sleep(POLL) => {}
         () = api.shutdown.stopping() => {}
+        () = caller.lapsed(api.clone()) => return Err(super::auth::unknown()),
     }
     Ok(page(session, after).await?.0)
 }
@@ -167,8 +173,9 @@ struct Stream {
     _permit: StreamPermit,
 }
 
-fn live(api: Api, session: Arc<Session>, after: Seq) -> ApiResult<Response> {
+fn live(api: Api, caller: Caller, session: Arc<Session>, after: Seq) -> ApiResult<Response> {
     let permit = api.streams.permit(&session.journal.tenant)?;
+    let lapsed = caller.lapsed(api.clone());
     let follower = session.ledger.follow(after);
     let state = Stream {
         api,
@@ -177,44 +184,42 @@ fn live(api: Api, session: Arc<Session>, after: Seq) -> ApiResult<Response> {
         ready: VecDeque::new(),
         _permit: permit,
     };
-    Ok(sse::response(stream::unfold(
-        state,
-        |mut state| async move {
-            loop {
-                if let Some(encoded) = state.ready.pop_front() {
-                    let id = Offset(encoded.seq).to_string();
-                    let event = sse::event(&id, encoded.kind.name(), &encoded.public());
-                    return Some((event, state));
-                }
-                let next = tokio::select! {
-                    next = state.follower.next() => next,
-                    // The client comes back with its last id, to whoever serves then.
-                    () = state.api.shutdown.stopping() => return None,
-                };
-                match next {
-                    Ok(entries) => {
-                        state
-                            .ready
-                            .extend(entries.into_iter().filter(|entry| entry.kind.is_visible()));
-                    }
-                    Err(FollowError::Dead(Dead::Closed | Dead::Fenced | Dead::Illegal(_))) => {
-                        if state.session.ledger.look(|it| it.phase) == Phase::Ended {
-                            return None;
-                        }
-                        let journal = &state.session.journal;
-                        let session = state
-                            .api
-                            .sessions
-                            .get(&journal.tenant, &journal.session)
-                            .await;
-                        state.session = session.ok()?;
-                        state.follower = state.session.ledger.follow(state.follower.at());
-                    }
-                    Err(_) => return None,
-                }
+    let events = stream::unfold(state, |mut state| async move {
+        loop {
+            if let Some(encoded) = state.ready.pop_front() {
+                let id = Offset(encoded.seq).to_string();
+                let event = sse::event(&id, encoded.kind.name(), &encoded.public());
+                return Some((event, state));
             }
-        },
-    )))
+            let next = tokio::select! {
+                next = state.follower.next() => next,
+                // The client comes back with its last id, to whoever serves then.
+                () = state.api.shutdown.stopping() => return None,
+            };
+            match next {
+                Ok(entries) => {
+                    state
+                        .ready
+                        .extend(entries.into_iter().filter(|entry| entry.kind.is_visible()));
+                }
+                Err(FollowError::Dead(Dead::Closed | Dead::Fenced | Dead::Illegal(_))) => {
+                    if state.session.ledger.look(|it| it.phase) == Phase::Ended {
+                        return None;
+                    }
+                    let journal = &state.session.journal;
+                    let session = state
+                        .api
+                        .sessions
+                        .get(&journal.tenant, &journal.session)
+                        .await;
+                    state.session = session.ok()?;
+                    state.follower = state.session.ledger.follow(state.follower.at());
+                }
+                Err(_) => return None,
+            }
+        }
+    });
+    Ok(sse::response(events, lapsed))
 }
 
 #[derive(Deserialize)]

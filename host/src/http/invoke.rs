@@ -99,7 +99,7 @@ pub(super) async fn invoke(
     let mut response = if prefers_async(&headers) {
         accepted(&session, &posted).await?
     } else if let Some(permit) = permit {
-        streamed(api, session, &posted, permit).await?
+        streamed(api, caller, session, &posted, permit).await?
     } else {
         answered(&api, session, &posted).await?
     };
@@ -245,10 +245,12 @@ fn failed(
 /// The events of the message and its turn, with the ids that `/events` has.
 async fn streamed(
     api: Api,
+    caller: Caller,
     session: Arc<Session>,
     posted: &Posted,
     permit: StreamPermit,
 ) -> ApiResult<Response> {
+    let lapsed = caller.lapsed(api.clone());
     let id = session.journal.session.clone();
     let mut following = Following::new(api.sessions.clone(), session, &posted.message);
     // The head names the run, so it waits for the turn; what came until then follows it.
@@ -282,7 +284,7 @@ async fn streamed(
             }
         }
     });
-    let mut response = sse::response(events);
+    let mut response = sse::response(events, lapsed);
     let headers = response.headers_mut();
     set(headers, "x-antiphon-session", id.as_str());
     set(

@@ -1,4 +1,4 @@
-//! `/v1/keys`: further keys of the caller's tenant, for programs that may do less, or forward more.
+//! `/v1/keys`: the keys of the caller's tenant, for programs that may do less, or forward more.
 
 use std::collections::BTreeSet;
 
@@ -7,29 +7,82 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::tenants::Right;
+use crate::clock::Time;
+use crate::tenants::{Key, NewKey, Right, Terms};
 
 use super::Api;
 use super::auth::Caller;
 use super::body::{self, Body, Names};
 use super::error::{ApiError, ApiResult};
 
-/// What a key may be for; `send` and `interrupt` are of session tokens.
-const RIGHTS: [Right; 6] = [
-    Right::Deploy,
-    Right::Invoke,
-    Right::Read,
-    Right::Inspect,
-    Right::Admin,
-    Right::InterAgent,
-];
+/// Ten years, in seconds: longer is for ever, which has no number.
+const EXPIRES_IN_MAX: u64 = 10 * 365 * 24 * 3_600;
+
+/// How long a key that is followed by another one is good for, in seconds: a day to bring the new one to wherever the
+/// old one is, and a month at most.
+const OVERLAP: u64 = 24 * 3_600;
+const OVERLAP_MAX: u64 = 30 * 24 * 3_600;
+
+/// Characters that say what a key is for.
+const LABEL_CHARS_MAX: usize = 100;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct New {
     scopes: BTreeSet<Right>,
+    /// Seconds; for ever without.
+    expires_in: Option<u64>,
+    label: Option<String>,
+}
+
+/// What a body asks a new key to be.
+pub(super) fn terms(bytes: &[u8], now: Time) -> ApiResult<Terms> {
+    let new: New = body::json(bytes)?;
+    let known = new.scopes.iter().all(|it| Right::OF_KEYS.contains(it));
+    if new.scopes.is_empty() || !known {
+        let known = Right::OF_KEYS.map(|right| format!("`{}`", right.name()));
+        let message = format!("a key's scopes are of {}", known.join(", "));
+        return Err(ApiError::bad("invalid_json", message));
+    }
+    if !new
+        .expires_in
+        .is_none_or(|it| (1..=EXPIRES_IN_MAX).contains(&it))
+    {
+        let message = format!("`expires_in` is 1 to {EXPIRES_IN_MAX} seconds");
+        return Err(ApiError::bad("invalid_json", message));
+    }
+    let is_label = |text: &String| {
+        text.chars().count() <= LABEL_CHARS_MAX && !text.chars().any(char::is_control)
+    };
+    if !new.label.as_ref().is_none_or(is_label) {
+        let message = format!("a `label` is {LABEL_CHARS_MAX} characters at most, on one line");
+        return Err(ApiError::bad("invalid_json", message));
+    }
+    Ok(Terms {
+        rights: new.scopes,
+        expires_at: new.expires_in.map(|it| now.plus_ms(it * 1_000)),
+        label: new.label,
+    })
+}
+
+/// A key, without its text.
+pub(super) fn shown(key: &Key) -> Value {
+    json!({
+        "id": key.id,
+        "scopes": key.rights,
+        "label": key.label,
+        "created_at": key.created_at.to_rfc3339(),
+        "expires_at": key.expires_at.map(Time::to_rfc3339),
+    })
+}
+
+/// A key with its text, which is shown this once.
+pub(super) fn minted(new: &NewKey) -> Value {
+    let mut json = shown(&new.key);
+    json["key"] = new.text.clone().into();
+    json
 }
 
 pub(super) async fn mint(
@@ -38,19 +91,48 @@ pub(super) async fn mint(
     Body(bytes): Body,
 ) -> ApiResult<Response> {
     caller.need(Right::Admin)?;
-    let new: New = body::json(&bytes)?;
-    if new.scopes.is_empty() || !new.scopes.iter().all(|right| RIGHTS.contains(right)) {
-        let known = RIGHTS.map(|right| format!("`{}`", right.name())).join(", ");
-        let message = format!("a key's scopes are of {known}");
+    let terms = terms(&bytes, api.clock.now())?;
+    let key = api.tenants.mint_key(caller.tenant(), terms).await?;
+    Ok((StatusCode::CREATED, Json(minted(&key))).into_response())
+}
+
+pub(super) async fn list(State(api): State<Api>, caller: Caller) -> ApiResult<Json<Value>> {
+    caller.need(Right::Admin)?;
+    let keys = api.tenants.keys(caller.tenant()).await?;
+    let keys: Vec<Value> = keys.iter().map(shown).collect();
+    Ok(Json(json!({"keys": keys})))
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Rotation {
+    /// Seconds.
+    overlap: Option<u64>,
+}
+
+pub(super) async fn rotate(
+    State(api): State<Api>,
+    caller: Caller,
+    Names(id): Names<String>,
+    Body(bytes): Body,
+) -> ApiResult<Response> {
+    caller.need(Right::Admin)?;
+    let rotation: Rotation = match bytes.is_empty() {
+        true => Rotation::default(),
+        false => body::json(&bytes)?,
+    };
+    let overlap = rotation.overlap.unwrap_or(OVERLAP);
+    if overlap > OVERLAP_MAX {
+        let message = format!("`overlap` is 0 to {OVERLAP_MAX} seconds");
         return Err(ApiError::bad("invalid_json", message));
     }
-    let now = api.clock.now();
-    let minted = api
+    let rotated = api
         .tenants
-        .mint_key(caller.tenant(), new.scopes.clone(), now);
-    let (key, id) = minted.await?;
-    let body = json!({"key": key, "id": id, "scopes": new.scopes});
-    Ok((StatusCode::CREATED, Json(body)).into_response())
+        .rotate_key(caller.tenant(), &id, overlap * 1_000);
+    let (new, old) = rotated.await?;
+    let mut json = minted(&new);
+    json["replaces"] = shown(&old);
+    Ok((StatusCode::CREATED, Json(json)).into_response())
 }
 
 pub(super) async fn revoke(
@@ -62,6 +144,10 @@ pub(super) async fn revoke(
     if api.tenants.revoke_key(caller.tenant(), &id).await? {
         Ok(StatusCode::NO_CONTENT)
     } else {
-        Err(ApiError::not_found("key_not_found", "there is no such key"))
+        Err(no_such_key())
     }
+}
+
+pub(super) fn no_such_key() -> ApiError {
+    ApiError::not_found("key_not_found", "there is no such key")
 }

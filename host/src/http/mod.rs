@@ -23,6 +23,7 @@ mod sessions;
 mod slots;
 mod sse;
 mod streams;
+mod tenants;
 mod tls;
 mod tokens;
 mod usage;
@@ -155,8 +156,19 @@ pub fn router(parts: Parts) -> Router {
             "/v1/sessions/{id}/slots/{name}",
             put(slots::put).get(slots::show),
         )
-        .route("/v1/keys", post(keys::mint))
+        .route("/v1/keys", get(keys::list).post(keys::mint))
         .route("/v1/keys/{id}", delete(keys::revoke))
+        .route("/v1/keys/{id}/rotate", post(keys::rotate))
+        .route("/v1/tenants", get(tenants::list).post(tenants::create))
+        .route(
+            "/v1/tenants/{tenant}",
+            get(tenants::show).delete(tenants::remove),
+        )
+        .route("/v1/tenants/{tenant}/quotas", put(tenants::put_quotas))
+        .route("/v1/tenants/{tenant}/suspend", post(tenants::suspend))
+        .route("/v1/tenants/{tenant}/resume", post(tenants::resume))
+        .route("/v1/tenants/{tenant}/keys", post(tenants::mint_key))
+        .route("/v1/tenants/{tenant}/export", get(tenants::export))
         .route("/v1/secrets", get(secrets::list))
         .route(
             "/v1/secrets/{name}",

@@ -40,8 +40,13 @@ pub(super) fn event(id: &str, kind: &str, data: &[u8]) -> Bytes {
     bytes.freeze()
 }
 
-/// A response that streams events, with a comment when nothing happens for a while.
-pub(super) fn response(events: impl Stream<Item = Bytes> + Send + 'static) -> Response {
+/// A response that streams events, with a comment when nothing happens for a while. It ends when `over` does: when
+/// whoever reads may not be here any more.
+pub(super) fn response(
+    events: impl Stream<Item = Bytes> + Send + 'static,
+    over: impl Future<Output = ()> + Send + 'static,
+) -> Response {
+    let events = events.take_until(over);
     let mut heartbeat = tokio::time::interval(HEARTBEAT);
     heartbeat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let state = (Box::pin(events), heartbeat, true);

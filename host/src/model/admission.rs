@@ -140,6 +140,11 @@ impl Admissions {
         refused.err()
     }
 
+    /// The tenant is gone.
+    pub(super) fn forget_tenant(&self, tenant: &TenantId) {
+        self.lanes().retain(|key, _| key.tenant != *tenant);
+    }
+
     fn lane(&self, key: Key, label: &str) -> Arc<Lane> {
         let mut lanes = self.lanes();
         if let Some(lane) = lanes.get(&key) {

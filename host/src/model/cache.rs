@@ -186,6 +186,14 @@ impl Cache {
         }
     }
 
+    /// The tenant is gone.
+    pub(super) fn forget_tenant(&self, tenant: &TenantId) {
+        let mut known = self.known();
+        for (key, _) in known.orders.remove(tenant).into_iter().flatten() {
+            self.kept.invalidate(&key);
+        }
+    }
+
     fn known(&self) -> MutexGuard<'_, Known> {
         self.known
             .lock()

@@ -409,6 +409,12 @@ impl Models {
         self.0.admissions.pass(tenant, agent, policy)
     }
 
+    /// The tenant is gone: nothing of what its calls said or found is kept.
+    pub fn forget_tenant(&self, tenant: &TenantId) {
+        self.0.admissions.forget_tenant(tenant);
+        self.0.cache.forget_tenant(tenant);
+    }
+
     /// Look for an answer that somebody else got or is getting, if the request may have one. Waits for one that
     /// is coming until its provider begins to answer.
     pub async fn recall(

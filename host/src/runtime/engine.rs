@@ -126,7 +126,10 @@ impl Runtime {
         };
         let cache = cache.map(Cache::open).transpose()?;
         let ticker = Ticker::start(&engine)?;
-        let loaded = moka::sync::Cache::new(1_000);
+        let loaded = moka::sync::Cache::builder()
+            .max_capacity(1_000)
+            .support_invalidation_closures()
+            .build();
         Ok(Self {
             engine,
             cache,
@@ -191,6 +194,16 @@ impl Runtime {
     /// A component loaded before with these grants, without the bytes at hand.
     pub fn loaded(&self, digest: Digest, grants: &Grants) -> Option<Loaded> {
         self.loaded.get(&(digest, grants.clone()))
+    }
+
+    /// Nobody has the component any more.
+    pub fn forget(&self, digest: Digest) {
+        self.loaded
+            .invalidate_entries_if(move |(of, _), _| *of == digest)
+            .expect("the cache was built for it");
+        if let Some(cache) = &self.cache {
+            cache.remove(&self.engine, digest);
+        }
     }
 
     fn cached(&self, digest: Digest) -> Option<Component> {
@@ -364,6 +377,15 @@ impl Cache {
         // SAFETY: the MAC says that these are the bytes `put` wrote under this name, which
         // holds the hash of the engine's configuration; they are copied, not mapped.
         unsafe { Component::deserialize(engine, code) }.ok()
+    }
+
+    /// What cannot be removed takes room and no more.
+    fn remove(&self, engine: &Engine, digest: Digest) {
+        if let Err(error) = fs::remove_file(self.path(engine, digest))
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!(%digest, %error, "a compiled component was not removed");
+        }
     }
 
     fn put(&self, engine: &Engine, digest: Digest, component: &Component) -> io::Result<()> {

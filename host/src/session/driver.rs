@@ -74,6 +74,7 @@ pub(super) async fn drive(sessions: Sessions, session: Arc<Session>) {
 impl Driver {
     async fn run(&mut self) {
         let mut deployed = self.sessions.0.parts.agents.changes();
+        let mut served = self.sessions.0.served.changes();
         loop {
             let mark = self.session.ledger.mark();
             if let Some(dead) = mark.dead {
@@ -99,6 +100,7 @@ impl Driver {
                     Woken::TurnDone
                 }
                 Ok(()) = deployed.changed() => Woken::Deployed,
+                Ok(()) = served.changed() => Woken::Deployed,
                 () = tokio::time::sleep_until(timer.unwrap_or_else(Instant::now)), if timer.is_some() => Woken::Timer,
                 () = self.sessions.0.draining.cancelled(), if !self.draining() || self.is_done() => Woken::Draining,
             };
@@ -245,7 +247,9 @@ impl Driver {
 
     fn start(&mut self, agent: &AgentName) {
         let tenant = &self.session.journal.tenant;
-        let Some(version) = self.sessions.0.parts.agents.active(tenant, agent) else {
+        let is_served = self.sessions.0.served.begins_turns(tenant);
+        let active = || self.sessions.0.parts.agents.active(tenant, agent);
+        let Some(version) = is_served.then(active).flatten() else {
             self.unready.insert(agent.clone());
             // Without it, there may be nothing to do but to rest.
             self.look_at_least(self.sessions.now());

@@ -83,7 +83,7 @@ impl Sessions {
         let parent = self.parent(tenant, from, new.at).await;
         for _ in 0..TRIES_MAX {
             self.admit(&journal)?;
-            let cell = self.map().entry(journal.clone()).or_default().clone();
+            let cell = self.place(&journal)?;
             let mut made = false;
             let making = async {
                 if wake::is_gone(self, &journal).await? {

@@ -17,6 +17,7 @@
 //! - `set_aside`: sessions whose journals are damaged.
 //! - `nested`: the sessions of nested calls; `following`: a message to its end; `authorization`: what
 //!   callers forward.
+//! - `tenants`: tenants that are not served, and the removal of one.
 //! - `wake`: sessions that are due without anybody asking.
 //!
 //! Invariants: at most one open [`Session`] per journal; a session that nobody holds and that has
@@ -38,6 +39,7 @@ mod rules;
 mod set_aside;
 #[cfg(test)]
 mod sim;
+mod tenants;
 mod turn;
 mod wake;
 
@@ -66,6 +68,7 @@ use crate::store::{JournalId, Latched, OpenError, ReadError, Store};
 
 pub use instances::Instances;
 use set_aside::SetAside;
+use tenants::Served;
 use wake::Agenda;
 
 /// How long a session stays in memory with nothing to do: longer than people pause between
@@ -157,6 +160,7 @@ struct Inner {
     started_at: Time,
     open: Mutex<HashMap<JournalId, Arc<OnceCell<Arc<Session>>>>>,
     set_aside: SetAside,
+    served: Served,
     agenda: Agenda,
     turns: Places,
     forks: Semaphore,
@@ -205,6 +209,7 @@ impl Sessions {
             started_at,
             open: Mutex::new(HashMap::new()),
             set_aside: SetAside::default(),
+            served: Served::default(),
             agenda: Agenda::default(),
             turns,
             forks,
@@ -255,7 +260,7 @@ impl Sessions {
         };
         for _ in 0..TRIES_MAX {
             self.admit(&journal)?;
-            let cell = self.map().entry(journal.clone()).or_default().clone();
+            let cell = self.place(&journal)?;
             let open = cell.get_or_try_init(|| self.wake(&journal, absent)).await;
             match open {
                 Ok(open) => {
@@ -292,6 +297,16 @@ impl Sessions {
             return Err(SessionError::Draining);
         }
         Ok(())
+    }
+
+    /// The session's place in memory, unless its tenant is being removed: looked at under the lock under which
+    /// the places of such a tenant are taken away.
+    fn place(&self, journal: &JournalId) -> Result<Arc<OnceCell<Arc<Session>>>, SessionError> {
+        let mut map = self.map();
+        if self.0.served.is_leaving(&journal.tenant) {
+            return Err(SessionError::NotFound);
+        }
+        Ok(map.entry(journal.clone()).or_default().clone())
     }
 
     /// Read the journal, settle what an older process left open, and start the driver.

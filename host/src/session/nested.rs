@@ -29,6 +29,9 @@ pub(super) struct Nested {
 
 impl Peers for Nested {
     fn admit(&self, agent: &AgentName) -> Result<(), NotCalled> {
+        if !self.sessions.0.served.begins_turns(&self.tenant) {
+            return Err(NotCalled::Refused("the tenant is suspended".into()));
+        }
         let agents = self.sessions.agents();
         if agents.get(&self.tenant, agent).is_none() {
             return Err(NotCalled::UnknownAgent);

@@ -56,6 +56,15 @@ impl Agenda {
         self.earlier.notify_one();
     }
 
+    pub(super) fn forget_tenant(&self, tenant: &TenantId) {
+        let mut times = self
+            .times
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        times.order.retain(|(_, journal)| journal.tenant != *tenant);
+        times.of.retain(|journal, _| journal.tenant != *tenant);
+    }
+
     /// The sessions due now, and when the next one is.
     pub(super) fn take_due(&self, now: Time) -> (Vec<JournalId>, Option<Time>) {
         let mut times = self

@@ -151,6 +151,28 @@ pub(in crate::store) fn sessions(tenant: &TenantId, after: Option<&SessionId>) -
     low..high
 }
 
+/// Everything that a tenant has.
+pub(in crate::store) fn tenant(tenant: &TenantId) -> Range<Vec<u8>> {
+    let mut low = tenant.as_str().as_bytes().to_vec();
+    low.push(0);
+    below_next(low)
+}
+
+/// Everything of tenants after this one, the host's own records left out.
+pub(in crate::store) fn tenants_after(of: Option<&TenantId>) -> Range<Vec<u8>> {
+    let low = match of {
+        Some(of) => tenant(of).end,
+        None => vec![1],
+    };
+    low..everything().end
+}
+
+/// The tenant of a key; none if it has none, or is none of ours.
+pub(in crate::store) fn tenant_of(key: &[u8]) -> Option<TenantId> {
+    let (tenant, _) = until_zero(key)?;
+    TenantId::new(tenant).ok()
+}
+
 /// All records of a space, or those after a name.
 pub(in crate::store) fn records(
     tenant: Option<&TenantId>,
@@ -333,6 +355,14 @@ mod tests {
             prop_assert_eq!(frames(&of).contains(&key), in_frames);
             prop_assert_eq!(sessions(&owner, None).contains(&key), in_sessions);
             prop_assert_eq!(records(Some(&owner), space, None).contains(&key), in_records);
+            let of_key = match &row {
+                Row::Record(key) => key.tenant.clone(),
+                Row::Snapshot(j) | Row::Value(j, _) | Row::Frame(j, _) => Some(j.tenant.clone()),
+            };
+            prop_assert_eq!(super::tenant(&owner).contains(&key), of_key.as_ref() == Some(&owner));
+            prop_assert_eq!(tenant_of(&key), of_key.clone());
+            prop_assert_eq!(tenants_after(Some(&owner)).contains(&key), of_key.as_ref() > Some(&owner));
+            prop_assert_eq!(tenants_after(None).contains(&key), of_key.is_some());
             prop_assert!(everything().contains(&key));
         }
 

@@ -3,6 +3,7 @@
 //! Puts together the queue of commits ([`super::commit`]) and the view of what is
 //! durable ([`super::view`]); says what a journal, a snapshot and a value are in rows.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
@@ -10,6 +11,7 @@ use bytes::{Buf, Bytes};
 use super::commit::Committer;
 use super::engine::{Engine, Order};
 use super::keys::{self, Row, Stem};
+use super::transfer;
 use super::view::{InFlight, View};
 use super::{
     Commit, CommitError, Generation, JournalId, JournalPage, Latched, OpenError, Opened, ReadError,
@@ -241,10 +243,38 @@ impl Store for LocalStore {
 
     fn clear(&self, journal: &JournalId, rows_max: usize) -> Result<bool, OpenError> {
         let taken = self.committer.take_over(journal)?;
-        let cleared = self.clear_some(journal, rows_max);
+        let cleared = self.remove_some(keys::journal(journal), rows_max);
         // Its end is not what an owner in the map believes any more.
         self.committer.release(journal, taken.generation);
         cleared
+    }
+
+    fn tenants(&self) -> Result<Vec<TenantId>, ReadError> {
+        let mut tenants = Vec::new();
+        let mut range = keys::tenants_after(None);
+        // From the first row of a tenant straight to the next tenant.
+        loop {
+            let mut keys = self.view.keys(range.clone(), Order::Forward);
+            let Some((key, _)) = keys.next().transpose()? else {
+                return Ok(tenants);
+            };
+            let tenant = keys::tenant_of(&key)
+                .ok_or_else(|| ReadError::bad_row(&key, None, "not a tenant's key"))?;
+            range = keys::tenants_after(Some(&tenant));
+            tenants.push(tenant);
+        }
+    }
+
+    fn clear_tenant(&self, tenant: &TenantId, rows_max: usize) -> Result<bool, OpenError> {
+        self.remove_some(keys::tenant(tenant), rows_max)
+    }
+
+    fn export_tenant(
+        &self,
+        tenant: &TenantId,
+        out: &mut dyn std::io::Write,
+    ) -> Result<u64, transfer::ExportError> {
+        transfer::export_tenant(&self.view, tenant, out)
     }
 
     fn record(&self, key: &RecordKey) -> Result<Option<Bytes>, ReadError> {
@@ -290,9 +320,9 @@ impl Store for LocalStore {
 }
 
 impl LocalStore {
-    fn clear_some(&self, journal: &JournalId, rows_max: usize) -> Result<bool, OpenError> {
+    fn remove_some(&self, range: Range<Vec<u8>>, rows_max: usize) -> Result<bool, OpenError> {
         let mut keys = Vec::new();
-        let mut rows = self.view.keys(keys::journal(journal), Order::Forward);
+        let mut rows = self.view.keys(range, Order::Forward);
         for row in rows.by_ref().take(rows_max) {
             keys.push(row?.0.to_vec());
         }

@@ -278,6 +278,21 @@ pub trait Store: Send + Sync + 'static {
     /// first makes sure that it will be cleared again (a record in `Wake`).
     fn clear(&self, journal: &JournalId, rows_max: usize) -> Result<bool, OpenError>;
 
+    /// Tenants that have anything stored, in order, also those that there are no more.
+    fn tenants(&self) -> Result<Vec<TenantId>, ReadError>;
+
+    /// Remove up to `rows_max` rows of a tenant, whatever they are, and wait until that is durable. True when nothing is
+    /// left. Whoever calls this has closed every journal of the tenant, and opens none. A crash in between leaves a part.
+    fn clear_tenant(&self, tenant: &TenantId, rows_max: usize) -> Result<bool, OpenError>;
+
+    /// Write out what is durable of a tenant, a line of JSON each, in the form of [`transfer::export`]. Answers
+    /// how many rows are damaged.
+    fn export_tenant(
+        &self,
+        tenant: &TenantId,
+        out: &mut dyn std::io::Write,
+    ) -> Result<u64, transfer::ExportError>;
+
     fn record(&self, key: &RecordKey) -> Result<Option<Bytes>, ReadError>;
 
     /// Records of a space in order of name, after a given name.

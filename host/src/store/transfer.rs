@@ -18,6 +18,7 @@ use std::fmt::Display;
 use std::io::{BufRead, Write};
 use std::path::Path;
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -25,7 +26,8 @@ use super::check::{Stored, rows};
 use super::engine::{Change, Changes, Engine, EngineError, Order};
 use super::keys::{self, Row, Stem};
 use super::sled::{SledEngine, SledOptions, StoreOpenError};
-use super::{Damage, JournalId, RecordKey, RecordSpace, row};
+use super::view::View;
+use super::{Damage, JournalId, ReadError, RecordKey, RecordSpace, row};
 use crate::clock::Time;
 use crate::id::{Digest, Seq, SessionId, TenantId};
 use crate::journal::codec::{DecodeError, Encoded, Frame};
@@ -60,6 +62,12 @@ pub enum ImportError {
     Malformed { line: u64, what: String },
     #[error("could not read the export: {0}")]
     Io(#[from] std::io::Error),
+}
+
+impl From<ReadError> for ExportError {
+    fn from(error: ReadError) -> Self {
+        Self::Engine(error.to_string())
+    }
 }
 
 impl From<EngineError> for ExportError {
@@ -172,6 +180,74 @@ pub fn export(path: &Path, out: impl Write) -> Result<u64, ExportError> {
     export_engine(&engine, out)
 }
 
+/// Write out what is durable of one tenant, beside a host that runs. Each session is whole up to the end that it had when it
+/// was come to; what host and tenant have between them, sealed with the host's key, stays here. Answers how
+/// many rows are damaged.
+pub(in crate::store) fn export_tenant(
+    view: &View,
+    tenant: &TenantId,
+    mut out: &mut dyn Write,
+) -> Result<u64, ExportError> {
+    let lines = Cell::new(0);
+    let mut write = |line: &Line| -> Result<(), ExportError> {
+        serde_json::to_writer(&mut out, line).map_err(std::io::Error::from)?;
+        out.write_all(b"\n")?;
+        lines.set(lines.get() + 1);
+        Ok(())
+    };
+    write(&Line::Export(VERSION))?;
+    let own = RecordKey {
+        tenant: None,
+        space: RecordSpace::Tenant,
+        name: tenant.as_str().to_owned(),
+    };
+    if let Some(bytes) = view.row(&keys::record(&own))? {
+        write(&record_line(own, &bytes))?;
+    }
+    let (mut damaged, mut end) = (0, None);
+    let all = |_: &Bytes| Ok(true);
+    for row in view.rows(keys::tenant(tenant), Order::Forward, all) {
+        let of_row = row.map_err(damage_of).and_then(|(stem, payload)| {
+            let of = keys::parse(stem.bytes());
+            let of = of.ok_or_else(|| {
+                Ok(Damage::of_row(
+                    stem.bytes(),
+                    None,
+                    "not a key of this store",
+                ))
+            })?;
+            let is_sealed = matches!(&of, Row::Record(key) if matches!(
+                key.space,
+                RecordSpace::Secret | RecordSpace::Authorization
+            ));
+            match is_sealed {
+                true => Ok(vec![]),
+                false => payload_lines(of, stem.bytes(), payload, &mut end).map_err(Ok),
+            }
+        });
+        match of_row {
+            Ok(lines) => lines.iter().try_for_each(&mut write)?,
+            Err(Ok(damage)) => {
+                damaged += 1;
+                end = damage.journal.clone().map(|journal| (journal, None));
+                write(&damaged_line(damage, vec![], vec![]))?;
+            }
+            Err(Err(error)) => return Err(ExportError::Engine(error.to_string())),
+        }
+    }
+    write(&Line::End { lines: lines.get() })?;
+    out.flush()?;
+    Ok(damaged)
+}
+
+/// A row that is damaged, or a store that does not answer.
+fn damage_of(error: ReadError) -> Result<Damage, ReadError> {
+    match error {
+        ReadError::Damaged(damage) => Ok(damage),
+        error @ ReadError::Io(_) => Err(error),
+    }
+}
+
 pub(in crate::store) fn export_engine(
     engine: &dyn Engine,
     mut out: impl Write,
@@ -196,7 +272,7 @@ pub(in crate::store) fn export_engine(
                 if let Some(Row::Frame(journal, _)) = keys::parse(&row.stem) {
                     end = Some((journal, None));
                 }
-                write(&damaged_line(&row, damage))?;
+                write(&raw_line(&row, damage))?;
             }
         }
     }
@@ -211,18 +287,28 @@ fn lines_of(row: &Stored, end: &mut Option<(JournalId, Option<Seq>)>) -> Result<
     let parsed = keys::parse(&row.stem).filter(|_| row.stray.is_none());
     let parsed = parsed.ok_or_else(|| wrong(&"not a key of this store"))?;
     let payload = row::decode(&row.stem, &row.values).map_err(|error| wrong(&error))?;
-    Ok(match parsed {
+    payload_lines(parsed, &row.stem, payload, end)
+}
+
+fn record_line(key: RecordKey, bytes: &[u8]) -> Line {
+    Line::Record {
+        tenant: key.tenant,
+        space: key.space.name().to_owned(),
+        name: key.name,
+        bytes: Text::of(bytes),
+    }
+}
+
+fn payload_lines(
+    row: Row,
+    stem: &[u8],
+    payload: Bytes,
+    end: &mut Option<(JournalId, Option<Seq>)>,
+) -> Result<Vec<Line>, Damage> {
+    let wrong = |what: &dyn Display| Damage::of_row(stem, None, what);
+    Ok(match row {
         Row::Snapshot(_) => vec![],
-        Row::Record(RecordKey {
-            tenant,
-            space,
-            name,
-        }) => vec![Line::Record {
-            tenant,
-            space: space.name().to_owned(),
-            name,
-            bytes: Text::of(&payload),
-        }],
+        Row::Record(key) => vec![record_line(key, &payload)],
         Row::Value(JournalId { tenant, session }, digest) => vec![Line::Value {
             tenant,
             session,
@@ -230,7 +316,7 @@ fn lines_of(row: &Stored, end: &mut Option<(JournalId, Option<Seq>)>) -> Result<
             bytes: Text::of(&payload),
         }],
         Row::Frame(journal, first) => {
-            let undecodable = |error: DecodeError| Damage::of_row(&row.stem, error.seq(), error);
+            let undecodable = |error: DecodeError| Damage::of_row(stem, error.seq(), error);
             let entries = Frame::parse(payload)
                 .and_then(|frame| frame.entries())
                 .map_err(undecodable)?;
@@ -260,7 +346,7 @@ fn lines_of(row: &Stored, end: &mut Option<(JournalId, Option<Seq>)>) -> Result<
     })
 }
 
-fn damaged_line(row: &Stored, damage: Damage) -> Line {
+fn raw_line(row: &Stored, damage: Damage) -> Line {
     let stray = row.stray.iter().map(|value| (row.stem.clone(), value));
     let parts = row.values.iter().enumerate().map(|(part, value)| {
         let part = u16::try_from(part).expect("parts are numbered in a u16");
@@ -270,22 +356,24 @@ fn damaged_line(row: &Stored, damage: Damage) -> Line {
         .chain(parts)
         .map(|(key, value)| (hex::encode(key), hex::encode(value)))
         .collect();
-    let (tenant, session) = damage
-        .journal
-        .map_or((None, None), |it| (Some(it.tenant), Some(it.session)));
     let readable = row::payload(&row.values)
         .map(Frame::readable)
         .unwrap_or_default();
+    let entries = readable.iter().filter_map(|it| readable_of(it).ok());
+    damaged_line(damage, entries.collect(), raw)
+}
+
+fn damaged_line(damage: Damage, entries: Vec<Readable>, row: Vec<(String, String)>) -> Line {
+    let (tenant, session) = damage
+        .journal
+        .map_or((None, None), |it| (Some(it.tenant), Some(it.session)));
     Line::Damaged {
         tenant,
         session,
         seq: damage.seq,
         what: damage.what,
-        entries: readable
-            .iter()
-            .filter_map(|it| readable_of(it).ok())
-            .collect(),
-        row: raw,
+        entries,
+        row,
     }
 }
 
