@@ -14,6 +14,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
 use crate::agents::Agents;
+use crate::audit::Audit;
 use crate::budgets::{BookError, Budgets, TenantBudget, Terms};
 use crate::clock::Clock;
 use crate::config::{self, Config, Durability as DurabilitySetting};
@@ -112,10 +113,12 @@ pub async fn serve(
     let forgetting = forget_old_days(budgets, host.tenants.clone(), host.clock.clone());
     let forgetting = tokio::spawn(forgetting);
 
+    let audit_entries_max = as_usize(config.limits.audit_entries_max);
     let router = http::router(http::Parts {
         sessions: host.sessions.clone(),
         tenants: host.tenants.clone(),
         secrets: host.secrets.clone(),
+        audit: Audit::new(host.store.clone(), audit_entries_max),
         logs: host.logs.clone(),
         clock: host.clock.clone(),
         telemetry: Telemetry::new(),
@@ -152,6 +155,10 @@ pub async fn serve(
         task.abort();
         // Both hold the store: whoever opens it next must not find it taken.
         let _ = task.await;
+    }
+    // What administrators began is written down before the store closes.
+    if !shutdown.finished(LAST_CONNECTIONS).await {
+        tracing::warn!("the last requests were still being answered");
     }
     host.close(&config.data).await;
     Ok(())

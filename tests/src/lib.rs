@@ -1,7 +1,7 @@
 //! Tests from outside: `antiphon::serve` itself, in process, on a free port and a fresh
 //! data folder, spoken to over HTTP; and the rules of the source tree (`tidy`).
 //!
-//! - The harness: `server`, [`process`] (the real binary), `client`, `origin`, `stream`, `guests`, `golden`.
+//! - The harness: `server`, [`process`] (the real binary), `client`, `logged`, `origin`, `stream`, `guests`, `golden`.
 //! - [`load`]: what benchmarks share.
 //! - [`torture`]: the real binary, killed again and again under load, and the laws that hold all the same.
 //! - The tests: the other modules, one topic each.
@@ -23,6 +23,8 @@ mod golden;
 #[cfg(test)]
 mod guests;
 #[cfg(test)]
+mod logged;
+#[cfg(test)]
 mod origin;
 #[cfg(test)]
 mod server;
@@ -31,6 +33,8 @@ mod stream;
 
 #[cfg(test)]
 mod agents;
+#[cfg(test)]
+mod audit;
 #[cfg(test)]
 mod budget;
 #[cfg(test)]
@@ -75,6 +79,8 @@ mod resumed;
 mod sandbox;
 #[cfg(test)]
 mod scaffold;
+#[cfg(test)]
+mod secrecy;
 #[cfg(test)]
 mod sessions;
 #[cfg(test)]

@@ -15,6 +15,7 @@ use tokio::task::JoinHandle;
 
 use crate::client::{Answer, Call, HANGS};
 use crate::guests;
+use crate::logged;
 use crate::stream::Events;
 
 pub(crate) struct Server {
@@ -59,6 +60,7 @@ impl Server {
     }
 
     async fn open(config: Config, folder: TempDir) -> Self {
+        logged::listen();
         let listener = TcpListener::bind(config.listen).await.expect("a free port");
         let scheme = config.http.tls.as_ref().map_or("http", |_| "https");
         let url = format!("{scheme}://{}", listener.local_addr().expect("it is bound"));
@@ -102,6 +104,7 @@ impl Server {
         let task = self.task.take().expect("it runs until it is ended");
         let ended = tokio::time::timeout(HANGS, task).await.expect("it stops");
         ended.expect("it does not panic").expect("it stops cleanly");
+        logged::check();
     }
 
     /// Stop it, and start another on the same folder.

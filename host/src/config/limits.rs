@@ -87,6 +87,8 @@ pub struct Limits {
     pub request_bytes_max: u64,
     /// Of a request's head.
     pub header_bytes_max: u64,
+    /// Entries kept of what administrators did, of each tenant; the oldest goes first.
+    pub audit_entries_max: u64,
     /// Kept of what one agent printed and logged; the oldest goes first.
     pub log_bytes_max: u64,
     /// Of models' answers kept to be given again, of all tenants.
@@ -173,6 +175,8 @@ impl Default for Limits {
             // every byte in six, and the rest of the request.
             request_bytes_max: 8 * MIB,
             header_bytes_max: 64 * KIB,
+            // A year of a deploy an hour, 300 bytes each.
+            audit_entries_max: 10_000,
             log_bytes_max: MIB,
             // Ten thousand long answers.
             cache_bytes_max: 64 * MIB,
@@ -186,7 +190,7 @@ impl Default for Limits {
 
 impl Limits {
     /// Every limit by name.
-    pub(super) fn named(&self) -> [(&'static str, u64); 40] {
+    pub(super) fn named(&self) -> [(&'static str, u64); 41] {
         // Taken apart whole, so that a new field cannot be forgotten here.
         let Self {
             component_bytes_max,
@@ -225,6 +229,7 @@ impl Limits {
             usage_days_max,
             request_bytes_max,
             header_bytes_max,
+            audit_entries_max,
             log_bytes_max,
             cache_bytes_max,
             cache_tenant_bytes_max,
@@ -267,6 +272,7 @@ impl Limits {
             ("usage_days_max", usage_days_max),
             ("request_bytes_max", request_bytes_max),
             ("header_bytes_max", header_bytes_max),
+            ("audit_entries_max", audit_entries_max),
             ("log_bytes_max", log_bytes_max),
             ("cache_bytes_max", cache_bytes_max),
             ("cache_tenant_bytes_max", cache_tenant_bytes_max),

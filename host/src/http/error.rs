@@ -42,6 +42,10 @@ pub(super) struct ApiError {
     closes: bool,
 }
 
+/// The code of an answer that is an error, for whoever writes it down.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Code(pub(super) &'static str);
+
 pub(super) type ApiResult<T> = Result<T, ApiError>;
 
 impl ApiError {
@@ -191,6 +195,7 @@ impl IntoResponse for ApiError {
             body.extend(fields);
         }
         let mut response = (self.status, Json(body)).into_response();
+        response.extensions_mut().insert(Code(self.code));
         let headers = response.headers_mut();
         if let Some(seconds) = self.retry_after_s {
             headers.insert("retry-after", HeaderValue::from(seconds));

@@ -5,6 +5,7 @@
 //! only when the entries it was made from are durable.
 
 mod agents;
+mod audit;
 mod auth;
 mod body;
 mod bus;
@@ -42,6 +43,7 @@ use http::{HeaderName, HeaderValue, Method};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
+use crate::audit::Audit;
 use crate::clock::Clock;
 use crate::logs::Logs;
 use crate::secrets::Secrets;
@@ -65,6 +67,7 @@ pub struct Parts {
     pub sessions: Sessions,
     pub tenants: Tenants,
     pub secrets: Secrets,
+    pub audit: Audit,
     pub logs: Logs,
     pub clock: Clock,
     pub telemetry: Telemetry,
@@ -175,9 +178,11 @@ pub fn router(parts: Parts) -> Router {
             put(secrets::put).delete(secrets::remove),
         )
         .route("/v1/usage", get(usage::show))
+        .route("/v1/audit", get(audit::list))
         .route("/metrics", get(health::metrics))
         .route("/healthz", get(health::alive))
         .route("/readyz", get(health::ready))
+        .route_layer(middleware::from_fn_with_state(api.clone(), audit::watch))
         .fallback(error::no_route)
         .method_not_allowed_fallback(error::no_method)
         .layer(CatchPanicLayer::custom(panicked))
@@ -218,10 +223,13 @@ fn cors(origins: &[HeaderValue]) -> CorsLayer {
 /// page, and for the one who asked.
 async fn heads(
     axum::extract::State(api): axum::extract::State<Api>,
-    request: Request,
+    mut request: Request,
     next: Next,
 ) -> Response {
-    let id = uuid::Uuid::now_v7().simple().to_string();
+    let id: Arc<str> = uuid::Uuid::now_v7().simple().to_string().into();
+    request
+        .extensions_mut()
+        .insert(audit::RequestId(id.clone()));
     let mut response = next.run(request).await;
     let headers = response.headers_mut();
     if let Ok(value) = HeaderValue::from_str(&id) {

@@ -66,7 +66,7 @@ pub(super) async fn create(
     let (record, key) = api.tenants.create(&new.tenant, new.quotas).await?;
     let mut json = shown(&new.tenant, &record);
     json["key"] = keys::minted(&key);
-    Ok((StatusCode::CREATED, Json(json)).into_response())
+    Ok(keys::created(json, new.tenant.as_str()))
 }
 
 pub(super) async fn show(
@@ -151,7 +151,7 @@ pub(super) async fn mint_key(
     }
     let terms = keys::terms(&bytes, api.clock.now())?;
     let key = api.tenants.mint_key(&tenant, terms).await?;
-    Ok((StatusCode::CREATED, Json(keys::minted(&key))).into_response())
+    Ok(keys::created(keys::minted(&key), &key.key.id))
 }
 
 /// Everything stored of the tenant, as lines of JSON, while the server runs. The last line says how many there
