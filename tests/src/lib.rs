@@ -1,7 +1,7 @@
 //! Tests from outside: `antiphon::serve` itself, in process, on a free port and a fresh
 //! data folder, spoken to over HTTP; and the rules of the source tree (`tidy`).
 //!
-//! - The harness: `server`, [`process`] (the real binary), `client`, `logged`, `origin`, `stream`, `guests`, `golden`.
+//! - The harness: `server`, [`process`] (the real binary), `client`, `logged`, `described`, `origin`, `stream`, `guests`, `golden`.
 //! - [`load`]: what benchmarks share.
 //! - [`torture`]: the real binary, killed again and again under load, and the laws that hold all the same.
 //! - The tests: the other modules, one topic each.
@@ -18,6 +18,8 @@ pub mod torture;
 mod client;
 #[cfg(test)]
 mod crash;
+#[cfg(test)]
+mod described;
 #[cfg(test)]
 mod golden;
 #[cfg(test)]
@@ -59,6 +61,8 @@ mod events;
 mod faults;
 #[cfg(test)]
 mod forks;
+#[cfg(test)]
+mod fuzz;
 #[cfg(test)]
 mod invoke;
 #[cfg(test)]

@@ -16,6 +16,7 @@ mod health;
 mod inspect;
 mod invoke;
 mod keys;
+mod openapi;
 mod operations;
 mod patience;
 mod secrets;
@@ -52,6 +53,7 @@ use crate::shutdown::Shutdown;
 use crate::telemetry::{Stage, Telemetry};
 use crate::tenants::Tenants;
 
+pub use openapi::document as openapi;
 pub use patience::Patience;
 pub use server::{Bounds, run};
 pub use tls::{Tls, TlsError};
@@ -179,6 +181,7 @@ pub fn router(parts: Parts) -> Router {
         )
         .route("/v1/usage", get(usage::show))
         .route("/v1/audit", get(audit::list))
+        .route("/v1/openapi.json", get(openapi::show))
         .route("/metrics", get(health::metrics))
         .route("/healthz", get(health::alive))
         .route("/readyz", get(health::ready))
