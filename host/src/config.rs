@@ -9,6 +9,7 @@
 
 mod limits;
 mod policy;
+mod quotas;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -25,6 +26,7 @@ use crate::id::TenantId;
 
 pub use limits::Limits;
 pub use policy::{BackoffSettings, BreakerSettings, PolicySettings};
+pub use quotas::Quotas;
 
 use crate::secret::Secret;
 
@@ -46,6 +48,8 @@ pub struct Config {
     pub egress: Egress,
     pub secrets: Secrets,
     pub budgets: Budgets,
+    /// What each tenant may use, unless the operator gave it something else.
+    pub quotas: Quotas,
     pub limits: Limits,
 }
 
@@ -202,6 +206,7 @@ impl Default for Config {
             egress: Egress::default(),
             secrets: Secrets::default(),
             budgets: Budgets::default(),
+            quotas: Quotas::default(),
             limits: Limits::default(),
         }
     }

@@ -234,8 +234,12 @@ impl Host {
             budgets: Budgets::new(store.clone(), terms(config)),
             logs: logs.clone(),
             limits,
+            tenants: tenants.clone(),
+            quotas: config.quotas,
             turns_max: as_usize(config.limits.turns_max),
+            turns_tenant_max: as_usize(config.limits.turns_tenant_max),
             turns_waiting_max: as_usize(config.limits.turns_waiting_max),
+            turns_waiting_tenant_max: as_usize(config.limits.turns_waiting_tenant_max),
             sessions_open_max: as_usize(config.limits.sessions_open_max),
             forks_max: as_usize(config.limits.forks_max),
             invoked_expire_after_ms: u64::try_from(

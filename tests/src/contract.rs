@@ -141,6 +141,7 @@ fn every_code_is_explained() {
     {
         let responses = operation["responses"].as_object().expect("responses");
         for response in responses.values() {
+            let response = described::resolved(response);
             let schema = &response["content"]["application/json"]["schema"];
             let codes = &schema["properties"]["error"]["properties"]["code"]["enum"];
             let codes = codes.as_array().into_iter().flatten();

@@ -30,6 +30,12 @@ fn template(path: &str) -> Option<&'static str> {
     paths.keys().map(String::as_str).find(|it| is_of(it))
 }
 
+/// What a reference to an answer stands for.
+pub(crate) fn resolved(answer: &'static Value) -> &'static Value {
+    let name = answer["$ref"].as_str().and_then(|it| it.rsplit('/').next());
+    name.map_or(answer, |name| &document()["components"]["responses"][name])
+}
+
 /// Fail unless the document has this answer to `METHOD /path`.
 pub(crate) fn check(line: &str, status: u16, body: &[u8]) {
     let (method, path) = line.split_once(' ').expect("METHOD /path");
@@ -45,7 +51,7 @@ pub(crate) fn check(line: &str, status: u16, body: &[u8]) {
         assert!(known, "{line}: {status} {code:?} is of no route");
         return;
     };
-    let answer = &operation["responses"][status.to_string()];
+    let answer = resolved(&operation["responses"][status.to_string()]);
     assert!(
         answer.is_object(),
         "{line}: {status} {code:?} is not in the document"

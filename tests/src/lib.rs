@@ -66,6 +66,8 @@ mod fuzz;
 #[cfg(test)]
 mod invoke;
 #[cfg(test)]
+mod isolation;
+#[cfg(test)]
 mod journal;
 #[cfg(test)]
 mod models;

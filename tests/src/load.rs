@@ -20,9 +20,13 @@ pub fn components(packages: &[&str]) -> Vec<PathBuf> {
 
 /// The whole of a request.
 pub fn request(process: &Process, method: &str, path: &str, kind: &str, body: &[u8]) -> Vec<u8> {
+    request_as(&process.key, method, path, kind, body)
+}
+
+/// The same by the holder of another key.
+pub fn request_as(key: &str, method: &str, path: &str, kind: &str, body: &[u8]) -> Vec<u8> {
     let head = format!(
-        "{method} {path} HTTP/1.1\r\nhost: bench\r\nauthorization: Bearer {}\r\ncontent-type: {kind}\r\ncontent-length: {}\r\n\r\n",
-        process.key,
+        "{method} {path} HTTP/1.1\r\nhost: bench\r\nauthorization: Bearer {key}\r\ncontent-type: {kind}\r\ncontent-length: {}\r\n\r\n",
         body.len()
     );
     [head.as_bytes(), body].concat()

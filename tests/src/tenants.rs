@@ -407,3 +407,109 @@ async fn a_tenant_is_exported_while_the_server_runs() {
     store.close();
     server.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tenant_holds_what_its_quotas_have_room_for() {
+    let server = Server::start().await;
+    let key = tenant(&server, "acme").await;
+    deploy(&server, &key, "echo").await;
+    let quotas = async |quotas: Value| {
+        let changed = operate(&server, "PUT /v1/tenants/acme/quotas", quotas).await;
+        changed.is(200);
+    };
+    let put = |id: &str| {
+        let call = server.call(&format!("PUT /v1/sessions/{id}")).key(&key);
+        call.json(json!({"agents": ["echo"]}))
+    };
+    let send = |key_of_message: &str, bytes: usize| {
+        let call = server.call("POST /v1/sessions/a/messages").key(&key);
+        let call = call.idempotency(key_of_message);
+        call.json(json!({"body": "x".repeat(bytes)}))
+    };
+    put("a").await.is(201);
+    send("first", 10).await.is(202);
+    quotas(json!({"sessions_max": 2})).await;
+    put("b").await.is(201);
+    let refused = put("c").await;
+    let told = refused.refused(429, "quota_exceeded");
+    assert_eq!(
+        (&told["quota"], &told["used"], &told["limit"]),
+        (&json!("sessions"), &json!(2), &json!(2))
+    );
+    assert!(refused.header("retry-after").is_some());
+    let fork = server.call("POST /v1/sessions/a/fork").key(&key).await;
+    fork.refused(429, "quota_exceeded");
+    let invoke = server.call("POST /v1/agents/echo/invoke").key(&key);
+    let invoke = invoke.json(json!({"body": "x"})).await;
+    invoke.refused(429, "quota_exceeded");
+    // What is there is used as before, and the same again is no new one.
+    put("b").await.is(200);
+    send("second", 10).await.is(202);
+
+    quotas(json!({"storage_bytes_max": 1_000_000})).await;
+    put("c").await.is(201);
+    send("third", 400_000).await.is(202);
+    let refused = send("fourth", 700_000).await;
+    let told = refused.refused(429, "quota_exceeded");
+    assert_eq!(told["quota"], "storage-bytes");
+    quotas(json!({"storage_bytes_max": 1})).await;
+    send("fifth", 1).await.refused(429, "quota_exceeded");
+    let slot = server.call("PUT /v1/sessions/a/slots/x").key(&key);
+    slot.text("x").await.refused(429, "quota_exceeded");
+    assert!(send("second", 10).await.is_replayed(), "it came before");
+    let shown = server.call("GET /v1/tenants/acme").key(&key).await.is(200);
+    assert_eq!(shown["holds"]["sessions"], 3);
+    assert!(
+        shown["holds"]["storage_bytes"].as_u64() > Some(400_000),
+        "{shown}"
+    );
+    // Others have their own.
+    server.deploy("echo").await;
+    server.session("a", &["echo"]).await;
+    server.post("a", json!("x")).await;
+    // And room is made by removing.
+    quotas(json!({"sessions_max": 3})).await;
+    put("d").await.refused(429, "quota_exceeded");
+    server.stop().await;
+}
+
+/// Each tenant has its own line, and what is too long for it is refused to it alone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tenant_with_many_turns_waiting_delays_nobody_else() {
+    let gate = Gate::new();
+    let held: Vec<_> = (0..5)
+        .map(|_| Reply::stream().wait(&gate).say("late").finish("stop"))
+        .collect();
+    let provider = Provider::start(held).await;
+    let server = Server::asking(&provider).await;
+    let key = tenant(&server, "acme").await;
+    deploy(&server, &key, "puppet").await;
+    let quotas = json!({"turns_max": 1, "turns_waiting_max": 2});
+    let changed = operate(&server, "PUT /v1/tenants/acme/quotas", quotas).await;
+    changed.is(200);
+    let invoke = || {
+        let call = server.call("POST /v1/agents/puppet/invoke").key(&key);
+        let call = call.header("prefer", "respond-async");
+        call.json(json!({"body": [{"relay": "q"}]}))
+    };
+    for _ in 0..3 {
+        invoke().await.is(202);
+    }
+    provider.received(1).await;
+    // Two wait; as soon as both are in the line, the next one is refused.
+    let refused = loop {
+        let answer = invoke().await;
+        if answer.status != 202 {
+            break answer;
+        }
+    };
+    refused.refused(429, "overloaded");
+    assert!(refused.header("retry-after").is_some());
+    server.deploy("echo").await;
+    server.session("s", &["echo"]).await;
+    assert_eq!(server.reply("echo", "s", json!("here")).await, "here");
+    assert_eq!(provider.requests().len(), 1, "one at a time");
+    gate.open();
+    provider.received(3).await;
+    server.stop().await;
+}

@@ -75,8 +75,13 @@ pub struct Limits {
     pub idle_ms_max: u64,
     /// Turns running in the host.
     pub turns_max: u64,
+    /// Turns of one tenant that have a place whenever the host has one; beyond that it takes what others leave free, as
+    /// long as half of all places are.
+    pub turns_tenant_max: u64,
     /// Turns waiting for a place; more are refused with 429.
     pub turns_waiting_max: u64,
+    /// The same of one tenant.
+    pub turns_waiting_tenant_max: u64,
     /// Sessions held in memory; others wait in the store.
     pub sessions_open_max: u64,
     /// Sessions being copied; more are refused with 429.
@@ -162,8 +167,12 @@ impl Default for Limits {
 
             // About 5,000 live instances fit under the default `vm.max_map_count`.
             turns_max: 1_000,
-            // Ten rounds of a full host: at 3,000 turns/s the last waits a few seconds.
-            turns_waiting_max: 10_000,
+            // A fair host of fifteen busy tenants is full; a lone one may have half of it.
+            turns_tenant_max: 64,
+            // Twenty rounds of a full host: at 3,000 turns/s the last waits some seconds.
+            turns_waiting_max: 20_000,
+            // Half: whoever has as many leaves the others room to be heard.
+            turns_waiting_tenant_max: 10_000,
             // Some 50 KB each: 1 GB.
             sessions_open_max: 20_000,
             // A copy keeps the disk busy for as long as the journal is long: a few of them leave
@@ -190,7 +199,7 @@ impl Default for Limits {
 
 impl Limits {
     /// Every limit by name.
-    pub(super) fn named(&self) -> [(&'static str, u64); 41] {
+    pub(super) fn named(&self) -> [(&'static str, u64); 43] {
         // Taken apart whole, so that a new field cannot be forgotten here.
         let Self {
             component_bytes_max,
@@ -223,7 +232,9 @@ impl Limits {
             write_stall_ms_max,
             idle_ms_max,
             turns_max,
+            turns_tenant_max,
             turns_waiting_max,
+            turns_waiting_tenant_max,
             sessions_open_max,
             forks_max,
             usage_days_max,
@@ -266,7 +277,9 @@ impl Limits {
             ("write_stall_ms_max", write_stall_ms_max),
             ("idle_ms_max", idle_ms_max),
             ("turns_max", turns_max),
+            ("turns_tenant_max", turns_tenant_max),
             ("turns_waiting_max", turns_waiting_max),
+            ("turns_waiting_tenant_max", turns_waiting_tenant_max),
             ("sessions_open_max", sessions_open_max),
             ("forks_max", forks_max),
             ("usage_days_max", usage_days_max),

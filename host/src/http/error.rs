@@ -19,12 +19,15 @@ use crate::secrets::SecretError;
 use crate::session::commands::CommandError;
 use crate::session::following::FollowingError;
 use crate::session::fork::ForkError;
-use crate::session::{Session, SessionError};
+use crate::session::{Exceeded, Session, SessionError};
 use crate::store::{CommitError, Damage, ReadError};
 use crate::tenants::TenantError;
 
 /// Marks an answer whose cause is in the log; never leaves the host.
 pub(super) const INTERNAL: &str = "x-antiphon-internal";
+
+/// Somebody has to remove something, or to raise the quota: a minute is soon.
+const QUOTA_RETRY_S: u32 = 60;
 
 #[derive(Debug)]
 pub(super) struct ApiError {
@@ -95,6 +98,21 @@ impl ApiError {
         Self {
             retry_after_s: Some(1),
             ..Self::new(StatusCode::TOO_MANY_REQUESTS, "overloaded", message)
+        }
+    }
+
+    /// Removing something helps, and asking again at once does not.
+    pub(super) fn quota_exceeded(exceeded: &Exceeded) -> Self {
+        let Exceeded { quota, used, limit } = exceeded;
+        let fields = json!({"quota": quota, "used": used, "limit": limit});
+        let error = Self::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            "quota_exceeded",
+            exceeded.to_string(),
+        );
+        Self {
+            retry_after_s: Some(QUOTA_RETRY_S),
+            ..error.with(fields)
         }
     }
 

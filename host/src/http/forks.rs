@@ -70,6 +70,7 @@ pub(super) async fn create(
         },
         idempotency,
     };
+    api.may_fork(&caller, &new.session).await?;
     let forked = api.sessions.fork(caller.tenant(), &id, &new).await?;
     let (_, body) = described(&forked.session).await?;
     let mut response = (StatusCode::CREATED, Json(body)).into_response();

@@ -12,11 +12,12 @@ use serde_json::{Value, json};
 
 use crate::id::{AgentName, Author, Offset, SessionId};
 use crate::journal::codec::Encoded;
-use crate::journal::entry::Failure;
-use crate::session::Session;
+use crate::journal::entry::{Failure, Idempotency};
+use crate::journal::state::Phase;
 use crate::session::commands::{self, NewMessage, NewSession, Posted};
 use crate::session::following::Following;
 use crate::session::outcome::{Standing, Taken, Tracker};
+use crate::session::{Holding, Session};
 use crate::tenants::Right;
 
 use super::Api;
@@ -54,7 +55,7 @@ pub(super) async fn invoke(
         body::json(&bytes)?
     };
     api.must_be_ready(&caller, &agent)?;
-    api.admit(&invocation.body)?;
+    let bytes_more = api.admit(&caller, &invocation.body)?;
     let inbound = api.forwarded(&caller, &headers)?;
     let target = format!("invoke/{agent}");
     let idempotency = bus::idempotency(&caller, &target, &headers, &inbound, &bytes)?;
@@ -76,6 +77,9 @@ pub(super) async fn invoke(
         Some(_) => api.sessions.get_or_absent(caller.tenant(), &id).await?,
         None => api.sessions.get(caller.tenant(), &id).await?,
     };
+    api.may_open(&caller, &session).await?;
+    api.may_add(&caller, &session, idempotency, bytes_more)
+        .await?;
     let message = NewMessage {
         author: caller.author(invocation.author)?,
         to: Some(agent),
@@ -128,8 +132,9 @@ impl Api {
         Ok(())
     }
 
-    /// Refuse what is too large, and everything while the host has more to do than it may queue.
-    pub(super) fn admit(&self, body: &Value) -> ApiResult<()> {
+    /// Refuse what is too large, and everything while the host or the tenant has more to do than may be queued. Answers the
+    /// length of the body in bytes.
+    pub(super) fn admit(&self, caller: &Caller, body: &Value) -> ApiResult<u64> {
         let limit = self.sessions.limits().message_bytes_max;
         let length = body
             .as_str()
@@ -140,12 +145,48 @@ impl Api {
         if self.shutdown.is_stopping() {
             return Err(ApiError::draining());
         }
-        if self.sessions.is_overloaded() {
-            return Err(ApiError::overloaded(
-                "the server runs as many turns as it may",
-            ));
+        let overload = self.sessions.overload(caller.tenant());
+        overload.map_err(|overload| ApiError::overloaded(overload.to_string()))?;
+        Ok(length as u64)
+    }
+
+    /// Refuse a session that is not there yet and that the tenant's quotas have no room for.
+    pub(super) async fn may_open(&self, caller: &Caller, session: &Session) -> ApiResult<()> {
+        match session.ledger.look(|state| state.phase) {
+            Phase::Absent => self.may_hold(caller, Holding::Session).await,
+            Phase::Open | Phase::Ended => Ok(()),
         }
-        Ok(())
+    }
+
+    /// The same of a fork; one that is there already is looked at by whoever makes it.
+    pub(super) async fn may_fork(&self, caller: &Caller, fork: &SessionId) -> ApiResult<()> {
+        match self.sessions.get(caller.tenant(), fork).await {
+            Ok(_) => Ok(()),
+            Err(_) => self.may_hold(caller, Holding::Session).await,
+        }
+    }
+
+    /// Refuse bytes that the tenant's quotas have no room for, unless they came before.
+    pub(super) async fn may_add(
+        &self,
+        caller: &Caller,
+        session: &Session,
+        idempotency: Option<Idempotency>,
+        bytes: u64,
+    ) -> ApiResult<()> {
+        let came = |it: Idempotency| {
+            let message = session.ledger.look(|state| state.ever_remembered(&it.key));
+            message.is_some()
+        };
+        if idempotency.is_some_and(came) {
+            return Ok(());
+        }
+        self.may_hold(caller, Holding::Bytes(bytes)).await
+    }
+
+    async fn may_hold(&self, caller: &Caller, more: Holding) -> ApiResult<()> {
+        let allowed = self.sessions.may_hold(caller.tenant(), more).await?;
+        allowed.map_err(|exceeded| ApiError::quota_exceeded(&exceeded))
     }
 }
 

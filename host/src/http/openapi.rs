@@ -144,6 +144,7 @@ pub fn document() -> Value {
                 "key": {"type": "http", "scheme": "bearer", "description": "A key, a session token, or the operator's key."},
                 "address": {"type": "apiKey", "in": "query", "name": "access_token", "description": "On GET, a key or token for who cannot set headers."},
             },
+            "responses": refusals(),
             "schemas": schemas::all(),
         },
     })
@@ -218,27 +219,54 @@ fn responses(operation: &Operation) -> Value {
         }
         responses.insert(status.to_string(), response);
     }
-    let mut errors: BTreeMap<u16, Vec<&str>> = BTreeMap::new();
-    for code in &operation.codes {
-        let of_status = errors.entry(status_of(code)).or_default();
-        if !of_status.contains(code) {
-            of_status.push(code);
+    for (status, codes) in errors(operation) {
+        let name = refusal(status, &codes);
+        let reference = json!({"$ref": format!("#/components/responses/{name}")});
+        responses.insert(status.to_string(), reference);
+    }
+    responses.insert(
+        "431".to_owned(),
+        json!({"$ref": "#/components/responses/431"}),
+    );
+    Value::Object(responses)
+}
+
+/// The name of an answer that says one of these codes; the codes are in order.
+fn refusal(status: u16, codes: &[&str]) -> String {
+    format!("{status}.{}", codes.join("."))
+}
+
+/// Every answer that refuses something, by its name.
+fn refusals() -> Map<String, Value> {
+    let mut refusals = Map::new();
+    for operation in operations::all() {
+        for (status, codes) in errors(&operation) {
+            let response = json!({
+                "description": phrase(status),
+                "content": {"application/json": {"schema": {
+                    "allOf": [schemas::named("Error")],
+                    "properties": {"error": {"properties": {"code": {"enum": codes}}}},
+                }}},
+            });
+            refusals.insert(refusal(status, &codes), response);
         }
     }
-    for (status, mut codes) in errors {
-        codes.sort_unstable();
-        let response = json!({
-            "description": phrase(status),
-            "content": {"application/json": {"schema": {
-                "allOf": [schemas::named("Error")],
-                "properties": {"error": {"properties": {"code": {"enum": codes}}}},
-            }}},
-        });
-        responses.insert(status.to_string(), response);
+    let too_long = "the head is over `header_bytes_max`; the HTTP library says so, without JSON";
+    refusals.insert("431".to_owned(), json!({"description": too_long}));
+    refusals
+}
+
+/// What an operation refuses, by status.
+fn errors(operation: &Operation) -> BTreeMap<u16, Vec<&'static str>> {
+    let mut errors: BTreeMap<u16, Vec<&'static str>> = BTreeMap::new();
+    for code in &operation.codes {
+        errors.entry(status_of(code)).or_default().push(code);
     }
-    let too_long = json!({"description": "the head is over `header_bytes_max`; the HTTP library says so, without JSON"});
-    responses.insert("431".to_owned(), too_long);
-    Value::Object(responses)
+    for codes in errors.values_mut() {
+        codes.sort_unstable();
+        codes.dedup();
+    }
+    errors
 }
 
 fn phrase(status: u16) -> &'static str {

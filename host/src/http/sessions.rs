@@ -106,6 +106,7 @@ pub(super) async fn create(
         .idempotency
         .map_or_else(SessionId::fresh, |it| SessionId::of_key(&it.key));
     let session = api.sessions.get_or_absent(caller.tenant(), &id).await?;
+    api.may_open(&caller, &session).await?;
     let opened = settled(&session, commands::open(&session.ledger, &new)).await?;
     let (_, body) = described(&session).await?;
     let mut response = (StatusCode::CREATED, Json(body)).into_response();
@@ -131,6 +132,7 @@ pub(super) async fn put(
     caller.need(Right::Invoke)?;
     let new = body::json::<New>(&bytes)?.check(&api, &caller)?;
     let session = api.sessions.get_or_absent(caller.tenant(), &id).await?;
+    api.may_open(&caller, &session).await?;
     let opened = settled(&session, commands::open(&session.ledger, &new)).await?;
     let (_, body) = described(&session).await?;
     let status = if opened {
@@ -256,11 +258,13 @@ pub(super) async fn send(
     } else {
         body::json(&bytes)?
     };
-    api.admit(&message.body)?;
+    let bytes_more = api.admit(&caller, &message.body)?;
     let inbound = api.forwarded(&caller, &headers)?;
     let target = format!("messages/{id}");
     let idempotency = bus::idempotency(&caller, &target, &headers, &inbound, &bytes)?;
     let session: Arc<Session> = api.sessions.get(caller.tenant(), &id).await?;
+    api.may_add(&caller, &session, idempotency, bytes_more)
+        .await?;
     let message = NewMessage {
         author: caller.author(message.author)?,
         to: message.to,

@@ -87,6 +87,8 @@ pub(super) async fn put(
     };
     let version = if_match(&headers)?;
     let session = api.sessions.get(caller.tenant(), &id).await?;
+    let bytes_more = document.content.len() as u64;
+    api.may_add(&caller, &session, None, bytes_more).await?;
     let by = caller.author(document.author)?;
     let written = commands::put_slot(
         &api.sessions,

@@ -76,7 +76,16 @@ pub(super) async fn show(
 ) -> ApiResult<Json<Value>> {
     administrator.of(&tenant)?;
     let record = api.tenants.get(&tenant).ok_or_else(not_found)?;
-    Ok(Json(shown(&tenant, &record)))
+    let mut json = shown(&tenant, &record);
+    if record.standing != Standing::Deleting {
+        let holdings = api.sessions.holdings(&tenant).await?;
+        json["holds"] = json!({
+            "sessions": holdings.sessions,
+            "storage_bytes": holdings.bytes,
+            "agents": api.sessions.agents().list(&tenant).len(),
+        });
+    }
+    Ok(Json(json))
 }
 
 pub(super) async fn put_quotas(

@@ -17,6 +17,7 @@
 //! - `set_aside`: sessions whose journals are damaged.
 //! - `nested`: the sessions of nested calls; `following`: a message to its end; `authorization`: what
 //!   callers forward.
+//! - `fair`: pure, whose turn gets the next place; `places`: the same with wakers; `quotas`: what tenants hold.
 //! - `tenants`: tenants that are not served, and the removal of one.
 //! - `wake`: sessions that are due without anybody asking.
 //!
@@ -27,12 +28,15 @@
 mod authorization;
 pub mod commands;
 mod driver;
+mod fair;
 pub mod following;
 pub mod fork;
 mod instances;
 mod machine;
 mod nested;
 pub mod outcome;
+mod places;
+mod quotas;
 mod recovery;
 pub mod replay;
 mod rules;
@@ -44,11 +48,10 @@ mod turn;
 mod wake;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use tokio::sync::{OnceCell, Semaphore, SemaphorePermit};
+use tokio::sync::{OnceCell, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -65,8 +68,14 @@ use crate::runtime::limits::TurnLimits;
 use crate::seal::Seal;
 use crate::secrets::Secrets;
 use crate::store::{JournalId, Latched, OpenError, ReadError, Store};
+use crate::tenants::{Quotas as TenantQuotas, Tenants};
 
 pub use instances::Instances;
+pub use quotas::{Exceeded, Holding};
+
+use fair::Bounds;
+use places::Places;
+use quotas::Quotas;
 use set_aside::SetAside;
 use tenants::Served;
 use wake::Agenda;
@@ -95,6 +104,15 @@ pub enum SessionError {
     /// A defect, or a race lost too often.
     #[error("the session cannot be opened: {0}")]
     Broken(String),
+}
+
+/// Who has more to do than may be queued.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Overload {
+    #[error("the server runs as many turns as it may")]
+    Host,
+    #[error("as many turns of the tenant wait as may")]
+    Tenant,
 }
 
 impl SessionError {
@@ -134,10 +152,18 @@ pub struct Parts {
     pub budgets: Budgets,
     pub logs: Logs,
     pub limits: TurnLimits,
-    /// Turns that run at once on this host.
+    /// Whose quotas hold.
+    pub tenants: Tenants,
+    /// What tenants may use that have nothing of their own.
+    pub quotas: TenantQuotas,
+    /// Turns that run at once on this host, at each depth of calls.
     pub turns_max: usize,
+    /// Those of one tenant that have a place whenever there is one.
+    pub turns_tenant_max: usize,
     /// Turns that wait for a place; what comes then is refused.
     pub turns_waiting_max: usize,
+    /// The same of one tenant.
+    pub turns_waiting_tenant_max: usize,
     /// Sessions held in memory; what needs another one is refused then.
     pub sessions_open_max: usize,
     /// Sessions that are copied at once; what comes then is refused.
@@ -163,34 +189,13 @@ struct Inner {
     served: Served,
     agenda: Agenda,
     turns: Places,
+    quotas: Quotas,
     forks: Semaphore,
-    turns_waiting: AtomicUsize,
     drivers: TaskTracker,
     /// Nothing new is started.
     draining: CancellationToken,
     /// What still runs is dropped.
     stopping: CancellationToken,
-}
-
-/// Places for turns that run, a set for each depth of calls: a turn that waits for one that it called keeps
-/// its place, and must not keep that one from having any.
-struct Places(Vec<Semaphore>);
-
-impl Places {
-    fn new(turns_max: usize, depth_max: u32) -> Self {
-        Self(
-            (0..depth_max.max(1))
-                .map(|_| Semaphore::new(turns_max))
-                .collect(),
-        )
-    }
-
-    /// Wait for a place; none if the host has no more.
-    async fn take(&self, depth: u32) -> Option<SemaphorePermit<'_>> {
-        let at = usize::try_from(depth).unwrap_or(usize::MAX);
-        let places = self.0.get(at).or(self.0.last())?;
-        places.acquire().await.ok()
-    }
 }
 
 /// An open session. Whoever holds one keeps it in memory.
@@ -201,7 +206,8 @@ pub struct Session {
 
 impl Sessions {
     pub fn new(parts: Parts) -> Self {
-        let turns = Places::new(parts.turns_max, parts.limits.call_depth_max);
+        let turns = Places::new(parts.limits.call_depth_max);
+        let quotas = Quotas::new(parts.store.clone());
         let forks = Semaphore::new(parts.forks_max);
         let started_at = parts.clock.now();
         Self(Arc::new(Inner {
@@ -212,8 +218,8 @@ impl Sessions {
             served: Served::default(),
             agenda: Agenda::default(),
             turns,
+            quotas,
             forks,
-            turns_waiting: AtomicUsize::new(0),
             drivers: TaskTracker::new(),
             draining: CancellationToken::new(),
             stopping: CancellationToken::new(),
@@ -380,10 +386,54 @@ impl Sessions {
         self.map().len()
     }
 
-    /// Whether the host has as much to do as it may queue.
-    pub fn is_overloaded(&self) -> bool {
-        self.0.turns_waiting.load(Ordering::Relaxed) >= self.0.parts.turns_waiting_max
-            || self.open_count() > self.0.parts.sessions_open_max
+    /// Why the host takes nothing more now, or nothing of this tenant.
+    pub fn overload(&self, tenant: &TenantId) -> Result<(), Overload> {
+        let parts = &self.0.parts;
+        if self.open_count() > parts.sessions_open_max
+            || self.0.turns.waiting() >= parts.turns_waiting_max
+        {
+            return Err(Overload::Host);
+        }
+        let own = self.quotas(tenant).turns_waiting_max;
+        let own = own.unwrap_or(parts.turns_waiting_tenant_max as u64);
+        if self.0.turns.waiting_of(tenant) as u64 >= own {
+            return Err(Overload::Tenant);
+        }
+        Ok(())
+    }
+
+    /// So that no turn begins until they are dropped.
+    #[cfg(test)]
+    async fn take_every_place(&self) -> Vec<places::Place<'_>> {
+        let nobody = TenantId::new("nobody").expect("a name");
+        let all = Bounds {
+            share: usize::MAX,
+            tenant_max: usize::MAX,
+            ..self.bounds(&nobody)
+        };
+        let mut places = Vec::new();
+        for _ in 0..all.host_max {
+            places.push(self.0.turns.take(&nobody, 0, all).await);
+        }
+        places
+    }
+
+    /// What the operator gave the tenant, over what all have.
+    fn quotas(&self, tenant: &TenantId) -> TenantQuotas {
+        let own = self.0.parts.tenants.get(tenant);
+        own.unwrap_or_default().quotas.or(self.0.parts.quotas)
+    }
+
+    /// How many turns of the tenant may run.
+    fn bounds(&self, tenant: &TenantId) -> Bounds {
+        let parts = &self.0.parts;
+        let own = self.quotas(tenant).turns_max;
+        let own = own.map(|it| usize::try_from(it).unwrap_or(usize::MAX));
+        Bounds {
+            host_max: parts.turns_max,
+            share: own.map_or(parts.turns_tenant_max, |it| it.min(parts.turns_tenant_max)),
+            tenant_max: own.unwrap_or(usize::MAX),
+        }
     }
 
     pub fn agents(&self) -> &Arc<Agents> {

@@ -19,6 +19,7 @@ use crate::store::ReadError;
 use super::commands::{self, CommandError, NewMessage, NewSession};
 use super::following::{Following, FollowingError};
 use super::outcome::{Ended, Standing};
+use super::quotas::Holding;
 use super::{Session, SessionError, Sessions, authorization};
 
 /// One tenant's sessions.
@@ -40,11 +41,13 @@ impl Peers for Nested {
             let why = "the agent has no component yet".to_owned();
             return Err(NotCalled::Refused(why));
         }
-        if self.sessions.is_overloaded() {
-            let why = "the server runs as many turns as it may".to_owned();
-            return Err(NotCalled::Refused(why));
+        if let Err(overload) = self.sessions.overload(&self.tenant) {
+            return Err(NotCalled::Refused(overload.to_string()));
         }
-        Ok(())
+        let exceeded = self
+            .sessions
+            .may_hold_as_known(&self.tenant, Holding::Session);
+        exceeded.map_err(|exceeded| NotCalled::Refused(exceeded.to_string()))
     }
 
     fn open(&self, opening: Opening) -> BoxFuture<'_, Result<(), Lost>> {

@@ -141,6 +141,7 @@ impl Sessions {
         parts.agents.remove_components(digests).await?;
         parts.budgets.forget_tenant(tenant);
         self.0.agenda.forget_tenant(tenant);
+        self.0.quotas.forget_tenant(tenant);
         self.0.served.0.send_modify(|not| {
             not.suspended.remove(tenant);
         });

@@ -1,7 +1,7 @@
 //! One turn: from `turn-started` through its instance to `turn-ended`.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use tokio::sync::OnceCell;
@@ -223,30 +223,12 @@ pub(super) async fn run(sessions: Sessions, session: Arc<Session>, started: Star
     session.ledger.flush();
 }
 
-/// Counts a turn that waits for a place, also if it is given up while it waits.
-struct Waiting<'a>(&'a AtomicUsize);
-
-impl<'a> Waiting<'a> {
-    fn start(count: &'a AtomicUsize) -> Self {
-        count.fetch_add(1, Ordering::Relaxed);
-        Self(count)
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 async fn execute(sessions: &Sessions, session: &Session, started: Started) -> Exit {
     let parts = &sessions.0.parts;
     let admitted = Instant::now();
-    let waiting = Waiting::start(&sessions.0.turns_waiting);
-    let Some(_place) = sessions.0.turns.take(started.depth).await else {
-        return Exit::Over;
-    };
-    drop(waiting);
+    let tenant = &session.journal.tenant;
+    let bounds = sessions.bounds(tenant);
+    let _place = sessions.0.turns.take(tenant, started.depth, bounds).await;
     if started.deadline.is_some_and(|at| at <= sessions.now()) {
         return too_late();
     }

@@ -14,8 +14,8 @@ use super::keys::{self, Row, Stem};
 use super::transfer;
 use super::view::{InFlight, View};
 use super::{
-    Commit, CommitError, Generation, JournalId, JournalPage, Latched, OpenError, Opened, ReadError,
-    RecordKey, RecordSpace, Store, Tail,
+    Commit, CommitError, Generation, Holdings, JournalId, JournalPage, Latched, OpenError, Opened,
+    ReadError, RecordKey, RecordSpace, Store, Tail,
 };
 use crate::id::{Digest, Seq, SessionId, TenantId};
 use crate::journal::codec::{DecodeError, Frame};
@@ -247,6 +247,24 @@ impl Store for LocalStore {
         // Its end is not what an owner in the map believes any more.
         self.committer.release(journal, taken.generation);
         cleared
+    }
+
+    fn holdings(&self, tenant: &TenantId) -> Result<Holdings, ReadError> {
+        let mut holdings = Holdings::default();
+        let mut last: Option<JournalId> = None;
+        for row in self.view.keys(keys::tenant(tenant), Order::Forward) {
+            let (key, value) = row?;
+            holdings.bytes += (key.len() + value.len()) as u64;
+            // A session is there if it has a frame, and those are its last rows.
+            if let Some((stem, 0)) = keys::split(&key)
+                && let Some(Row::Frame(journal, _)) = keys::parse(stem)
+                && last.as_ref() != Some(&journal)
+            {
+                holdings.sessions += 1;
+                last = Some(journal);
+            }
+        }
+        Ok(holdings)
     }
 
     fn tenants(&self) -> Result<Vec<TenantId>, ReadError> {

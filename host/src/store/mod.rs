@@ -221,6 +221,15 @@ pub struct JournalPage {
     pub more: bool,
 }
 
+/// What one tenant has stored.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Holdings {
+    pub sessions: u64,
+    /// Of entries, long values, snapshots and records, with their keys. The disk holds more: how much more
+    /// is the engine's affair.
+    pub bytes: u64,
+}
+
 pub trait Store: Send + Sync + 'static {
     /// Take a journal over: bump its generation, so that older owners are fenced, and wait
     /// until everything accepted from them is durable or failed. Writes nothing; a
@@ -281,6 +290,9 @@ pub trait Store: Send + Sync + 'static {
     /// crash in between leaves a journal without its beginning, so whoever clears one
     /// first makes sure that it will be cleared again (a record in `Wake`).
     fn clear(&self, journal: &JournalId, rows_max: usize) -> Result<bool, OpenError>;
+
+    /// What a tenant has stored. Reads all of it.
+    fn holdings(&self, tenant: &TenantId) -> Result<Holdings, ReadError>;
 
     /// Tenants that have anything stored, in order, also those that there are no more.
     fn tenants(&self) -> Result<Vec<TenantId>, ReadError>;

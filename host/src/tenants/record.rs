@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Time;
+pub use crate::config::Quotas;
 
 /// Whether a tenant is served.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,24 +25,6 @@ impl Standing {
             Self::Deleting => "deleting",
         }
     }
-}
-
-/// What one tenant may use, where that is not what the host gives to all.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Quotas {
-    /// Sessions that are there, open or at rest.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub sessions_max: Option<u64>,
-    /// Bytes of entries and of long values.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub storage_bytes_max: Option<u64>,
-    /// Turns that run at once, at each depth of calls.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub turns_max: Option<u64>,
-    /// Turns that wait for a place.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub turns_waiting_max: Option<u64>,
 }
 
 /// The stored form. Tenants of older versions have none of the fields.

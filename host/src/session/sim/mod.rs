@@ -43,6 +43,7 @@ use crate::model::simulated::Log;
 use crate::seal::Seal;
 use crate::store::components::Components;
 use crate::store::{Fault, Memory, RecordKey, RecordSpace, Write, memory};
+use crate::tenants::{Quotas, Tenants};
 
 /// Steps of virtual time in which anything happens that happens at all: over an hour.
 const STEPS_MAX: u64 = 100_000;
@@ -281,8 +282,12 @@ impl World {
             budgets: Budgets::new(store.clone(), terms()),
             logs: Logs::new(1024),
             limits: TurnLimits::default(),
+            tenants: Tenants::open(store.clone(), clock.clone()).expect("they read"),
+            quotas: Quotas::default(),
             turns_max: 4,
+            turns_tenant_max: 4,
             turns_waiting_max: 4,
+            turns_waiting_tenant_max: 4,
             sessions_open_max: 100,
             forks_max: 2,
             invoked_expire_after_ms: 24 * 60 * 60 * 1000,

@@ -42,7 +42,7 @@ fn a_lock_is_taken_again_only_if_nobody_wrote() {
         let (disk, now) = lost_after(&lines);
         life(&disk, now, async |world| {
             // No place for a turn until somebody wrote.
-            let places = world.sessions.0.turns.0[0].acquire_many(4).await;
+            let places = world.sessions.take_every_place().await;
             let session = world.session().await;
             if wrote {
                 let put = commands::put_slot(

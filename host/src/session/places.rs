@@ -1,0 +1,174 @@
+//! Places for turns that run, and the lines before them: [`super::fair`] with wakers.
+//!
+//! There is a set of places for each depth of calls: a turn that waits for one that it called keeps its place, and
+//! must not keep that one from having any.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use tokio::sync::oneshot;
+
+use crate::id::TenantId;
+
+use super::fair::{Bounds, Entry, Fair, Ticket};
+
+pub(super) struct Places {
+    depths: Vec<Mutex<Depth>>,
+    /// At every depth.
+    waiting: AtomicUsize,
+    of_tenants: Mutex<BTreeMap<TenantId, Arc<AtomicUsize>>>,
+}
+
+#[derive(Default)]
+struct Depth {
+    fair: Fair<TenantId>,
+    wakes: BTreeMap<Ticket, oneshot::Sender<()>>,
+}
+
+impl Places {
+    pub(super) fn new(depth_max: u32) -> Self {
+        let depths = 0..depth_max.max(1);
+        Self {
+            depths: depths.map(|_| Mutex::default()).collect(),
+            waiting: AtomicUsize::new(0),
+            of_tenants: Mutex::default(),
+        }
+    }
+
+    /// Wait for a place. Giving up leaves the line.
+    pub(super) async fn take(&self, tenant: &TenantId, depth: u32, bounds: Bounds) -> Place<'_> {
+        let at = usize::try_from(depth).unwrap_or(usize::MAX);
+        let depth = &self.depths[at.min(self.depths.len() - 1)];
+        let (entry, woken) = {
+            let mut depth = lock(depth);
+            match depth.fair.enter(tenant, bounds) {
+                Entry::Go(ticket) => (ticket, None),
+                Entry::Wait(ticket) => {
+                    let (wake, woken) = oneshot::channel();
+                    depth.wakes.insert(ticket, wake);
+                    (ticket, Some(woken))
+                }
+            }
+        };
+        let place = Place {
+            depth,
+            tenant: tenant.clone(),
+            ticket: entry,
+        };
+        if let Some(woken) = woken {
+            let _waiting = Waiting::start(self, tenant);
+            // The sender goes only with its message, or with the place that this future holds.
+            let _ = woken.await;
+        }
+        place
+    }
+
+    /// How many turns wait.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
+    /// How many of the tenant's.
+    pub(super) fn waiting_of(&self, tenant: &TenantId) -> usize {
+        let all = lock(&self.of_tenants);
+        all.get(tenant)
+            .map_or(0, |count| count.load(Ordering::Relaxed))
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex
+        .lock()
+        .unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+/// A place, or one in the line. Dropping it gives it to whoever is next.
+pub(super) struct Place<'a> {
+    depth: &'a Mutex<Depth>,
+    tenant: TenantId,
+    ticket: Ticket,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let wakes: Vec<_> = {
+            let mut depth = lock(self.depth);
+            depth.wakes.remove(&self.ticket);
+            let go = depth.fair.leave(&self.tenant, self.ticket);
+            go.iter().filter_map(|it| depth.wakes.remove(it)).collect()
+        };
+        for wake in wakes {
+            // Who stopped waiting leaves its place by itself.
+            let _ = wake.send(());
+        }
+    }
+}
+
+/// Counts a turn that waits for a place, also if it is given up while it waits.
+struct Waiting<'a> {
+    places: &'a Places,
+    tenant: TenantId,
+}
+
+impl<'a> Waiting<'a> {
+    fn start(places: &'a Places, tenant: &TenantId) -> Self {
+        places.waiting.fetch_add(1, Ordering::Relaxed);
+        let mut all = lock(&places.of_tenants);
+        let count = all.entry(tenant.clone()).or_default();
+        count.fetch_add(1, Ordering::Relaxed);
+        Self {
+            places,
+            tenant: tenant.clone(),
+        }
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.places.waiting.fetch_sub(1, Ordering::Relaxed);
+        let mut all = lock(&self.places.of_tenants);
+        if let Some(count) = all.get(&self.tenant)
+            && count.fetch_sub(1, Ordering::Relaxed) == 1
+        {
+            all.remove(&self.tenant);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn who_waits_is_woken_and_who_gives_up_is_forgotten() {
+        let places = Places::new(2);
+        let tenant = |name: &str| TenantId::new(name).expect("a name");
+        let (a, b) = (tenant("a"), tenant("b"));
+        let of = Bounds {
+            host_max: 1,
+            share: 1,
+            tenant_max: 1,
+        };
+        let first = places.take(&a, 0, of).await;
+        let mut second = Box::pin(places.take(&a, 0, of));
+        let mut third = Box::pin(places.take(&b, 0, of));
+        assert!(second.as_mut().now_or_never().is_none());
+        assert!(third.as_mut().now_or_never().is_none());
+        assert_eq!((places.waiting(), places.waiting_of(&a)), (2, 1));
+        // Deeper calls have places of their own, and the deepest share the last set.
+        let deeper = places.take(&a, 1, of).now_or_never();
+        assert!(deeper.is_some());
+        assert!(places.take(&a, 7, of).now_or_never().is_none());
+        drop(second);
+        assert_eq!((places.waiting(), places.waiting_of(&a)), (1, 0));
+        drop(first);
+        let third = third.now_or_never().expect("it is woken");
+        assert_eq!(places.waiting(), 0);
+        drop(third);
+        let fourth = places.take(&a, 0, of).now_or_never();
+        assert!(fourth.is_some());
+    }
+}
