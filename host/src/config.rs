@@ -93,6 +93,17 @@ pub enum Durability {
 pub struct Http {
     /// Origins of web pages that may call; none by default.
     pub cors_origins: Vec<String>,
+    /// Without it, HTTP is served in the clear.
+    pub tls: Option<Tls>,
+}
+
+/// What the server shows of itself. PEM files.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tls {
+    /// The certificate, then those that lead to its root.
+    pub certificate: PathBuf,
+    pub key: PathBuf,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]

@@ -64,6 +64,11 @@ impl Telemetry {
         // Shown from the start: nothing is under way.
         gauge!(PLACES).increment(0.0);
         gauge!(COMPILING).increment(0.0);
+        metrics::describe_gauge!(CONNECTIONS, "Connections of clients that are open");
+        metrics::describe_gauge!(
+            STREAMS,
+            "Event streams, log streams and long polls that are open"
+        );
         for (name, what) in [
             (
                 ATTEMPTS,
@@ -185,6 +190,8 @@ pub enum Limit {
     SessionsOpen,
     Forks,
     RequestBytes,
+    /// One that clients come to before anything is known of their request, by the setting's name.
+    Edge(&'static str),
 }
 
 impl Limit {
@@ -218,6 +225,7 @@ impl Limit {
             Self::SessionsOpen => "sessions_open_max",
             Self::Forks => "forks_max",
             Self::RequestBytes => "request_bytes_max",
+            Self::Edge(name) => name,
         }
     }
 }
@@ -305,6 +313,30 @@ impl ModelUse<'_> {
             counter!(COST, "tenant" => tenant, "model" => model).increment(self.cost_micros);
         }
     }
+}
+
+const CONNECTIONS: &str = "antiphon_connections";
+const STREAMS: &str = "antiphon_streams_open";
+
+/// A connection that is open, until dropped.
+#[derive(Debug)]
+#[must_use = "the connection counts only while this lives"]
+pub struct ConnectionOpen(());
+
+pub fn connection() -> ConnectionOpen {
+    gauge!(CONNECTIONS).increment(1.0);
+    ConnectionOpen(())
+}
+
+impl Drop for ConnectionOpen {
+    fn drop(&mut self) {
+        gauge!(CONNECTIONS).decrement(1.0);
+    }
+}
+
+/// So many more streams, or fewer.
+pub fn streams_open(more: f64) {
+    gauge!(STREAMS).increment(more);
 }
 
 const ATTEMPTS: &str = "antiphon_call_attempts_total";
