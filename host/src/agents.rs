@@ -19,8 +19,9 @@ pub use deployment::{AgentKind, Deployment, Version};
 
 use crate::clock::Clock;
 use crate::id::{AgentName, Digest, SlotName, TenantId};
+use crate::runtime::compiler::Patience;
 use crate::runtime::conversation::definition::DefinitionError;
-use crate::runtime::engine::{ComponentError, Loaded, Runtime};
+use crate::runtime::engine::{ComponentError, Grants, Loaded, Runtime};
 use crate::store::components::{ComponentError as FileError, Components};
 use crate::store::{CommitError, ReadError, RecordKey, RecordSpace, Store, Write};
 
@@ -184,20 +185,22 @@ impl Agents {
         agent: &AgentName,
         bytes: bytes::Bytes,
     ) -> Result<Deployed, DeployError> {
+        let of = bytes.clone();
+        let digest = blocking(move || Ok(Digest::of(&of))).await?;
+        // Checked before it is stored: what cannot run is not kept. Before others are kept from
+        // deploying too, for compiling takes long; afterwards only the grants may be others.
+        let (component, patience) = ((digest, bytes.clone()), Patience::Bounded);
+        let grants = self.grants(tenant, agent);
+        self.runtime
+            .load(tenant, component.clone(), &grants, patience)
+            .await?;
         let _one = self.changing.lock().await;
-        let current = self.get(tenant, agent);
-        let config = current
-            .as_ref()
-            .map_or_else(Default::default, |current| current.config.clone());
-        let (agents, grants) = (self.clone(), config.grants());
-        // Checked before it is stored: what cannot run is not kept.
-        let digest = blocking(move || {
-            let digest = Digest::of(&bytes);
-            agents.runtime.load(digest, &bytes, &grants)?;
-            agents.components.put(&bytes)?;
-            Ok::<_, DeployError>(digest)
-        })
-        .await?;
+        let (current, grants) = (self.get(tenant, agent), self.grants(tenant, agent));
+        self.runtime
+            .load(tenant, component, &grants, patience)
+            .await?;
+        let agents = self.clone();
+        blocking(move || Ok(agents.components.put(&bytes)?)).await?;
         let mut next = self.next(tenant, agent);
         if !next.put_component(digest, self.clock.now(), VERSIONS_MAX) {
             return Ok(Deployed {
@@ -216,14 +219,11 @@ impl Agents {
         agent: &AgentName,
         config: AgentConfig,
     ) -> Result<Deployed, DeployError> {
+        // Once before others are kept from deploying, for it may have to be compiled.
+        self.check_config(tenant, agent, &config).await?;
         let _one = self.changing.lock().await;
+        self.check_config(tenant, agent, &config).await?;
         let current = self.get(tenant, agent);
-        if let Some(current) = &current
-            && let Some(digest) = current.component
-        {
-            self.check(tenant, agent, current.kind, digest, &config)
-                .await?;
-        }
         let mut next = self.next(tenant, agent);
         if current.is_some()
             && !next.put_config(Arc::new(config.clone()), self.clock.now(), VERSIONS_MAX)
@@ -237,6 +237,31 @@ impl Agents {
         self.write(tenant, agent, next).await
     }
 
+    /// Whether what is active can run with another configuration.
+    async fn check_config(
+        self: &Arc<Self>,
+        tenant: &TenantId,
+        agent: &AgentName,
+        config: &AgentConfig,
+    ) -> Result<(), DeployError> {
+        match self.get(tenant, agent) {
+            Some(current) => match current.component {
+                Some(digest) => {
+                    self.check(tenant, agent, current.kind, digest, config)
+                        .await
+                }
+                None => Ok(()),
+            },
+            None => Ok(()),
+        }
+    }
+
+    /// What an agent may import as it is configured now.
+    fn grants(&self, tenant: &TenantId, agent: &AgentName) -> Grants {
+        let current = self.get(tenant, agent);
+        current.map_or_else(Grants::by_default, |current| current.config.grants())
+    }
+
     /// Make an older version active again, as a new version.
     pub async fn roll_back(
         self: &Arc<Self>,
@@ -244,17 +269,18 @@ impl Agents {
         agent: &AgentName,
         number: u64,
     ) -> Result<Deployed, DeployError> {
+        let old = async || {
+            let current = self.get(tenant, agent).ok_or(DeployError::NotFound)?;
+            let version = current.version(number).ok_or(DeployError::NoSuchVersion)?;
+            let (kind, digest) = (version.kind, version.component);
+            self.check(tenant, agent, kind, digest, &version.config)
+                .await?;
+            Ok::<_, DeployError>((current, version))
+        };
+        // Once before others are kept from deploying, for it may have to be compiled.
+        old().await?;
         let _one = self.changing.lock().await;
-        let current = self.get(tenant, agent).ok_or(DeployError::NotFound)?;
-        let version = current.version(number).ok_or(DeployError::NoSuchVersion)?;
-        self.check(
-            tenant,
-            agent,
-            version.kind,
-            version.component,
-            &version.config,
-        )
-        .await?;
+        let (current, version) = old().await?;
         let mut next = (*current).clone();
         if !next.activate(&version, self.clock.now(), VERSIONS_MAX) {
             return Ok(Deployed {
@@ -346,7 +372,7 @@ impl Agents {
         config: &AgentConfig,
     ) -> Result<(), DeployError> {
         match kind {
-            AgentKind::Component => self.load(digest, config).await.map(drop),
+            AgentKind::Component => self.load(tenant, digest, config).await.map(drop),
             AgentKind::Conversation => {
                 let definition = self.definition(digest);
                 let definition = definition.ok_or(DeployError::Missing(digest))?;
@@ -358,6 +384,7 @@ impl Agents {
     /// The component of a version, ready to run. Compiles it if no cache has it.
     pub async fn load(
         self: &Arc<Self>,
+        tenant: &TenantId,
         digest: Digest,
         config: &AgentConfig,
     ) -> Result<Loaded, DeployError> {
@@ -366,14 +393,16 @@ impl Agents {
             return Ok(loaded);
         }
         let agents = self.clone();
-        blocking(move || {
-            let bytes = agents
-                .components
-                .get(&digest)?
-                .ok_or(DeployError::Missing(digest))?;
-            Ok(agents.runtime.load(digest, &bytes, &grants)?)
+        let bytes = blocking(move || {
+            let bytes = agents.components.get(&digest)?;
+            bytes.ok_or(DeployError::Missing(digest))
         })
-        .await
+        .await?;
+        let component = (digest, bytes);
+        let loaded = self
+            .runtime
+            .load(tenant, component, &grants, Patience::Endless);
+        Ok(loaded.await?)
     }
 
     async fn write(

@@ -51,6 +51,10 @@ pub struct Config {
     /// What each tenant may use, unless the operator gave it something else.
     pub quotas: Quotas,
     pub limits: Limits,
+    /// The program that compiles components when it is run as `PROGRAM compile`; none to compile in
+    /// this process. Whoever starts the server knows which it is.
+    #[serde(skip)]
+    pub compiler: Option<PathBuf>,
 }
 
 /// Where agents' requests may go beyond the public Internet. Rules of an agent decide about the rest.
@@ -208,6 +212,7 @@ impl Default for Config {
             budgets: Budgets::default(),
             quotas: Quotas::default(),
             limits: Limits::default(),
+            compiler: None,
         }
     }
 }
@@ -388,10 +393,7 @@ impl Layer {
                     Value::from(text.as_str()),
                 ),
                 MODEL_KEY => return None,
-                _ => (
-                    name.to_ascii_lowercase().replace("__", "."),
-                    value(text),
-                ),
+                _ => (name.to_ascii_lowercase().replace("__", "."), value(text)),
             };
             let settings = figment::util::nest(&path, value)
                 .into_dict()

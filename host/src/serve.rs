@@ -23,6 +23,8 @@ use crate::http::{self, Bounds, Patience, Settings, Tls, TlsError};
 use crate::journal::entry::Price;
 use crate::logs::Logs;
 use crate::model::{CacheBounds, ModelConfig, Models, SetupError};
+use crate::runtime::compiler::Compiling;
+use crate::runtime::cpu::Minutes;
 use crate::runtime::engine::Runtime;
 use crate::runtime::limits::TurnLimits;
 use crate::seal::{Seal, SealError};
@@ -203,8 +205,9 @@ impl Host {
         let limits = turn_limits(config);
         let turns_max = u32::try_from(config.limits.turns_max).unwrap_or(u32::MAX);
         let cache = data.join("compiled");
-        let runtime =
-            Arc::new(Runtime::new(turns_max, &limits, Some(&cache)).map_err(ServeError::Engine)?);
+        let runtime = Runtime::new(turns_max, &limits, Some(&cache), compiling(config))
+            .map_err(ServeError::Engine)?;
+        let runtime = Arc::new(runtime);
         let components = Components::open(&data.join("components"))?;
         let seal = Seal::open_or_make(data)?;
         let clock = Clock::System;
@@ -234,6 +237,7 @@ impl Host {
             budgets: Budgets::new(store.clone(), terms(config)),
             logs: logs.clone(),
             limits,
+            minutes: Minutes::new(config.limits.cpu_tenant_minute_ms_max),
             tenants: tenants.clone(),
             quotas: config.quotas,
             turns_max: as_usize(config.limits.turns_max),
@@ -366,6 +370,17 @@ async fn forget_old_days(budgets: Budgets, tenants: Tenants, clock: Clock) {
             Err(error) => tracing::warn!(%error, "old days of usage are not made one sum yet"),
         }
         tokio::time::sleep(FORGET_EVERY).await;
+    }
+}
+
+fn compiling(config: &Config) -> Compiling {
+    let limits = &config.limits;
+    Compiling {
+        program: config.compiler.clone(),
+        ms_max: limits.compile_ms_max,
+        memory_bytes_max: limits.compile_memory_bytes_max,
+        at_once_max: as_usize(limits.compiles_max),
+        waiting_max: as_usize(limits.compiles_waiting_max),
     }
 }
 

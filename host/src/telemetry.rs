@@ -1,9 +1,9 @@
 //! Metrics of the host, for Prometheus.
 
 use std::sync::OnceLock;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use metrics::{Gauge, counter, gauge, histogram};
+use metrics::{Counter, Gauge, counter, gauge, histogram};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 
 /// One recorder per process: metrics count the process, however many hosts tests run in it.
@@ -61,8 +61,16 @@ impl Telemetry {
         );
         metrics::describe_counter!(
             LIMITS,
-            "Limits of the edge that clients ran into, by the setting's name"
+            "What was refused or ended because it had come to a limit, by the limit's name"
         );
+        metrics::describe_counter!(COMPUTED, "Microseconds computed in guests, by tenant");
+        metrics::describe_gauge!(PLACES, "Turns that have a place to run");
+        metrics::describe_gauge!(COMPILING, "Components being compiled");
+        // Shown from the start: nothing is under way.
+        gauge!(PLACES).increment(0.0);
+        gauge!(COMPILING).increment(0.0);
+        gauge!(CONNECTIONS).increment(0.0);
+        gauge!(STREAMS).increment(0.0);
         for (name, what) in [
             (
                 ATTEMPTS,
@@ -145,6 +153,166 @@ pub fn turn_ended(outcome: &'static str, seconds: f64) {
     histogram!("antiphon_turn_seconds").record(seconds);
 }
 
+const LIMITS: &str = "antiphon_limits_hit_total";
+const COMPUTED: &str = "antiphon_guest_cpu_micros_total";
+const PLACES: &str = "antiphon_turns_running";
+const COMPILING: &str = "antiphon_compiles_running";
+
+/// A bound that somebody came to. Those that are settings have their name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Limit {
+    ComponentBytes,
+    /// What a component is made of: too many of something.
+    ComponentShape,
+    CompileMs,
+    CompileMemoryBytes,
+    CompilesWaiting,
+    MemoryBytes,
+    CpuMs,
+    CpuTenantMinute,
+    TurnMs,
+    /// A recursion without an end.
+    Stack,
+    HostCalls,
+    HostCallBytes,
+    Handles,
+    ReplyBytes,
+    MessageBytes,
+    SlotBytes,
+    Slots,
+    MailboxMessages,
+    CallDepth,
+    HttpCalls,
+    HttpMs,
+    /// Of a request of an agent or of its answer: body or headers.
+    HttpBytes,
+    Streams,
+    StreamsTenant,
+    Connections,
+    Handshakes,
+    HandshakeMs,
+    HeadMs,
+    BodyStallMs,
+    BodyMs,
+    WriteStallMs,
+    IdleMs,
+    TurnsWaiting,
+    TurnsWaitingTenant,
+    SessionsOpen,
+    Forks,
+    RequestBytes,
+}
+
+impl Limit {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::ComponentBytes => "component_bytes_max",
+            Self::ComponentShape => "component_shape",
+            Self::CompileMs => "compile_ms_max",
+            Self::CompileMemoryBytes => "compile_memory_bytes_max",
+            Self::CompilesWaiting => "compiles_waiting_max",
+            Self::MemoryBytes => "memory_bytes_max",
+            Self::CpuMs => "cpu_ms_max",
+            Self::CpuTenantMinute => "cpu_tenant_minute_ms_max",
+            Self::TurnMs => "turn_ms_max",
+            Self::Stack => "stack",
+            Self::HostCalls => "host_calls_max",
+            Self::HostCallBytes => "host_call_bytes_max",
+            Self::Handles => "handles_max",
+            Self::ReplyBytes => "reply_bytes_max",
+            Self::MessageBytes => "message_bytes_max",
+            Self::SlotBytes => "slot_bytes_max",
+            Self::Slots => "slots_max",
+            Self::MailboxMessages => "mailbox_messages_max",
+            Self::CallDepth => "call_depth_max",
+            Self::HttpCalls => "http_calls_max",
+            Self::HttpMs => "http_ms_max",
+            Self::HttpBytes => "http_bytes",
+            Self::Streams => "streams_max",
+            Self::StreamsTenant => "streams_tenant_max",
+            Self::Connections => "connections_max",
+            Self::Handshakes => "handshakes_max",
+            Self::HandshakeMs => "handshake_ms_max",
+            Self::HeadMs => "head_ms_max",
+            Self::BodyStallMs => "body_stall_ms_max",
+            Self::BodyMs => "body_ms_max",
+            Self::WriteStallMs => "write_stall_ms_max",
+            Self::IdleMs => "idle_ms_max",
+            Self::TurnsWaiting => "turns_waiting_max",
+            Self::TurnsWaitingTenant => "turns_waiting_tenant_max",
+            Self::SessionsOpen => "sessions_open_max",
+            Self::Forks => "forks_max",
+            Self::RequestBytes => "request_bytes_max",
+        }
+    }
+}
+
+/// Somebody came to a limit, and was refused or ended for it.
+pub fn hit(limit: Limit) {
+    counter!(LIMITS, "limit" => limit.name()).increment(1);
+}
+
+/// Something that is under way, as long as this lives.
+#[derive(Debug)]
+pub struct UnderWay(&'static str);
+
+impl UnderWay {
+    /// A turn has a place.
+    pub fn turn() -> Self {
+        Self::new(PLACES)
+    }
+
+    /// A component is compiled.
+    pub fn compile() -> Self {
+        Self::new(COMPILING)
+    }
+
+    /// A client is connected.
+    pub fn connection() -> Self {
+        Self::new(CONNECTIONS)
+    }
+
+    /// A client follows something.
+    pub fn stream() -> Self {
+        Self::new(STREAMS)
+    }
+
+    fn new(name: &'static str) -> Self {
+        gauge!(name).increment(1.0);
+        Self(name)
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        gauge!(self.0).decrement(1.0);
+    }
+}
+
+/// What the agents of one tenant use of this host.
+pub struct TenantMetrics {
+    computed: Counter,
+}
+
+impl std::fmt::Debug for TenantMetrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TenantMetrics").finish_non_exhaustive()
+    }
+}
+
+impl TenantMetrics {
+    pub fn new(tenant: &str) -> Self {
+        Self {
+            computed: counter!(COMPUTED, "tenant" => tenant.to_owned()),
+        }
+    }
+
+    pub fn computed(&self, time: Duration) {
+        let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        self.computed.increment(micros);
+    }
+}
+
 const TOKENS: &str = "antiphon_model_tokens_total";
 const COST: &str = "antiphon_model_cost_micros_total";
 
@@ -176,34 +344,6 @@ impl ModelUse<'_> {
 
 const CONNECTIONS: &str = "antiphon_connections";
 const STREAMS: &str = "antiphon_streams_open";
-const LIMITS: &str = "antiphon_limits_hit_total";
-
-/// A connection that is open, until dropped.
-#[derive(Debug)]
-#[must_use = "the connection counts only while this lives"]
-pub struct ConnectionOpen(());
-
-pub fn connection() -> ConnectionOpen {
-    gauge!(CONNECTIONS).increment(1.0);
-    ConnectionOpen(())
-}
-
-impl Drop for ConnectionOpen {
-    fn drop(&mut self) {
-        gauge!(CONNECTIONS).decrement(1.0);
-    }
-}
-
-/// So many more streams, or fewer.
-pub fn streams_open(more: f64) {
-    gauge!(STREAMS).increment(more);
-}
-
-/// A client ran into the limit of this name.
-pub fn limit_hit(limit: &'static str) {
-    counter!(LIMITS, "limit" => limit).increment(1);
-}
-
 const ATTEMPTS: &str = "antiphon_call_attempts_total";
 const RETRIES: &str = "antiphon_call_retries_total";
 const REFUSED: &str = "antiphon_calls_refused_total";

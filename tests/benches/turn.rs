@@ -9,13 +9,10 @@
 
 #![allow(clippy::print_stdout, reason = "a benchmark prints its figures")]
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use antiphon_tests::load::{Connection, components, percentile, request};
+use antiphon_tests::load::{Connection, components, open_sessions, percentile, turns};
 use antiphon_tests::process::Process;
-use serde_json::json;
 
 fn main() {
     let seconds = std::env::args()
@@ -32,15 +29,12 @@ fn main() {
     );
     let mut connection = Connection::open(&server);
     connection.deploy(&server, "worker", &worker);
-    for session in 0..64 {
-        let path = format!("/v1/sessions/b{session}");
-        connection.json(&server, "PUT", &path, &json!({"agents": ["worker"]}));
-    }
+    open_sessions(&server, 64);
     // Once around, so that every session is open and every page of the pool was touched.
-    load(&server, 64, Duration::from_secs(1));
+    turns(&server, 64, Duration::from_secs(1));
     for connections in [1, 64] {
         let before = connection.stages(&server);
-        let mut run = load(&server, connections, Duration::from_secs(seconds));
+        let mut run = turns(&server, connections, Duration::from_secs(seconds));
         let after = connection.stages(&server);
         println!(
             "{connections:>3} connections: {:>6.0} turns/s, p50 {:.2} ms, p99 {:.2} ms, {} failed",
@@ -60,53 +54,4 @@ fn main() {
             }
         }
     }
-}
-
-fn load(server: &Process, connections: usize, time: Duration) -> Run {
-    let stop = Arc::new(AtomicBool::new(false));
-    let workers: Vec<_> = (0..connections)
-        .map(|worker| {
-            let body = format!(r#"{{"session":"b{worker}","body":"go"}}"#);
-            let request = request(
-                server,
-                "POST",
-                "/v1/agents/worker/invoke",
-                "application/json",
-                body.as_bytes(),
-            );
-            let stop = stop.clone();
-            let mut connection = Connection::open(server);
-            std::thread::spawn(move || {
-                let (mut latencies, mut failed) = (Vec::new(), 0);
-                while !stop.load(Ordering::Relaxed) {
-                    let start = Instant::now();
-                    let (status, _) = connection.exchange(&request);
-                    latencies.push(start.elapsed());
-                    failed += usize::from(status != 200);
-                }
-                (latencies, failed)
-            })
-        })
-        .collect();
-    let start = Instant::now();
-    std::thread::sleep(time);
-    stop.store(true, Ordering::Relaxed);
-    let mut run = Run {
-        latencies: Vec::new(),
-        failed: 0,
-        elapsed: Duration::ZERO,
-    };
-    for worker in workers {
-        let (latencies, failed) = worker.join().expect("a worker ends");
-        run.latencies.extend(latencies);
-        run.failed += failed;
-    }
-    run.elapsed = start.elapsed();
-    run
-}
-
-struct Run {
-    latencies: Vec<Duration>,
-    failed: usize,
-    elapsed: Duration,
 }

@@ -141,6 +141,61 @@ async fn too_much_in_one_call() {
     server.stop().await;
 }
 
+/// Its tenant may compute a fifth of a second in a minute, itself far more: it stops where it is and waits, and
+/// what ends it is its time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tenant_whose_minute_is_used_up_computes_no_more() {
+    let server = Server::with(|config| {
+        config.limits.cpu_tenant_minute_ms_max = 200;
+        config.limits.cpu_ms_max = 60_000;
+    })
+    .await;
+    let config = json!({"limits": {"turn_ms_max": 1_000}});
+    server.configure("puppet", config).await.is(201);
+    server.deploy("puppet").await;
+    let body = server.ask("puppet", json!(["spin"])).await;
+    let body = body.refused(504, "turn_deadline");
+    let message = body["error"]["message"].as_str().expect("a text");
+    assert!(message.starts_with("deadline: "), "{message}");
+    // Reading, and whatever computes nothing, goes on.
+    server.get("/v1/agents").await;
+    let metrics = server.call("GET /metrics").await;
+    for series in [
+        "antiphon_limits_hit_total{limit=\"cpu_tenant_minute_ms_max\"}",
+        "antiphon_guest_cpu_micros_total{tenant=\"default\"}",
+    ] {
+        assert!(metrics.text().contains(series), "{}", metrics.text());
+    }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agents_own_limits_are_below_the_hosts() {
+    for (limit, step, words) in [
+        (
+            "host_calls_max",
+            json!({"calls": 50}),
+            "limit: the turn used all of its host calls",
+        ),
+        (
+            "handles_max",
+            json!({"handles": 50}),
+            "limit: the agent holds more than 20 handles",
+        ),
+        ("reply_bytes_max", json!({"say_bytes": 50}), "agent: "),
+    ] {
+        let server = Server::start().await;
+        let config = json!({"limits": {limit: 20}});
+        server.configure("puppet", config).await.is(201);
+        server.deploy("puppet").await;
+        let body = server.ask("puppet", json!([step])).await;
+        let body = body.refused(502, "turn_failed");
+        let message = body["error"]["message"].as_str().expect("a text");
+        assert!(message.starts_with(words), "{message}");
+        server.stop().await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reply_that_is_too_long_is_the_agents_to_handle() {
     let server = Server::with(|config| config.limits.reply_bytes_max = 10).await;

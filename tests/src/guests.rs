@@ -12,8 +12,9 @@ pub(crate) fn root() -> PathBuf {
         .to_owned()
 }
 
-const PACKAGES: [&str; 10] = [
-    "puppet", "caller", "envoy", "worker", "echo", "talker", "thinker", "clerk", "debater", "judge",
+const PACKAGES: [&str; 11] = [
+    "hostile", "puppet", "caller", "envoy", "worker", "echo", "talker", "thinker", "clerk",
+    "debater", "judge",
 ];
 
 /// The component of a package of this workspace.

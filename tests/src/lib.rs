@@ -38,6 +38,8 @@ mod agents;
 #[cfg(test)]
 mod audit;
 #[cfg(test)]
+mod bombs;
+#[cfg(test)]
 mod budget;
 #[cfg(test)]
 mod bursts;
@@ -63,6 +65,8 @@ mod faults;
 mod forks;
 #[cfg(test)]
 mod fuzz;
+#[cfg(test)]
+mod hostile;
 #[cfg(test)]
 mod invoke;
 #[cfg(test)]

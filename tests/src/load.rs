@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::process::Process;
 
@@ -180,6 +181,72 @@ fn whole(buffer: &[u8]) -> Option<usize> {
     let length = lines.find_map(|line| line.strip_prefix("content-length: "));
     let length: usize = length?.trim().parse().ok()?;
     (buffer.len() >= end + length).then_some(end + length)
+}
+
+/// Sessions `b0` to one less than `count`, with the agent `worker` in each.
+pub fn open_sessions(server: &Process, count: usize) {
+    let mut connection = Connection::open(server);
+    for session in 0..count {
+        let path = format!("/v1/sessions/b{session}");
+        connection.json(server, "PUT", &path, &json!({"agents": ["worker"]}));
+    }
+}
+
+/// Turns of `worker`, one after the other on each connection, which has a session of its own.
+pub fn turns(server: &Process, connections: usize, time: Duration) -> Run {
+    let stop = Arc::new(AtomicBool::new(false));
+    let workers: Vec<_> = (0..connections)
+        .map(|worker| {
+            let body = format!(r#"{{"session":"b{worker}","body":"go"}}"#);
+            let request = request(
+                server,
+                "POST",
+                "/v1/agents/worker/invoke",
+                "application/json",
+                body.as_bytes(),
+            );
+            let stop = stop.clone();
+            let mut connection = Connection::open(server);
+            std::thread::spawn(move || {
+                let (mut latencies, mut failed) = (Vec::new(), 0);
+                while !stop.load(Ordering::Relaxed) {
+                    let start = Instant::now();
+                    let (status, _) = connection.exchange(&request);
+                    latencies.push(start.elapsed());
+                    failed += usize::from(status != 200);
+                }
+                (latencies, failed)
+            })
+        })
+        .collect();
+    let start = Instant::now();
+    std::thread::sleep(time);
+    stop.store(true, Ordering::Relaxed);
+    let mut run = Run {
+        latencies: Vec::new(),
+        failed: 0,
+        elapsed: Duration::ZERO,
+    };
+    for worker in workers {
+        let (latencies, failed) = worker.join().expect("a worker ends");
+        run.latencies.extend(latencies);
+        run.failed += failed;
+    }
+    run.elapsed = start.elapsed();
+    run
+}
+
+/// What came of a load.
+pub struct Run {
+    pub latencies: Vec<Duration>,
+    pub failed: usize,
+    pub elapsed: Duration,
+}
+
+impl Run {
+    pub fn per_second(&self) -> f64 {
+        self.latencies.len() as f64 / self.elapsed.as_secs_f64()
+    }
 }
 
 /// The latency below which this part of all lies, in milliseconds.

@@ -95,6 +95,14 @@ pub struct AgentLimits {
     pub cpu_ms_max: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub turn_ms_max: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host_calls_max: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub handles_max: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reply_bytes_max: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub http_calls_max: Option<u64>,
 }
 
 /// What people are told about the agent.
@@ -215,10 +223,16 @@ impl AgentConfig {
     /// The host's limits, lowered by its own.
     pub fn limits(&self, host: &TurnLimits) -> TurnLimits {
         let lower = |own: Option<u64>, host: u64| own.map_or(host, |own| own.min(host));
+        let handles_max = self.limits.handles_max;
+        let handles_max = handles_max.and_then(|own| usize::try_from(own).ok());
         TurnLimits {
             memory_bytes_max: lower(self.limits.memory_bytes_max, host.memory_bytes_max),
             cpu_ms_max: lower(self.limits.cpu_ms_max, host.cpu_ms_max),
             turn_ms_max: lower(self.limits.turn_ms_max, host.turn_ms_max),
+            host_calls_max: lower(self.limits.host_calls_max, host.host_calls_max),
+            handles_max: handles_max.map_or(host.handles_max, |own| own.min(host.handles_max)),
+            reply_bytes_max: lower(self.limits.reply_bytes_max, host.reply_bytes_max),
+            http_calls_max: lower(self.limits.http_calls_max, host.http_calls_max),
             ..host.clone()
         }
     }
@@ -336,12 +350,23 @@ mod tests {
     #[test]
     fn limits_only_go_down() {
         let host = TurnLimits::default();
-        let config =
-            AgentConfig::parse(br#"{"limits":{"cpu_ms_max":5,"turn_ms_max":999999999}}"#).unwrap();
-        let limits = config.limits(&host);
-        assert_eq!(
-            (limits.cpu_ms_max, limits.turn_ms_max),
-            (5, host.turn_ms_max)
-        );
+        let names = [
+            "memory_bytes_max",
+            "cpu_ms_max",
+            "turn_ms_max",
+            "host_calls_max",
+            "handles_max",
+            "reply_bytes_max",
+            "http_calls_max",
+        ];
+        for name in names {
+            let with = |number: u64| {
+                let text = format!(r#"{{"limits":{{"{name}":{number}}}}}"#);
+                AgentConfig::parse(text.as_bytes()).unwrap().limits(&host)
+            };
+            assert_eq!(with(u64::MAX), host, "{name}");
+            let lowered = with(5).pinned();
+            assert_eq!(lowered, [(name.to_owned(), 5)].into(), "{name}");
+        }
     }
 }

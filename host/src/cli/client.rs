@@ -88,7 +88,9 @@ impl CallError {
                 "import_not_granted" => {
                     "add the interface to `grants` in the agent's configuration"
                 }
-                "too_large" => "the server's `limits` in its settings say how much it takes",
+                "too_large" | "compile_limit" => {
+                    "the server's `limits` in its settings say how much it takes"
+                }
                 _ => return self.into(),
             },
             Self::Strange { .. } => return self.into(),

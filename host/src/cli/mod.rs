@@ -9,6 +9,7 @@
 mod build;
 mod chat;
 mod client;
+mod compile;
 mod deploy;
 mod dev;
 mod embedded;
@@ -63,6 +64,9 @@ enum Command {
     Serve(serve::Args),
     New(new::Args),
     Build(build::Args),
+    /// Compile a component from stdin to stdout, for the server that runs this
+    #[command(hide = true)]
+    Compile(compile::Args),
     Deploy(deploy::Args),
     Dev(dev::Args),
     Invoke(invoke::Args),
@@ -88,6 +92,10 @@ pub(crate) fn main() -> ExitCode {
         Command::Serve(args) => block_on(serve::run(args)),
         Command::New(args) => new::run(&args),
         Command::Build(args) => build::run(&args),
+        Command::Compile(args) => match compile::run(&args) {
+            Ok(code) => return code,
+            Err(error) => Err(error),
+        },
         Command::Deploy(args) => block_on(deploy::run(args)),
         Command::Dev(args) => block_on(dev::run(args)),
         Command::Invoke(args) => block_on(invoke::run(args)),

@@ -15,11 +15,22 @@ pub struct Limits {
     /// Of an uploaded component.
     pub component_bytes_max: u64,
 
+    /// Compiling a component, from its turn among others to the end.
+    pub compile_ms_max: u64,
+    /// Address space of the process that compiles it.
+    pub compile_memory_bytes_max: u64,
+    /// Components compiled at once, of all tenants; of each one it is one.
+    pub compiles_max: u64,
+    /// Uploads of one tenant that wait for that; more are refused with 429.
+    pub compiles_waiting_max: u64,
+
     // What a turn may use.
     /// Linear memory, summed over the instance.
     pub memory_bytes_max: u64,
     /// Time computing in the guest, waiting not counted.
     pub cpu_ms_max: u64,
+    /// The same of all turns of a tenant, in a minute.
+    pub cpu_tenant_minute_ms_max: u64,
     /// Time from start to outcome, waiting counted.
     pub turn_ms_max: u64,
     pub host_calls_max: u64,
@@ -75,8 +86,7 @@ pub struct Limits {
     pub idle_ms_max: u64,
     /// Turns running in the host.
     pub turns_max: u64,
-    /// Turns of one tenant that have a place whenever the host has one; beyond that it takes what others leave free, as
-    /// long as half of all places are.
+    /// Those of one tenant, where there are several: a lone one may have all.
     pub turns_tenant_max: u64,
     /// Turns waiting for a place; more are refused with 429.
     pub turns_waiting_max: u64,
@@ -110,11 +120,22 @@ impl Default for Limits {
             // Agents in Rust are below 1 MiB, in JavaScript 12, in Python 18.
             component_bytes_max: 32 * MIB,
 
+            // 18 MB of functions, as an interpreter has, took 9 s of one core.
+            compile_ms_max: 30_000,
+            // And 330 MB; one very long function takes more.
+            compile_memory_bytes_max: 2 * 1024 * MIB,
+            // Half of the cores: the others serve.
+            compiles_max: (cores() / 2).max(1),
+            // Each holds its component in memory: 128 MiB of a tenant with the largest there are.
+            compiles_waiting_max: 4,
+
             // A JavaScript engine with its heap takes 2-3 MB when idle; room for documents of
             // `slot_bytes_max` many times over, and 64 such turns still fit in 8 GiB.
             memory_bytes_max: 128 * MIB,
             // A turn computes for microseconds and waits for seconds; 2 s is a runaway.
             cpu_ms_max: 2_000,
+            // All of every core: no bound until an operator sets one.
+            cpu_tenant_minute_ms_max: cores() * 60_000,
             // The slowest models think for minutes, and a turn may ask several times.
             turn_ms_max: 600_000,
             // A streamed answer of 10,000 tokens read piece by piece, ten times over.
@@ -167,7 +188,7 @@ impl Default for Limits {
 
             // About 5,000 live instances fit under the default `vm.max_map_count`.
             turns_max: 1_000,
-            // A fair host of fifteen busy tenants is full; a lone one may have half of it.
+            // Fifteen busy tenants fill the host.
             turns_tenant_max: 64,
             // Twenty rounds of a full host: at 3,000 turns/s the last waits some seconds.
             turns_waiting_max: 20_000,
@@ -197,14 +218,23 @@ impl Default for Limits {
     }
 }
 
+fn cores() -> u64 {
+    std::thread::available_parallelism().map_or(1, |cores| cores.get() as u64)
+}
+
 impl Limits {
     /// Every limit by name.
-    pub(super) fn named(&self) -> [(&'static str, u64); 43] {
+    pub(super) fn named(&self) -> [(&'static str, u64); 48] {
         // Taken apart whole, so that a new field cannot be forgotten here.
         let Self {
             component_bytes_max,
+            compile_ms_max,
+            compile_memory_bytes_max,
+            compiles_max,
+            compiles_waiting_max,
             memory_bytes_max,
             cpu_ms_max,
+            cpu_tenant_minute_ms_max,
             turn_ms_max,
             host_calls_max,
             host_call_bytes_max,
@@ -248,8 +278,13 @@ impl Limits {
         } = *self;
         [
             ("component_bytes_max", component_bytes_max),
+            ("compile_ms_max", compile_ms_max),
+            ("compile_memory_bytes_max", compile_memory_bytes_max),
+            ("compiles_max", compiles_max),
+            ("compiles_waiting_max", compiles_waiting_max),
             ("memory_bytes_max", memory_bytes_max),
             ("cpu_ms_max", cpu_ms_max),
+            ("cpu_tenant_minute_ms_max", cpu_tenant_minute_ms_max),
             ("turn_ms_max", turn_ms_max),
             ("host_calls_max", host_calls_max),
             ("host_call_bytes_max", host_call_bytes_max),

@@ -9,9 +9,10 @@ use http::{HeaderMap, header};
 use http_body_util::BodyExt;
 use serde::de::DeserializeOwned;
 
+use crate::telemetry::{self, Limit};
+
 use super::Api;
 use super::error::{ApiError, ApiResult};
-use crate::telemetry;
 
 /// A whole body of at most the configured size.
 pub(super) struct Body(pub(super) Bytes);
@@ -21,7 +22,7 @@ impl FromRequest<Api> for Body {
 
     async fn from_request(request: Request, api: &Api) -> Result<Self, ApiError> {
         let bytes_max = api.settings.request_bytes_max;
-        let read = read(request.into_body(), "request_bytes_max", bytes_max, api);
+        let read = read(request.into_body(), Limit::RequestBytes, bytes_max, api);
         Ok(Self(read.await?))
     }
 }
@@ -34,15 +35,14 @@ impl FromRequest<Api> for Upload {
 
     async fn from_request(request: Request, api: &Api) -> Result<Self, ApiError> {
         let bytes_max = api.settings.component_bytes_max;
-        let read = read(request.into_body(), "component_bytes_max", bytes_max, api);
+        let read = read(request.into_body(), Limit::ComponentBytes, bytes_max, api);
         Ok(Self(read.await?))
     }
 }
 
-/// `limit` is the name of the bound, `bytes_max` the bound.
 async fn read(
     body: axum::body::Body,
-    limit: &'static str,
+    limit: Limit,
     bytes_max: usize,
     api: &Api,
 ) -> ApiResult<Bytes> {
@@ -59,16 +59,16 @@ async fn read(
     match read.unwrap_or(Err(Unread::Time)) {
         Ok(bytes) => Ok(bytes),
         Err(Unread::Large) => {
-            telemetry::limit_hit(limit);
+            telemetry::hit(limit);
             Err(ApiError::too_large(bytes_max))
         }
         Err(Unread::Broken) => Err(ApiError::bad("incomplete_body", "the body ended early")),
         Err(Unread::Stall) => {
-            telemetry::limit_hit("body_stall_ms_max");
+            telemetry::hit(Limit::BodyStallMs);
             Err(ApiError::too_slow("nothing more of the body came"))
         }
         Err(Unread::Time) => {
-            telemetry::limit_hit("body_ms_max");
+            telemetry::hit(Limit::BodyMs);
             Err(ApiError::too_slow("the body did not come in time"))
         }
     }

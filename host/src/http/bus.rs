@@ -7,6 +7,7 @@ use crate::bus::{self, Inbound, Malformed, TooDeep};
 use crate::id::{Digest, RunId, TurnId};
 use crate::journal::entry::Idempotency;
 use crate::session::commands;
+use crate::telemetry::{self, Limit};
 use crate::tenants::Right;
 
 use super::Api;
@@ -19,7 +20,8 @@ impl Api {
     /// from a key that may forward one: from anybody else it is as if it were not there.
     pub(super) fn forwarded(&self, caller: &Caller, headers: &HeaderMap) -> ApiResult<Inbound> {
         let mut inbound = Inbound::read(headers)?;
-        bus::admit(inbound.depth, self.sessions.limits().call_depth_max)?;
+        let admitted = bus::admit(inbound.depth, self.sessions.limits().call_depth_max);
+        admitted.inspect_err(|_| telemetry::hit(Limit::CallDepth))?;
         if caller.need(Right::InterAgent).is_err() {
             inbound.authorization = None;
         }

@@ -465,6 +465,11 @@ impl From<DeployError> for ApiError {
             DeployError::Component(ComponentError::WorldMismatch(_)) => {
                 unprocessable("world_mismatch", text)
             }
+            DeployError::Component(ComponentError::CompileLimit(_)) => {
+                unprocessable("compile_limit", text)
+            }
+            DeployError::Component(ComponentError::Busy) => Self::overloaded(text),
+            DeployError::Component(ComponentError::NoCompiler(_)) => Self::internal(text),
             DeployError::Component(ComponentError::ImportNotGranted(_)) => {
                 unprocessable("import_not_granted", text)
             }

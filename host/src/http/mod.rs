@@ -4,6 +4,7 @@
 //! session come from the caller's key or token, never from a body; an answer leaves
 //! only when the entries it was made from are durable.
 
+mod admission;
 mod agents;
 mod audit;
 mod auth;

@@ -170,7 +170,9 @@ impl Live {
             .take(self.unflushed)
             .map(Encoded::len)
             .sum();
-        chunks + entries
+        // Long texts wait beside the entries that name them.
+        let values: usize = self.new_values.iter().map(|(_, bytes)| bytes.len()).sum();
+        chunks + entries + values
     }
 
     /// Bytes a turn has said, appended or not.

@@ -1,26 +1,24 @@
 //! The one engine: its configuration, its clock of epochs, and compiled components.
 //!
-//! Invariants: every component is compiled by the one [`config`]. Only code that
-//! this host compiled itself is ever loaded: uploads in compiled form are
-//! refused, and the cache on disk is authenticated with the host's own key.
+//! Invariants: every component is compiled by the one [`config`], within the bounds of `shape` and
+//! `compiler`. Only code that this host compiled itself is ever loaded: uploads in compiled form are
+//! refused, and `cache` says which files are ours.
 
 use std::collections::BTreeSet;
-use std::fs;
-use std::hash::{Hash, Hasher};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 
-use hmac::{Hmac, KeyInit, Mac};
-use sha2::Sha256;
+use bytes::Bytes;
 use wasmtime::component::{Component, Linker, types::ComponentItem};
 use wasmtime::{Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
 
-use crate::id::Digest;
+use crate::id::{Digest, TenantId};
 
 use super::bindings::ComponentPre;
+use super::cache::{self, Cache};
+use super::compiler::{self, Code, CompileError, Compiler, Compiling, Patience};
 use super::guest::Guest;
 use super::host;
 use super::limits::{
@@ -62,6 +60,28 @@ pub enum ComponentError {
     WorldMismatch(String),
     #[error("the component imports `{0}`, which it is not granted")]
     ImportNotGranted(String),
+    /// It is too much work, or made of too much.
+    #[error("{0}")]
+    CompileLimit(String),
+    #[error("as many of your components wait to be compiled as may")]
+    Busy,
+    /// Not the component's fault.
+    #[error("{0}")]
+    NoCompiler(String),
+}
+
+impl From<CompileError> for ComponentError {
+    fn from(error: CompileError) -> Self {
+        let text = error.to_string();
+        match error {
+            CompileError::Invalid(_) => Self::NotAComponent(text),
+            CompileError::TooMuch(_) | CompileError::Time(_) | CompileError::Memory(_) => {
+                Self::CompileLimit(text)
+            }
+            CompileError::Busy => Self::Busy,
+            CompileError::NotRun(_) => Self::NoCompiler(text),
+        }
+    }
 }
 
 /// Which interfaces an agent may import.
@@ -107,8 +127,7 @@ pub struct Runtime {
     engine: Engine,
     cache: Option<Cache>,
     loaded: moka::sync::Cache<(Digest, Grants), Loaded>,
-    /// One compilation at a time: it takes all the CPU it gets.
-    compiling: Mutex<()>,
+    compiler: Compiler,
     /// Whether instances come from the pool.
     pub pooling: bool,
     _ticker: Ticker,
@@ -116,7 +135,12 @@ pub struct Runtime {
 
 impl Runtime {
     /// `cache` is a folder for compiled components; without one they are compiled after each start.
-    pub fn new(turns_max: u32, limits: &TurnLimits, cache: Option<&Path>) -> io::Result<Self> {
+    pub fn new(
+        turns_max: u32,
+        limits: &TurnLimits,
+        cache: Option<&Path>,
+        compiling: Compiling,
+    ) -> io::Result<Self> {
         let (engine, pooling) = match Engine::new(&config(Some((turns_max, limits)))) {
             Ok(engine) => (engine, true),
             Err(error) => {
@@ -134,7 +158,7 @@ impl Runtime {
             engine,
             cache,
             loaded,
-            compiling: Mutex::new(()),
+            compiler: Compiler::new(compiling),
             pooling,
             _ticker: ticker,
         })
@@ -144,42 +168,106 @@ impl Runtime {
         &self.engine
     }
 
-    /// Check and compile a component, or take it from a cache. Blocks for as long as compiling takes.
-    pub fn load(
+    /// Check and compile a component, or take it from a cache: for a tenant, within its bounds, off the
+    /// threads that serve.
+    pub async fn load(
+        self: &Arc<Self>,
+        tenant: &TenantId,
+        component: (Digest, Bytes),
+        grants: &Grants,
+        patience: Patience,
+    ) -> Result<Loaded, ComponentError> {
+        let (digest, bytes) = component;
+        if let Some(loaded) = self.find(digest, &bytes, grants).await? {
+            return Ok(loaded);
+        }
+        let place = self.compiler.place(tenant, patience).await?;
+        // Whoever compiled meanwhile may have compiled the same.
+        if let Some(loaded) = self.find(digest, &bytes, grants).await? {
+            return Ok(loaded);
+        }
+        let folder = self.cache.as_ref().map(Cache::folder);
+        let compiled = self.compiler.compile(&self.engine, folder, bytes, place);
+        let code = compiled.await?;
+        let (runtime, grants) = (self.clone(), grants.clone());
+        blocking(move || runtime.keep(digest, &code, &grants)).await
+    }
+
+    /// The same here and now, for nobody's account: blocks for as long as compiling takes.
+    pub fn load_here(
         &self,
         digest: Digest,
         bytes: &[u8],
         grants: &Grants,
     ) -> Result<Loaded, ComponentError> {
-        let key = (digest, grants.clone());
-        if let Some(loaded) = self.loaded.get(&key) {
+        if let Some(loaded) = self.known(digest, bytes, grants)? {
             return Ok(loaded);
         }
+        let code = compiler::compile_here(&self.engine, bytes)?;
+        self.keep(digest, &code, grants)
+    }
+
+    async fn find(
+        self: &Arc<Self>,
+        digest: Digest,
+        bytes: &Bytes,
+        grants: &Grants,
+    ) -> Result<Option<Loaded>, ComponentError> {
+        if let Some(loaded) = self.loaded(digest, grants) {
+            return Ok(Some(loaded));
+        }
+        let (runtime, bytes, grants) = (self.clone(), bytes.clone(), grants.clone());
+        blocking(move || runtime.known(digest, &bytes, &grants)).await
+    }
+
+    /// From a cache; none if it must be compiled, and may be.
+    fn known(
+        &self,
+        digest: Digest,
+        bytes: &[u8],
+        grants: &Grants,
+    ) -> Result<Option<Loaded>, ComponentError> {
+        if let Some(loaded) = self.loaded(digest, grants) {
+            return Ok(Some(loaded));
+        }
         check_form(bytes)?;
-        let _one;
-        let component = match self.cached(digest) {
-            Some(component) => component,
+        let cached = self.cache.as_ref();
+        let cached = cached.and_then(|cache| cache.get(&self.engine, digest));
+        match cached {
+            Some(component) => self.link(digest, &component, grants).map(Some),
             None => {
-                _one = self
-                    .compiling
-                    .lock()
-                    .unwrap_or_else(|poisoned| poisoned.into_inner());
-                // Whoever compiled meanwhile may have compiled the same.
-                if let Some(loaded) = self.loaded.get(&key) {
-                    return Ok(loaded);
-                }
-                match self.cached(digest) {
-                    Some(component) => component,
-                    None => self.compile(digest, bytes)?,
-                }
+                compiler::check(bytes)?;
+                Ok(None)
             }
-        };
-        check_imports(&self.engine, &component, grants)?;
+        }
+    }
+
+    /// Take what was compiled, and keep it on disk.
+    fn keep(&self, digest: Digest, code: &Code, grants: &Grants) -> Result<Loaded, ComponentError> {
+        let component = cache::load(&self.engine, code).map_err(|error| {
+            ComponentError::CompileLimit(format!("this server cannot run it: {error:#}"))
+        })?;
+        if let Some(cache) = &self.cache {
+            // The cache only saves time.
+            if let Err(error) = cache.put(&self.engine, digest, code.bytes()) {
+                tracing::warn!(%error, "a compiled component was not cached");
+            }
+        }
+        self.link(digest, &component, grants)
+    }
+
+    fn link(
+        &self,
+        digest: Digest,
+        component: &Component,
+        grants: &Grants,
+    ) -> Result<Loaded, ComponentError> {
+        check_imports(&self.engine, component, grants)?;
         let mismatch = |error: wasmtime::Error| ComponentError::WorldMismatch(format!("{error:#}"));
         let pre = self
             .linker(grants)
             .map_err(mismatch)?
-            .instantiate_pre(&component)
+            .instantiate_pre(component)
             .map_err(mismatch)?;
         let pre = ComponentPre::new(pre).map_err(|_| {
             ComponentError::WorldMismatch(format!(
@@ -187,7 +275,7 @@ impl Runtime {
             ))
         })?;
         let loaded = Loaded { digest, pre };
-        self.loaded.insert(key, loaded.clone());
+        self.loaded.insert((digest, grants.clone()), loaded.clone());
         Ok(loaded)
     }
 
@@ -206,23 +294,6 @@ impl Runtime {
         }
     }
 
-    fn cached(&self, digest: Digest) -> Option<Component> {
-        self.cache.as_ref()?.get(&self.engine, digest)
-    }
-
-    fn compile(&self, digest: Digest, bytes: &[u8]) -> Result<Component, ComponentError> {
-        let component = Component::from_binary(&self.engine, bytes).map_err(|error| {
-            ComponentError::NotAComponent(format!("it does not compile: {error:#}"))
-        })?;
-        if let Some(cache) = &self.cache {
-            // The cache only saves time.
-            if let Err(error) = cache.put(&self.engine, digest, &component) {
-                tracing::warn!(%error, "a compiled component was not cached");
-            }
-        }
-        Ok(component)
-    }
-
     fn linker(&self, grants: &Grants) -> wasmtime::Result<Linker<Guest>> {
         let mut linker = Linker::new(&self.engine);
         wasi::add_to_linker(&mut linker)?;
@@ -231,8 +302,20 @@ impl Runtime {
     }
 }
 
-/// The configuration of every engine of this host.
-fn config(pool: Option<(u32, &TurnLimits)>) -> Config {
+/// Run something that takes long or touches the disk where it may block.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ComponentError> + Send + 'static,
+) -> Result<T, ComponentError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(_) => Err(ComponentError::NotAComponent(
+            "the compiler gave up on it".into(),
+        )),
+    }
+}
+
+/// The configuration of every engine of this host. What it compiles is the same with a pool and without.
+pub(super) fn config(pool: Option<(u32, &TurnLimits)>) -> Config {
     let mut config = Config::new();
     config.epoch_interruption(true);
     // A turn that is run again must compute the same.
@@ -311,104 +394,6 @@ fn check_imports(
         }
     }
     Ok(())
-}
-
-/// Compiled components on disk: MAC, then what wasmtime serialised.
-struct Cache {
-    folder: PathBuf,
-    key: [u8; 32],
-}
-
-impl Cache {
-    /// The folder and the key beside it belong to this host's user alone.
-    fn open(folder: &Path) -> io::Result<Self> {
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(folder)?;
-        let path = folder.join("key");
-        let key = match fs::read(&path) {
-            Ok(bytes) if bytes.len() == 32 => bytes.try_into().expect("its length was checked"),
-            Ok(_) | Err(_) => {
-                let mut key = [0; 32];
-                getrandom::fill(&mut key).map_err(io::Error::other)?;
-                write_new(folder, &path, &[&key])?;
-                key
-            }
-        };
-        Ok(Self {
-            folder: folder.to_owned(),
-            key,
-        })
-    }
-
-    fn path(&self, engine: &Engine, digest: Digest) -> PathBuf {
-        let mut hasher = std::hash::DefaultHasher::new();
-        engine.precompile_compatibility_hash().hash(&mut hasher);
-        self.folder
-            .join(format!("{digest}-{:016x}.cwasm", hasher.finish()))
-    }
-
-    fn mac(&self, path: &Path) -> Hmac<Sha256> {
-        let mut mac =
-            Hmac::<Sha256>::new_from_slice(&self.key).expect("HMAC takes keys of any length");
-        // The name is covered too, so that no file can stand in for another.
-        mac.update(path.file_name().unwrap_or_default().as_encoded_bytes());
-        mac
-    }
-
-    #[allow(
-        unsafe_code,
-        reason = "the bytes carry this host's own MAC: it compiled them itself"
-    )]
-    fn get(&self, engine: &Engine, digest: Digest) -> Option<Component> {
-        let path = self.path(engine, digest);
-        let bytes = fs::read(&path).ok()?;
-        let (mac, code) = bytes.split_first_chunk::<32>()?;
-        if self
-            .mac(&path)
-            .chain_update(code)
-            .verify_slice(mac)
-            .is_err()
-        {
-            tracing::warn!(path = %path.display(), "a cached component is not authentic; compiling it again");
-            return None;
-        }
-        // SAFETY: the MAC says that these are the bytes `put` wrote under this name, which
-        // holds the hash of the engine's configuration; they are copied, not mapped.
-        unsafe { Component::deserialize(engine, code) }.ok()
-    }
-
-    /// What cannot be removed takes room and no more.
-    fn remove(&self, engine: &Engine, digest: Digest) {
-        if let Err(error) = fs::remove_file(self.path(engine, digest))
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            tracing::warn!(%digest, %error, "a compiled component was not removed");
-        }
-    }
-
-    fn put(&self, engine: &Engine, digest: Digest, component: &Component) -> io::Result<()> {
-        let path = self.path(engine, digest);
-        let code = component.serialize().map_err(io::Error::other)?;
-        let mac = self.mac(&path).chain_update(&code).finalize().into_bytes();
-        write_new(&self.folder, &path, &[&mac, &code])
-    }
-}
-
-/// Write whole or not at all, readable by this user only.
-fn write_new(folder: &Path, path: &Path, parts: &[&[u8]]) -> io::Result<()> {
-    let temporary = folder.join(format!("{}.new", uuid::Uuid::now_v7().simple()));
-    let mut file = fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&temporary)?;
-    for part in parts {
-        io::Write::write_all(&mut file, part)?;
-    }
-    file.sync_all()?;
-    fs::rename(&temporary, path)
 }
 
 /// Advances the epoch from a thread of the system: a guest that never yields can hold every

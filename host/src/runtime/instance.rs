@@ -3,14 +3,16 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use wasmtime::component::ResourceTableError;
 use wasmtime::{Store, Trap, UpdateDeadline, WasmBacktrace};
+use wasmtime_wasi::I32Exit;
 
 use crate::clock::Time;
 use crate::journal::context::{Change, Context};
 use crate::journal::entry::{Cause, Failure, TurnError};
 use crate::journal::state::Pending;
 use crate::ledger::Dead;
-use crate::telemetry::Stage;
+use crate::telemetry::{self, Limit, Stage};
 
 use super::bindings::exports::antiphon::agent::agent as export;
 use super::engine::{Loaded, Runtime};
@@ -66,12 +68,11 @@ pub async fn start(runtime: &Runtime, loaded: &Loaded, scope: Arc<Scope>, input:
     let wall = Duration::from_millis(left_ms);
     let exit = match tokio::time::timeout(wall, run(runtime, loaded, &scope, input)).await {
         Ok(exit) => exit,
-        Err(_) => failed(
-            &scope,
-            Failure::Deadline,
-            format!("the turn took longer than {} ms", scope.limits.turn_ms_max),
-            None,
-        ),
+        Err(_) => {
+            telemetry::hit(Limit::TurnMs);
+            let text = format!("the turn took longer than {} ms", scope.limits.turn_ms_max);
+            failed(&scope, Failure::Deadline, text, None)
+        }
     };
     scope.print_rest();
     exit
@@ -96,11 +97,11 @@ async fn run(runtime: &Runtime, loaded: &Loaded, scope: &Arc<Scope>, input: Inpu
             guest.cpu_exceeded = true;
             return Ok(UpdateDeadline::Interrupt);
         }
-        let cpu = guest.scope.cpu.clone();
+        let scope = guest.scope.clone();
         // Others get a turn at every tick; their time is not this guest's.
         Ok(UpdateDeadline::YieldCustom(
             1,
-            Box::pin(async move { cpu.waiting(tokio::task::yield_now()).await }),
+            Box::pin(async move { scope.cpu.waiting(others_first(&scope)).await }),
         ))
     });
     // Armed before instantiation: start functions are guest code too.
@@ -146,6 +147,15 @@ async fn run(runtime: &Runtime, loaded: &Loaded, scope: &Arc<Scope>, input: Inpu
     }
 }
 
+/// What a guest waits for that has computed for a tick: whoever else can run, its tenant's minute, and the
+/// disk if the turn writes faster than that. Its own calls never wait for these.
+async fn others_first(scope: &Scope) {
+    tokio::task::yield_now().await;
+    scope.cpu.allowed().await;
+    // A dead ledger is told of by the next call that needs it.
+    let _ = scope.ledger.room().await;
+}
+
 fn agent_error(error: export::AgentError) -> String {
     match error {
         export::AgentError::InvalidInput(text) => format!("invalid input: {text}"),
@@ -161,6 +171,7 @@ fn trapped(scope: &Scope, guest: &Guest, error: &wasmtime::Error) -> Exit {
             "the agent computed longer than {} ms",
             scope.limits.cpu_ms_max
         );
+        telemetry::hit(Limit::CpuMs);
         return failed(scope, Failure::Cpu, text, backtrace);
     }
     if let Some(stop) = error.downcast_ref::<Stop>() {
@@ -171,18 +182,46 @@ fn trapped(scope: &Scope, guest: &Guest, error: &wasmtime::Error) -> Exit {
             "the agent needs more memory than {} bytes",
             scope.limits.memory_bytes_max
         );
+        telemetry::hit(Limit::MemoryBytes);
         return failed(scope, Failure::Limit, text, backtrace);
     }
-    match error.downcast_ref::<Trap>() {
-        Some(trap) => failed(scope, Failure::Trap, trap.to_string(), backtrace),
-        // Limits of wasmtime itself (bytes per call, handles, instances) have no type of their own.
-        None => failed(
-            scope,
-            Failure::Limit,
-            format!("{}", error.root_cause()),
-            backtrace,
-        ),
+    if let Some(trap) = error.downcast_ref::<Trap>() {
+        if *trap == Trap::StackOverflow {
+            telemetry::hit(Limit::Stack);
+        }
+        return failed(scope, Failure::Trap, trap.to_string(), backtrace);
     }
+    if let Some(exit) = error.downcast_ref::<I32Exit>() {
+        let text = format!("the agent ended its process with {}", exit.0);
+        return failed(scope, Failure::Trap, text, backtrace);
+    }
+    let text = error.root_cause().to_string();
+    let text = match engine_limit(error, &text) {
+        Some(limit @ Limit::Handles) => {
+            telemetry::hit(limit);
+            format!(
+                "the agent holds more than {} handles",
+                scope.limits.handles_max
+            )
+        }
+        Some(limit) => {
+            telemetry::hit(limit);
+            let max = scope.limits.host_call_bytes_max;
+            format!("the agent handed over more than {max} bytes in one call of the host")
+        }
+        None => text,
+    };
+    failed(scope, Failure::Limit, text, backtrace)
+}
+
+/// Limits of wasmtime itself: the table of resources has a type, the others only their words. Tests hold
+/// these against the version that is pinned.
+fn engine_limit(error: &wasmtime::Error, text: &str) -> Option<Limit> {
+    if error.is::<ResourceTableError>() || text.contains("handle limit exceeded") {
+        return Some(Limit::Handles);
+    }
+    text.contains("fuel allocated for hostcalls")
+        .then_some(Limit::HostCallBytes)
 }
 
 /// The exit of an instance that could not go on.

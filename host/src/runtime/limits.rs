@@ -1,17 +1,19 @@
-//! What one turn may use, and the counting of it.
+//! What one turn may use, and the counting of its memory. Its time is counted in `cpu`.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use wasmtime::ResourceLimiter;
 
 use crate::bus;
 
-/// Time between two looks at a running guest: a hundredth of the CPU a turn may use by default,
-/// so the limit is met within 1 %, and far above the cost of a look.
-pub const TICK: Duration = Duration::from_millis(10);
+/// Time between two looks at a running guest, after each of which others go first: what somebody waits for
+/// a core on a host whose guests all compute (docs/performance.md), and far above the cost of a look.
+pub const TICK: Duration = Duration::from_millis(2);
+
+/// What is counted of the time between two looks at most: a call of the host takes longer than a tick if it
+/// moves megabytes; what is longer than this was not spent on the guest.
+pub const COUNTED_MAX: Duration = Duration::from_millis(20);
 
 /// Core instances, memories and tables of one component: componentize-js and
 /// componentize-py make under ten of each.
@@ -232,62 +234,6 @@ impl ResourceLimiter for Limiter {
 
     fn memories(&self) -> usize {
         MEMORIES_MAX as usize
-    }
-}
-
-/// Time spent inside the guest. Waiting for anything stops the watch.
-#[derive(Debug, Clone)]
-pub struct Cpu(Arc<CpuInner>);
-
-#[derive(Debug)]
-struct CpuInner {
-    start: Instant,
-    /// Nanoseconds after `start` since which the guest runs.
-    since: AtomicU64,
-    used: AtomicU64,
-}
-
-impl Cpu {
-    pub fn start() -> Self {
-        Self(Arc::new(CpuInner {
-            start: Instant::now(),
-            since: AtomicU64::new(0),
-            used: AtomicU64::new(0),
-        }))
-    }
-
-    /// The guest starts or goes on.
-    pub fn resume(&self) {
-        self.0.since.store(self.elapsed_ns(), Ordering::Relaxed);
-    }
-
-    /// The guest waits or was looked at: count what it ran. A look comes each tick while it runs, so
-    /// what is longer than two ticks was not spent in the guest.
-    pub fn pause(&self) -> Duration {
-        let now = self.elapsed_ns();
-        let ran = now.saturating_sub(self.0.since.swap(now, Ordering::Relaxed));
-        let counted = ran.min(2 * TICK.as_nanos() as u64);
-        Duration::from_nanos(self.0.used.fetch_add(counted, Ordering::Relaxed) + counted)
-    }
-
-    /// What was computed once was computed again: a replay that took long leaves at least half of
-    /// what the turn may use.
-    pub fn go_live(&self, cpu_ms_max: u64) {
-        let half = Duration::from_millis(cpu_ms_max / 2);
-        let half = u64::try_from(half.as_nanos()).unwrap_or(u64::MAX);
-        self.0.used.fetch_min(half, Ordering::Relaxed);
-    }
-
-    /// Wait for something outside with the watch stopped.
-    pub async fn waiting<T>(&self, wait: impl Future<Output = T>) -> T {
-        self.pause();
-        let answer = wait.await;
-        self.resume();
-        answer
-    }
-
-    fn elapsed_ns(&self) -> u64 {
-        u64::try_from(self.0.start.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 }
 

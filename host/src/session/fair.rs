@@ -1,8 +1,7 @@
 //! Whose turn gets the next place: fair turns between tenants, in order within each. PURE.
 //!
-//! A tenant that has many turns waiting delays its own and nobody else's: places that come free go round
-//! the tenants that wait. Up to its share a tenant has a place whenever the host has one; beyond it, only while at
-//! least half of the host's places are free, so that a host with one tenant is used and others always find room.
+//! A tenant that has many turns waiting delays its own and nobody else's: it never has more places than it may, and
+//! places that come free go round the tenants that wait.
 //!
 //! Invariant: nobody waits while there is a place that they may have. Invariant: `running` and `waiting` count
 //! exactly the tickets that were given out and neither left nor were dropped.
@@ -16,9 +15,6 @@ pub(super) type Ticket = u64;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Bounds {
     pub(super) host_max: usize,
-    /// What a tenant has for sure, as far as the host has room.
-    pub(super) share: usize,
-    /// What it never passes.
     pub(super) tenant_max: usize,
 }
 
@@ -138,13 +134,7 @@ impl<K: Ord + Clone> Fair<K> {
 
 impl Line {
     fn may_run(&self, running: usize) -> bool {
-        let Bounds {
-            host_max,
-            share,
-            tenant_max,
-        } = self.bounds;
-        let has_room = running < host_max && self.running < tenant_max;
-        has_room && (self.running < share || running < host_max / 2)
+        running < self.bounds.host_max && self.running < self.bounds.tenant_max
     }
 }
 
@@ -154,17 +144,16 @@ mod tests {
 
     use super::*;
 
-    fn bounds(host_max: usize, share: usize, tenant_max: usize) -> Bounds {
+    fn bounds(host_max: usize, tenant_max: usize) -> Bounds {
         Bounds {
             host_max,
-            share,
             tenant_max,
         }
     }
 
     #[test]
     fn places_go_round_the_tenants() {
-        let (mut fair, of) = (Fair::default(), bounds(2, 2, 9));
+        let (mut fair, of) = (Fair::default(), bounds(2, 9));
         let first: Vec<_> = (0..5).map(|_| fair.enter(&"a", of)).collect();
         assert_eq!(first[..2], [Entry::Go(1), Entry::Go(2)]);
         assert_eq!(fair.enter(&"b", of), Entry::Wait(6));
@@ -182,20 +171,15 @@ mod tests {
     }
 
     #[test]
-    fn beyond_its_share_a_tenant_takes_only_what_is_free() {
-        let (mut fair, of) = (Fair::default(), bounds(8, 2, 99));
+    fn a_full_tenant_leaves_the_others_their_places() {
+        let (mut fair, of) = (Fair::default(), bounds(8, 3));
         let go = |entry| matches!(entry, Entry::Go(_));
-        let of_a: Vec<_> = (0..6).map(|_| go(fair.enter(&"a", of))).collect();
-        assert_eq!(of_a, [true, true, true, true, false, false], "half of all");
-        // The others find theirs at once.
-        for tenant in ["b", "c"] {
-            assert!(go(fair.enter(&tenant, of)) && go(fair.enter(&tenant, of)));
-            assert!(!go(fair.enter(&tenant, of)));
-        }
-        let mut fair = Fair::default();
-        let strict = bounds(8, 8, 3);
-        let of_a: Vec<_> = (0..4).map(|_| go(fair.enter(&"a", strict))).collect();
-        assert_eq!(of_a, [true, true, true, false], "its own most");
+        let of_a: Vec<_> = (0..5).map(|_| go(fair.enter(&"a", of))).collect();
+        assert_eq!(of_a, [true, true, true, false, false]);
+        assert!(go(fair.enter(&"b", of)) && go(fair.enter(&"c", of)));
+        // Given more, it takes them as they come free.
+        assert!(!go(fair.enter(&"a", bounds(8, 4))));
+        assert_eq!(fair.leave(&"b", 6), [4]);
     }
 
     #[derive(Debug, Clone)]
@@ -216,9 +200,9 @@ mod tests {
         /// tenant's go in order, and nobody waits who may run.
         #[test]
         fn it_counts_what_it_gave_out(
-            steps in steps(), host_max in 1..8usize, share in 1..4usize, tenant_max in 1..6usize,
+            steps in steps(), host_max in 1..8usize, tenant_max in 1..6usize,
         ) {
-            let of = bounds(host_max, share, tenant_max);
+            let of = bounds(host_max, tenant_max);
             let mut fair = Fair::default();
             let mut running: Vec<(u8, Ticket)> = Vec::new();
             let mut waiting: Vec<(u8, Ticket)> = Vec::new();
@@ -256,8 +240,7 @@ mod tests {
                     let waits = waiting.iter().filter(|(of, _)| *of == tenant).count();
                     prop_assert!(runs <= tenant_max);
                     prop_assert_eq!(fair.waiting(&tenant), waits);
-                    let may = runs < tenant_max && running.len() < host_max
-                        && (runs < share || running.len() < host_max / 2);
+                    let may = runs < tenant_max && running.len() < host_max;
                     prop_assert!(waits == 0 || !may, "{} waits", tenant);
                 }
             }

@@ -24,6 +24,7 @@ use crate::ledger::wake_key;
 use crate::store::{
     Commit, CommitError, JournalId, Opened, ReadError, RecordKey, RecordSpace, Store, Write,
 };
+use crate::telemetry::{self, Limit};
 
 use super::commands::fresh_secret;
 use super::wake::{self, blocking};
@@ -169,7 +170,10 @@ impl Sessions {
         journal: &JournalId,
         idempotency: Option<Idempotency>,
     ) -> Result<(), ForkError> {
-        let _permit = self.0.forks.try_acquire().map_err(|_| ForkError::Busy)?;
+        let _permit = self.0.forks.try_acquire().map_err(|_| {
+            telemetry::hit(Limit::Forks);
+            ForkError::Busy
+        })?;
         let store = &self.0.parts.store;
         let mut unfinished = Unfinished {
             sessions: self,

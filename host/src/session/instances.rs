@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use crate::agents::{AgentKind, Agents, DeployError, Version};
+use crate::id::TenantId;
 use crate::runtime::conversation::{self, definition::Definition};
 use crate::runtime::engine::{self, Runtime};
 use crate::runtime::instance::{self, Exit, Input};
@@ -29,6 +30,7 @@ impl Instances {
     pub(super) async fn load(
         &self,
         agents: &Arc<Agents>,
+        tenant: &TenantId,
         version: &Version,
     ) -> Result<Loaded, DeployError> {
         if version.kind == AgentKind::Conversation {
@@ -38,7 +40,9 @@ impl Instances {
         }
         match self {
             Self::Components(runtime) => {
-                let loaded = agents.load(version.component, &version.config).await?;
+                let loaded = agents
+                    .load(tenant, version.component, &version.config)
+                    .await?;
                 Ok(Loaded::Component(runtime.clone(), loaded))
             }
             #[cfg(test)]

@@ -64,6 +64,7 @@ use crate::journal::state::Phase;
 use crate::ledger::{Dead, Ledger};
 use crate::logs::Logs;
 use crate::model::Models;
+use crate::runtime::cpu::Minutes;
 use crate::runtime::limits::TurnLimits;
 use crate::seal::Seal;
 use crate::secrets::Secrets;
@@ -71,9 +72,9 @@ use crate::store::{JournalId, Latched, OpenError, ReadError, Store};
 use crate::tenants::{Quotas as TenantQuotas, Tenants};
 
 pub use instances::Instances;
+pub use places::Overload;
 pub use quotas::{Exceeded, Holding};
 
-use fair::Bounds;
 use places::Places;
 use quotas::Quotas;
 use set_aside::SetAside;
@@ -104,15 +105,6 @@ pub enum SessionError {
     /// A defect, or a race lost too often.
     #[error("the session cannot be opened: {0}")]
     Broken(String),
-}
-
-/// Who has more to do than may be queued.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Overload {
-    #[error("the server runs as many turns as it may")]
-    Host,
-    #[error("as many turns of the tenant wait as may")]
-    Tenant,
 }
 
 impl SessionError {
@@ -152,13 +144,15 @@ pub struct Parts {
     pub budgets: Budgets,
     pub logs: Logs,
     pub limits: TurnLimits,
+    /// What tenants may compute in a minute.
+    pub minutes: Minutes,
     /// Whose quotas hold.
     pub tenants: Tenants,
     /// What tenants may use that have nothing of their own.
     pub quotas: TenantQuotas,
     /// Turns that run at once on this host, at each depth of calls.
     pub turns_max: usize,
-    /// Those of one tenant that have a place whenever there is one.
+    /// Those of one tenant, where there are several.
     pub turns_tenant_max: usize,
     /// Turns that wait for a place; what comes then is refused.
     pub turns_waiting_max: usize,
@@ -386,56 +380,6 @@ impl Sessions {
         self.map().len()
     }
 
-    /// Why the host takes nothing more now, or nothing of this tenant.
-    pub fn overload(&self, tenant: &TenantId) -> Result<(), Overload> {
-        let parts = &self.0.parts;
-        if self.open_count() > parts.sessions_open_max
-            || self.0.turns.waiting() >= parts.turns_waiting_max
-        {
-            return Err(Overload::Host);
-        }
-        let own = self.quotas(tenant).turns_waiting_max;
-        let own = own.unwrap_or(parts.turns_waiting_tenant_max as u64);
-        if self.0.turns.waiting_of(tenant) as u64 >= own {
-            return Err(Overload::Tenant);
-        }
-        Ok(())
-    }
-
-    /// So that no turn begins until they are dropped.
-    #[cfg(test)]
-    async fn take_every_place(&self) -> Vec<places::Place<'_>> {
-        let nobody = TenantId::new("nobody").expect("a name");
-        let all = Bounds {
-            share: usize::MAX,
-            tenant_max: usize::MAX,
-            ..self.bounds(&nobody)
-        };
-        let mut places = Vec::new();
-        for _ in 0..all.host_max {
-            places.push(self.0.turns.take(&nobody, 0, all).await);
-        }
-        places
-    }
-
-    /// What the operator gave the tenant, over what all have.
-    fn quotas(&self, tenant: &TenantId) -> TenantQuotas {
-        let own = self.0.parts.tenants.get(tenant);
-        own.unwrap_or_default().quotas.or(self.0.parts.quotas)
-    }
-
-    /// How many turns of the tenant may run.
-    fn bounds(&self, tenant: &TenantId) -> Bounds {
-        let parts = &self.0.parts;
-        let own = self.quotas(tenant).turns_max;
-        let own = own.map(|it| usize::try_from(it).unwrap_or(usize::MAX));
-        Bounds {
-            host_max: parts.turns_max,
-            share: own.map_or(parts.turns_tenant_max, |it| it.min(parts.turns_tenant_max)),
-            tenant_max: own.unwrap_or(usize::MAX),
-        }
-    }
-
     pub fn agents(&self) -> &Arc<Agents> {
         &self.0.parts.agents
     }
@@ -451,6 +395,11 @@ impl Sessions {
 
     pub fn limits(&self) -> &TurnLimits {
         &self.0.parts.limits
+    }
+
+    /// What tenants may compute in a minute.
+    pub fn minutes(&self) -> &Minutes {
+        &self.0.parts.minutes
     }
 
     pub fn budgets(&self) -> &Budgets {

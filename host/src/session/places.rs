@@ -10,8 +10,20 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::sync::oneshot;
 
 use crate::id::TenantId;
+use crate::telemetry::{self, Limit};
+use crate::tenants::Quotas;
 
+use super::Sessions;
 use super::fair::{Bounds, Entry, Fair, Ticket};
+
+/// Who has more to do than may be queued.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Overload {
+    #[error("the server runs as many turns as it may")]
+    Host,
+    #[error("as many turns of the tenant wait as may")]
+    Tenant,
+}
 
 pub(super) struct Places {
     depths: Vec<Mutex<Depth>>,
@@ -64,6 +76,11 @@ impl Places {
         place
     }
 
+    /// A turn of the tenant waits for something else before it takes a place, and is counted as long as this lives.
+    pub(super) fn waits(&self, tenant: &TenantId) -> Waiting<'_> {
+        Waiting::start(self, tenant)
+    }
+
     /// How many turns wait.
     pub(super) fn waiting(&self) -> usize {
         self.waiting.load(Ordering::Relaxed)
@@ -106,7 +123,7 @@ impl Drop for Place<'_> {
 }
 
 /// Counts a turn that waits for a place, also if it is given up while it waits.
-struct Waiting<'a> {
+pub(super) struct Waiting<'a> {
     places: &'a Places,
     tenant: TenantId,
 }
@@ -136,6 +153,65 @@ impl Drop for Waiting<'_> {
     }
 }
 
+impl Sessions {
+    /// Why the host takes nothing more now, or nothing of this tenant.
+    pub fn overload(&self, tenant: &TenantId) -> Result<(), Overload> {
+        let parts = &self.0.parts;
+        if self.open_count() > parts.sessions_open_max {
+            telemetry::hit(Limit::SessionsOpen);
+            return Err(Overload::Host);
+        }
+        if self.0.turns.waiting() >= parts.turns_waiting_max {
+            telemetry::hit(Limit::TurnsWaiting);
+            return Err(Overload::Host);
+        }
+        let own = self.quotas(tenant).turns_waiting_max;
+        let own = own.unwrap_or(parts.turns_waiting_tenant_max as u64);
+        if self.0.turns.waiting_of(tenant) as u64 >= own {
+            telemetry::hit(Limit::TurnsWaitingTenant);
+            return Err(Overload::Tenant);
+        }
+        Ok(())
+    }
+
+    /// So that no turn begins until they are dropped.
+    #[cfg(test)]
+    pub(super) async fn take_every_place(&self) -> Vec<Place<'_>> {
+        let nobody = TenantId::new("nobody").expect("a name");
+        let all = Bounds {
+            tenant_max: usize::MAX,
+            ..self.bounds(&nobody)
+        };
+        let mut places = Vec::new();
+        for _ in 0..all.host_max {
+            places.push(self.0.turns.take(&nobody, 0, all).await);
+        }
+        places
+    }
+
+    /// What the operator gave the tenant, over what all have.
+    pub(super) fn quotas(&self, tenant: &TenantId) -> Quotas {
+        let own = self.0.parts.tenants.get(tenant);
+        own.unwrap_or_default().quotas.or(self.0.parts.quotas)
+    }
+
+    /// How many turns of the tenant may run.
+    pub(super) fn bounds(&self, tenant: &TenantId) -> Bounds {
+        let parts = &self.0.parts;
+        let own = self.quotas(tenant).turns_max;
+        let own = own.map(|it| usize::try_from(it).unwrap_or(usize::MAX));
+        // A lone tenant has nobody to leave room for.
+        let of_all = match parts.tenants.count() {
+            0 | 1 => parts.turns_max,
+            _ => parts.turns_tenant_max,
+        };
+        Bounds {
+            host_max: parts.turns_max,
+            tenant_max: own.unwrap_or(of_all),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use futures_util::FutureExt as _;
@@ -149,7 +225,6 @@ mod tests {
         let (a, b) = (tenant("a"), tenant("b"));
         let of = Bounds {
             host_max: 1,
-            share: 1,
             tenant_max: 1,
         };
         let first = places.take(&a, 0, of).await;

@@ -24,10 +24,12 @@ use crate::journal::state::{IllegalEntry, State};
 use crate::ledger::Ledger;
 use crate::logs::{Line, Logs};
 use crate::model::{Models, Request, SetupError};
+use crate::runtime::compiler::Compiling;
 use crate::runtime::conversation::{self, definition::Definition, definition::DefinitionError};
+use crate::runtime::cpu::Cpu;
 use crate::runtime::engine::{ComponentError, Loaded, Runtime};
 use crate::runtime::instance::{self, Exit, Input};
-use crate::runtime::limits::{Cpu, TurnLimits};
+use crate::runtime::limits::TurnLimits;
 use crate::runtime::random::Seeds;
 use crate::runtime::replay::Replay;
 use crate::runtime::scope::{Http, Record, Scope, TurnClock, TurnOutput};
@@ -342,8 +344,8 @@ impl Runs {
         }
         let (bytes, grants, limits) = (bytes.to_vec(), config.grants(), limits.clone());
         let compile = move || {
-            let runtime = Runtime::new(PLACES, &limits, None)?;
-            let loaded = runtime.load(Digest::of(&bytes), &bytes, &grants)?;
+            let runtime = Runtime::new(PLACES, &limits, None, Compiling::default())?;
+            let loaded = runtime.load_here(Digest::of(&bytes), &bytes, &grants)?;
             Ok(Self::Component(Box::new((runtime, loaded))))
         };
         match tokio::task::spawn_blocking(compile).await {

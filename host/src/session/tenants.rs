@@ -132,6 +132,7 @@ impl Sessions {
         self.close_all(tenant).await;
         let digests = parts.agents.remove_tenant(tenant).await;
         parts.logs.forget_tenant(tenant);
+        parts.minutes.forget(tenant);
         parts.models.forget_tenant(tenant);
         for _ in 0..2 {
             self.clear_rows(tenant).await?;

@@ -14,12 +14,13 @@ use crate::journal::entry::{
 };
 use crate::journal::state::{Pending, State};
 use crate::ledger::AppendError;
+use crate::runtime::cpu::Cpu;
 use crate::runtime::instance::{Exit, Input};
-use crate::runtime::limits::{Cpu, TurnLimits};
+use crate::runtime::limits::TurnLimits;
 use crate::runtime::random::Seeds;
 use crate::runtime::replay::Replay;
 use crate::runtime::scope::{Http, Record, Scope, TurnClock, TurnOutput};
-use crate::telemetry::Stage;
+use crate::telemetry::{Stage, UnderWay};
 
 use super::nested::Nested;
 use super::recovery::{End, end_turn};
@@ -227,15 +228,26 @@ async fn execute(sessions: &Sessions, session: &Session, started: Started) -> Ex
     let parts = &sessions.0.parts;
     let admitted = Instant::now();
     let tenant = &session.journal.tenant;
+    // Before it takes a place: a tenant whose minute is used up keeps none from others.
+    let minute = parts.minutes.of(tenant);
+    if minute.is_used_up() {
+        let _waiting = sessions.0.turns.waits(tenant);
+        minute.allowed(Duration::ZERO).await;
+    }
     let bounds = sessions.bounds(tenant);
     let _place = sessions.0.turns.take(tenant, started.depth, bounds).await;
+    let _running = UnderWay::turn();
     if started.deadline.is_some_and(|at| at <= sessions.now()) {
         return too_late();
     }
     let Some(version) = started.version.clone() else {
         return not_loaded("the version that the turn was started with is gone");
     };
-    let loaded = match parts.instances.load(&parts.agents, &version).await {
+    let loaded = match parts
+        .instances
+        .load(&parts.agents, &session.journal.tenant, &version)
+        .await
+    {
         Ok(loaded) => loaded,
         Err(error) => {
             tracing::error!(agent = %started.agent, %error, "a deployed component cannot be loaded");
@@ -295,7 +307,7 @@ async fn execute(sessions: &Sessions, session: &Session, started: Started) -> Ex
         watches,
         logs: parts.logs.clone(),
         clock: TurnClock::start(started.at),
-        cpu: Cpu::start(),
+        cpu: Cpu::start_for(minute),
         output: TurnOutput::default(),
         calls: AtomicU64::new(0),
         record,

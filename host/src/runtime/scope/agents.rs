@@ -20,6 +20,7 @@ use crate::journal::entry::{
 use crate::journal::state::Used;
 use crate::model::{Admitted, CallPolicy, Works};
 use crate::store::ReadError;
+use crate::telemetry::{self, Limit};
 
 use super::messages::as_stored;
 use super::{Back, Scope, Stop};
@@ -272,6 +273,7 @@ impl Scope {
             .as_str()
             .map_or_else(|| body.to_string().len(), str::len);
         if length > self.limits.message_bytes_max {
+            telemetry::hit(Limit::MessageBytes);
             return Ok(Err(NotCalled::TooLarge));
         }
         let Ok(agent) = AgentName::new(call.agent) else {
@@ -279,6 +281,7 @@ impl Scope {
         };
         if let Err(too_deep) = bus::admit(self.depth.saturating_add(1), self.limits.call_depth_max)
         {
+            telemetry::hit(Limit::CallDepth);
             return Ok(Err(NotCalled::TooDeep(too_deep)));
         }
         let Some(peers) = &self.peers else {

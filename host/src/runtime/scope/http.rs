@@ -16,6 +16,7 @@ use crate::egress::allow::{self, Rule};
 use crate::egress::{self, Bounds, Egress, EgressError, Lookup, Request, Response};
 use crate::id::{Digest, Seq};
 use crate::journal::entry::{Answered, CallKind, CallResult, Payload, RetryReason, Returned};
+use crate::telemetry::{self, Limit};
 
 use super::{Back, Scope, Stop};
 
@@ -102,6 +103,7 @@ impl Scope {
     /// Why the request is not made at all. The same in every attempt.
     fn check(&self, request: &Request, bounds: Bounds, made: u64) -> Result<(), EgressError> {
         if made >= self.limits.http_calls_max {
+            telemetry::hit(Limit::HttpCalls);
             let text = "the turn has made as many requests as it may".to_owned();
             return Err(EgressError::Refused(text));
         }
@@ -133,6 +135,11 @@ impl Scope {
         attempts: u32,
         answer: Result<Response, EgressError>,
     ) -> Result<Result<Response, EgressError>, Stop> {
+        match &answer {
+            Err(EgressError::TooLarge(_)) => telemetry::hit(Limit::HttpBytes),
+            Err(EgressError::Deadline) => telemetry::hit(Limit::HttpMs),
+            _ => {}
+        }
         let answer = answer.map_err(cut);
         self.append(|batch, _| {
             let (result, answered) = match &answer {

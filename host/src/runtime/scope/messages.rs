@@ -7,6 +7,7 @@ use crate::id::{AgentName, Digest, MessageId, Seq};
 use crate::journal::entry::{Entry, Kind, MessageSent, Observation, Payload};
 use crate::journal::state::{Pending, Sender};
 use crate::ledger::Batch;
+use crate::telemetry::{self, Limit};
 
 use super::{Scope, Stop};
 
@@ -376,8 +377,12 @@ impl Scope {
             let checked = match (receiver, body) {
                 (None, _) => Err(SendRefused::UnknownAgent),
                 (_, Err(_)) => Err(SendRefused::NotJson),
-                _ if length > limits.message_bytes_max => Err(SendRefused::TooLarge),
+                _ if length > limits.message_bytes_max => {
+                    telemetry::hit(Limit::MessageBytes);
+                    Err(SendRefused::TooLarge)
+                }
                 (Some((_, waiting)), _) if waiting >= limits.mailbox_messages_max => {
+                    telemetry::hit(Limit::MailboxMessages);
                     Err(SendRefused::Full)
                 }
                 (Some((to, _)), Ok((_, body))) => Ok((to, body)),

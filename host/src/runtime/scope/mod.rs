@@ -44,10 +44,11 @@ use crate::ledger::{AppendError, Batch, Dead, Ledger};
 use crate::logs::Logs;
 use crate::model::{ModelError, Models, Request};
 use crate::store::ReadError;
-use crate::telemetry::Stage;
+use crate::telemetry::{self, Limit, Stage};
 
 use self::agents::Peers;
-use super::limits::{Cpu, TurnLimits};
+use super::cpu::Cpu;
+use super::limits::TurnLimits;
 use super::replay::{Differs, Recorded, Replay, Tried};
 
 pub use clock::TurnClock;
@@ -240,6 +241,7 @@ impl Scope {
     /// One more host call, if the turn may.
     pub(super) fn count(&self) -> Result<(), Stop> {
         if self.calls.fetch_add(1, Ordering::Relaxed) >= self.limits.host_calls_max {
+            telemetry::hit(Limit::HostCalls);
             return Err(Stop::Limit("host calls"));
         }
         Ok(())

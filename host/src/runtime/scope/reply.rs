@@ -1,6 +1,7 @@
 //! What the agent says to people.
 
 use crate::ledger::{AppendError, Voice};
+use crate::telemetry::{self, Limit};
 
 use super::{Scope, Stop};
 
@@ -49,7 +50,10 @@ impl Scope {
         });
         match said {
             Ok(()) => Ok(Ok(())),
-            Err(AppendError::Refused(error)) => Ok(Err(error)),
+            Err(AppendError::Refused(error)) => {
+                telemetry::hit(Limit::ReplyBytes);
+                Ok(Err(error))
+            }
             Err(AppendError::Dead(dead)) => Err(Stop::Dead(dead)),
         }
     }

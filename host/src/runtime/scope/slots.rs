@@ -6,6 +6,7 @@ use crate::journal::entry::{
     Observation, Payload, SlotCommitted, SlotCommittedPrivate, SlotLocked, SlotReleased, Writer,
 };
 use crate::ledger::Batch;
+use crate::telemetry::{self, Limit};
 
 use super::{Scope, Stop};
 
@@ -205,6 +206,7 @@ impl Scope {
                 Ok(slot) => match holder(batch, &slot) {
                     Some(holder) => Err(LockRefused::Held(holder)),
                     None if !slots.contains_key(&slot) && slots.len() >= self.limits.slots_max => {
+                        telemetry::hit(Limit::Slots);
                         Err(LockRefused::TooMany)
                     }
                     None => Ok(slot),
@@ -269,6 +271,7 @@ impl Scope {
             let refused = if lock != Some(&turn) {
                 Some(CommitRefused::Lost)
             } else if content.len() > self.limits.slot_bytes_max {
+                telemetry::hit(Limit::SlotBytes);
                 Some(CommitRefused::TooLarge)
             } else {
                 None

@@ -11,6 +11,7 @@ use crate::journal::entry::{
 use crate::journal::state::{Phase, Policy};
 use crate::ledger::{Batch, Ledger};
 use crate::session::{Sessions, authorization};
+use crate::telemetry::{self, Limit};
 
 use super::turns::{cut, interrupt_in};
 use super::{CommandError, NewSession, Result, append, must_be_open, open_in};
@@ -91,6 +92,7 @@ pub fn post(
         }
         let waiting = participant.map_or(0, |it| it.pending.len());
         if waiting >= limits.mailbox_messages_max {
+            telemetry::hit(Limit::MailboxMessages);
             let limit = limits.mailbox_messages_max;
             return Err(CommandError::Full {
                 what: "the mailbox is full",

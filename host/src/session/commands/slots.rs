@@ -5,6 +5,7 @@ use crate::id::{AgentName, Author, Seq, SlotName};
 use crate::journal::entry::{Payload, SlotCommitted, SlotCommittedPrivate, Writer};
 use crate::ledger::Ledger;
 use crate::session::Sessions;
+use crate::telemetry::{self, Limit};
 
 use super::{CommandError, Result, append, must_be_open};
 
@@ -19,6 +20,7 @@ pub fn put_slot(
 ) -> Result<(Seq, Time)> {
     let limits = sessions.limits();
     if content.len() > limits.slot_bytes_max {
+        telemetry::hit(Limit::SlotBytes);
         return Err(CommandError::TooLarge(limits.slot_bytes_max));
     }
     append(ledger, |batch| {
@@ -39,6 +41,7 @@ pub fn put_slot(
             _ => {}
         }
         if current.is_none() && state.slots.len() >= limits.slots_max {
+            telemetry::hit(Limit::Slots);
             return Err(CommandError::Full {
                 what: "the session has enough slots",
                 limit: limits.slots_max,

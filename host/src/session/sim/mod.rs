@@ -71,7 +71,13 @@ fn journal() -> JournalId {
 fn wasm() -> Arc<crate::runtime::engine::Runtime> {
     static RUNTIME: OnceLock<Arc<crate::runtime::engine::Runtime>> = OnceLock::new();
     let new = || {
-        crate::runtime::engine::Runtime::new(1, &TurnLimits::default(), None).expect("an engine")
+        crate::runtime::engine::Runtime::new(
+            1,
+            &TurnLimits::default(),
+            None,
+            crate::runtime::compiler::Compiling::default(),
+        )
+        .expect("an engine")
     };
     RUNTIME.get_or_init(|| Arc::new(new())).clone()
 }
@@ -272,6 +278,7 @@ impl World {
             &[tenant()],
         );
         let sessions = Sessions::new(Parts {
+            minutes: crate::runtime::cpu::Minutes::new(u64::MAX),
             store: store.clone(),
             clock: clock.clone(),
             instances: Instances::Scripted,

@@ -1,0 +1,219 @@
+//! What hostile agents cost others, and what is left of them.
+//!
+//! `cargo bench -p antiphon-tests --bench hostile [-- TIMES]` starts the real binary, and has the agent `worker`
+//! do a durable turn every few milliseconds, alone and then while each mode of the hostile agent runs TIMES times
+//! (1,000), four at once. Prints the good agent's latencies of both, mode by mode, in one run; and what the
+//! server's process holds before and after: memory, descriptors, threads, turns that run.
+
+#![allow(clippy::print_stdout, reason = "a benchmark prints its figures")]
+
+#[path = "../guests/hostile/src/mode.rs"]
+mod mode;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use antiphon_tests::load::{Connection, components, percentile, request};
+use antiphon_tests::process::Process;
+use mode::Mode;
+use serde_json::{Value, json};
+
+/// Hostile turns at once.
+const AT_ONCE: usize = 4;
+
+/// Between two turns of the good agent.
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// Good turns that are measured without an attack.
+const ALONE: Duration = Duration::from_secs(10);
+
+/// Bounds low enough that a thousand of each come to their end in minutes.
+fn limits() -> Value {
+    json!({"memory_bytes_max": 32 * 1024 * 1024, "cpu_ms_max": 20, "turn_ms_max": 200})
+}
+
+fn main() {
+    let times = std::env::args()
+        .skip(1)
+        .find_map(|argument| argument.parse().ok())
+        .unwrap_or(1_000);
+    let components = components(&["worker", "hostile"]);
+    let data = tempfile::tempdir().expect("a scratch folder");
+    let server = Arc::new(Process::start(data.path()));
+    let mut connection = Connection::open(&server);
+    let grants = [
+        "kernel",
+        "mailbox",
+        "context",
+        "transcript",
+        "reply",
+        "model",
+        "turn",
+        "log",
+        "http",
+    ];
+    let config = json!({"grants": grants, "limits": limits()});
+    connection.json(&server, "PUT", "/v1/agents/hostile/config", &config);
+    connection.deploy(&server, "worker", &components[0]);
+    connection.deploy(&server, "hostile", &components[1]);
+    let good = json!({"agents": ["worker"]});
+    connection.json(&server, "PUT", "/v1/sessions/good", &good);
+
+    // Once around, so that what is made once is there.
+    for mode in Mode::ALL {
+        attack(&server, *mode, AT_ONCE);
+    }
+    good_turns(&server, || std::thread::sleep(Duration::from_secs(1)));
+    let before = held(&server, &mut connection);
+    println!("before: {before}");
+    let mut alone = good_turns(&server, || std::thread::sleep(ALONE)).0;
+    println!("{}", line("alone", &mut alone, ALONE, &BTreeMap::new()));
+    let start = Instant::now();
+    let mut all = Vec::new();
+    for mode in Mode::ALL {
+        let begun = Instant::now();
+        let (mut latencies, ends) = good_turns(&server, || attack(&server, *mode, times));
+        println!(
+            "{}",
+            line(mode.name(), &mut latencies, begun.elapsed(), &ends)
+        );
+        all.extend(latencies);
+    }
+    println!(
+        "{}",
+        line("all attacks", &mut all, start.elapsed(), &BTreeMap::new())
+    );
+    let mut after = good_turns(&server, || std::thread::sleep(ALONE)).0;
+    println!(
+        "{}",
+        line("alone again", &mut after, ALONE, &BTreeMap::new())
+    );
+    println!("after:  {}", held(&server, &mut connection));
+    let metrics = connection.metrics(&server);
+    for hit in metrics
+        .lines()
+        .filter(|line| line.starts_with("antiphon_limits_hit_total"))
+    {
+        println!("  {hit}");
+    }
+}
+
+fn line(
+    name: &str,
+    latencies: &mut [Duration],
+    took: Duration,
+    ends: &BTreeMap<String, usize>,
+) -> String {
+    let count = latencies.len();
+    let [p50, p99, max] = [0.5, 0.99, 1.0].map(|part| percentile(latencies, part));
+    let ends: Vec<String> = ends
+        .iter()
+        .map(|(end, times)| format!("{end} {times}"))
+        .collect();
+    let seconds = took.as_secs_f64();
+    format!(
+        "{name:<16} {count:>6} good turns, p50 {p50:>6.2} ms, p99 {p99:>7.2} ms, max {max:>7.1} ms; {seconds:>5.1} s; {}",
+        ends.join(", ")
+    )
+}
+
+/// Turns of the good agent, one after another, for as long as something else goes on.
+fn good_turns<T>(server: &Arc<Process>, meanwhile: impl FnOnce() -> T) -> (Vec<Duration>, T) {
+    let stop = Arc::new(AtomicBool::new(false));
+    let (of, stopped) = (server.clone(), stop.clone());
+    let good = std::thread::spawn(move || {
+        let mut connection = Connection::open(&of);
+        let body = br#"{"session":"good","body":"go"}"#;
+        let path = "/v1/agents/worker/invoke";
+        let request = request(&of, "POST", path, "application/json", body);
+        let mut latencies = Vec::new();
+        while !stopped.load(Ordering::Relaxed) {
+            let start = Instant::now();
+            let (status, answer) = connection.exchange(&request);
+            latencies.push(start.elapsed());
+            let text = String::from_utf8_lossy(&answer);
+            assert_eq!(status, 200, "a good turn fails: {text}");
+            std::thread::sleep(PAUSE);
+        }
+        latencies
+    });
+    let done = meanwhile();
+    stop.store(true, Ordering::Relaxed);
+    (good.join().expect("every good turn completes"), done)
+}
+
+/// So many turns in a mode; how they ended.
+fn attack(server: &Arc<Process>, mode: Mode, times: usize) -> BTreeMap<String, usize> {
+    let next = Arc::new(AtomicUsize::new(0));
+    let attackers: Vec<_> = (0..AT_ONCE)
+        .map(|_| {
+            let (server, next) = (server.clone(), next.clone());
+            std::thread::spawn(move || {
+                let mut connection = Connection::open(&server);
+                let mut ends: BTreeMap<String, usize> = BTreeMap::new();
+                while next.fetch_add(1, Ordering::Relaxed) < times {
+                    let end = once(&server, &mut connection, mode);
+                    *ends.entry(end).or_default() += 1;
+                }
+                ends
+            })
+        })
+        .collect();
+    let mut ends = BTreeMap::new();
+    for attacker in attackers {
+        for (end, times) in attacker.join().expect("an attacker ends") {
+            *ends.entry(end).or_default() += times;
+        }
+    }
+    ends
+}
+
+/// One turn in a session of its own, which is deleted; how it ended.
+fn once(server: &Process, connection: &mut Connection, mode: Mode) -> String {
+    // Port 9 of this machine: nobody listens there, and nobody may ask.
+    let body = json!({"body": {"mode": mode.name(), "port": 9}}).to_string();
+    let path = "/v1/agents/hostile/invoke";
+    let asked = request(server, "POST", path, "application/json", body.as_bytes());
+    let (status, answer) = connection.exchange(&asked);
+    let answer: Value = serde_json::from_slice(&answer).expect("JSON");
+    let session = answer["session"].as_str().expect("a session");
+    let path = format!("/v1/sessions/{session}");
+    let (deleted, _) = connection.exchange(&request(server, "DELETE", &path, "text/plain", b""));
+    assert_eq!(deleted, 204, "{answer}");
+    if status == 200 {
+        return "completed".to_owned();
+    }
+    let message = answer["error"]["message"].as_str().expect("words");
+    let code = message.split(':').next().unwrap_or_default();
+    assert!(
+        ["agent", "cpu", "deadline", "limit", "trap"].contains(&code),
+        "{status} {answer}"
+    );
+    code.to_owned()
+}
+
+/// What the server's process holds now.
+fn held(server: &Process, connection: &mut Connection) -> String {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", server.id()));
+    let status = status.expect("the process runs");
+    let field = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        line.unwrap_or_default().trim().to_owned()
+    };
+    let descriptors = std::fs::read_dir(format!("/proc/{}/fd", server.id()));
+    let descriptors = descriptors.map_or(0, Iterator::count);
+    let metrics = connection.metrics(server);
+    let gauge = |name: &str| {
+        let line = metrics.lines().find_map(|line| line.strip_prefix(name));
+        line.unwrap_or("?").trim().to_owned()
+    };
+    format!(
+        "RSS {}, {descriptors} descriptors, {} threads, {} sessions open, {} turns running",
+        field("VmRSS:"),
+        field("Threads:"),
+        gauge("antiphon_sessions_open "),
+        gauge("antiphon_turns_running "),
+    )
+}
