@@ -339,6 +339,16 @@ fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::E
     humantime::parse_duration(&text).map_err(|_| de::Error::custom(expected))
 }
 
+/// A setting as the environment has it: a number, a list in brackets; what is nothing else is text.
+fn value(text: &str) -> Value {
+    // Figment takes characters for bytes where it reads an escape, and panics between them.
+    if text.contains('\\') && !text.is_ascii() {
+        return Value::from(text);
+    }
+    // Parsing cannot fail.
+    text.parse().unwrap_or_else(|_| Value::from(text))
+}
+
 /// Settings of one origin.
 struct Layer {
     name: String,
@@ -383,11 +393,7 @@ impl Layer {
                     Value::from(text.as_str()),
                 ),
                 MODEL_KEY => return None,
-                _ => (
-                    name.to_ascii_lowercase().replace("__", "."),
-                    // Parsing cannot fail: what is nothing else is text.
-                    text.parse().unwrap_or_else(|_| Value::from(text.as_str())),
-                ),
+                _ => (name.to_ascii_lowercase().replace("__", "."), value(text)),
             };
             let settings = figment::util::nest(&path, value)
                 .into_dict()

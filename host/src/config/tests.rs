@@ -215,6 +215,14 @@ fn the_operator_says_what_agents_may_reach_and_name() {
     );
 }
 
+#[test]
+fn an_escape_behind_a_letter_that_is_not_ascii_is_text() {
+    for text in ["\"\u{2d7f}\\a\"", "\"\u{e9}\\n\"", "[\"\u{e9}\\u00e9\"]"] {
+        let config = resolve("", &[("ANTIPHON_DATA", text)], &Flags::default()).unwrap();
+        assert_eq!(config.data, Path::new(text));
+    }
+}
+
 /// Names of settings, right and nearly right, as they stand in a file.
 const SETTINGS: [&str; 16] = [
     "listen",

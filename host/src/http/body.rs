@@ -9,9 +9,10 @@ use http::{HeaderMap, header};
 use http_body_util::BodyExt;
 use serde::de::DeserializeOwned;
 
+use crate::telemetry::{self, Limit};
+
 use super::Api;
 use super::error::{ApiError, ApiResult};
-use crate::telemetry::{self, Limit};
 
 /// A whole body of at most the configured size.
 pub(super) struct Body(pub(super) Bytes);
@@ -39,7 +40,6 @@ impl FromRequest<Api> for Upload {
     }
 }
 
-/// `limit` is the name of the bound, `bytes_max` the bound.
 async fn read(
     body: axum::body::Body,
     limit: Limit,
@@ -64,11 +64,11 @@ async fn read(
         }
         Err(Unread::Broken) => Err(ApiError::bad("incomplete_body", "the body ended early")),
         Err(Unread::Stall) => {
-            telemetry::hit(Limit::Edge("body_stall_ms_max"));
+            telemetry::hit(Limit::BodyStallMs);
             Err(ApiError::too_slow("nothing more of the body came"))
         }
         Err(Unread::Time) => {
-            telemetry::hit(Limit::Edge("body_ms_max"));
+            telemetry::hit(Limit::BodyMs);
             Err(ApiError::too_slow("the body did not come in time"))
         }
     }

@@ -95,6 +95,7 @@ const CODES: &[(u16, &[&str])] = &[
             "world_mismatch",
             "import_not_granted",
             "invalid_conversation",
+            "compile_limit",
             "idempotency_key_reused",
         ],
     ),

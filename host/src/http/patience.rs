@@ -7,6 +7,8 @@
 
 use std::time::Duration;
 
+use crate::telemetry::Limit;
+
 /// What HTTP/2 begins with; no request of HTTP/1 does.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
@@ -21,18 +23,13 @@ pub struct Patience {
     pub write_stall: Duration,
 }
 
-/// The settings that a client ran into.
-pub(super) const HEAD: &str = "head_ms_max";
-pub(super) const IDLE: &str = "idle_ms_max";
-pub(super) const WRITE_STALL: &str = "write_stall_ms_max";
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verdict {
     Wait,
     /// Say goodbye: take no more requests.
-    Retire(&'static str),
+    Retire(Limit),
     /// Drop the connection.
-    Cut(&'static str),
+    Cut(Limit),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -138,17 +135,17 @@ impl Waiting {
             since.is_some_and(|since| now.saturating_sub(since) >= bound)
         };
         if over(self.blocked, self.patience.write_stall) {
-            return Verdict::Cut(WRITE_STALL);
+            return Verdict::Cut(Limit::WriteStallMs);
         }
         if over(self.head, self.patience.head) {
-            return Verdict::Cut(HEAD);
+            return Verdict::Cut(Limit::HeadMs);
         }
         if over(self.retired, self.patience.head) {
-            return Verdict::Cut(IDLE);
+            return Verdict::Cut(Limit::IdleMs);
         }
         if self.retired.is_none() && over(self.idle, self.patience.idle) {
             self.retired = Some(now);
-            return Verdict::Retire(IDLE);
+            return Verdict::Retire(Limit::IdleMs);
         }
         Verdict::Wait
     }
@@ -181,7 +178,7 @@ mod tests {
             it.read(sent, s(1));
             it.read(b"", s(9));
             assert_eq!(it.verdict(s(9)), Verdict::Wait, "{sent:?}");
-            assert_eq!(it.verdict(s(10)), Verdict::Cut(HEAD), "{sent:?}");
+            assert_eq!(it.verdict(s(10)), Verdict::Cut(Limit::HeadMs), "{sent:?}");
         }
     }
 
@@ -192,7 +189,7 @@ mod tests {
             it.read(b"x", s(second));
             assert_eq!(it.verdict(s(second)), Verdict::Wait);
         }
-        assert_eq!(it.verdict(s(10)), Verdict::Cut(HEAD));
+        assert_eq!(it.verdict(s(10)), Verdict::Cut(Limit::HeadMs));
     }
 
     #[test]
@@ -204,9 +201,9 @@ mod tests {
         assert_eq!(it.verdict(s(10_000)), Verdict::Wait);
         it.closed(s(10_000));
         assert_eq!(it.verdict(s(10_059)), Verdict::Wait);
-        assert_eq!(it.verdict(s(10_060)), Verdict::Retire(IDLE));
+        assert_eq!(it.verdict(s(10_060)), Verdict::Retire(Limit::IdleMs));
         assert_eq!(it.verdict(s(10_069)), Verdict::Wait);
-        assert_eq!(it.verdict(s(10_070)), Verdict::Cut(IDLE));
+        assert_eq!(it.verdict(s(10_070)), Verdict::Cut(Limit::IdleMs));
     }
 
     #[test]
@@ -217,7 +214,7 @@ mod tests {
         it.closed(s(2));
         it.read(b"G", s(50));
         assert_eq!(it.verdict(s(59)), Verdict::Wait);
-        assert_eq!(it.verdict(s(60)), Verdict::Cut(HEAD));
+        assert_eq!(it.verdict(s(60)), Verdict::Cut(Limit::HeadMs));
     }
 
     #[test]
@@ -229,7 +226,7 @@ mod tests {
             it.read(b"a ping", s(2));
             // Pings are no heads.
             assert_eq!(it.verdict(s(60)), Verdict::Wait, "{cut}");
-            assert_eq!(it.verdict(s(61)), Verdict::Retire(IDLE), "{cut}");
+            assert_eq!(it.verdict(s(61)), Verdict::Retire(Limit::IdleMs), "{cut}");
         }
         let mut agreed = Waiting::new(PATIENCE);
         agreed.agreed(true, s(5));
@@ -238,7 +235,7 @@ mod tests {
         assert_eq!(agreed.verdict(s(640)), Verdict::Wait);
         let mut one = Waiting::new(PATIENCE);
         one.agreed(false, s(5));
-        assert_eq!(one.verdict(s(15)), Verdict::Cut(HEAD));
+        assert_eq!(one.verdict(s(15)), Verdict::Cut(Limit::HeadMs));
     }
 
     #[test]
@@ -251,6 +248,6 @@ mod tests {
         it.written(false, s(39));
         it.written(true, s(39));
         assert_eq!(it.verdict(s(68)), Verdict::Wait);
-        assert_eq!(it.verdict(s(69)), Verdict::Cut(WRITE_STALL));
+        assert_eq!(it.verdict(s(69)), Verdict::Cut(Limit::WriteStallMs));
     }
 }

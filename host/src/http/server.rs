@@ -24,7 +24,7 @@ use super::patience::{Patience, Verdict};
 use super::tls::Tls;
 use super::watch::{Bytewise, Watch, Watched};
 use crate::shutdown::Shutdown;
-use crate::telemetry::{self, Limit};
+use crate::telemetry::{self, Limit, UnderWay};
 
 /// Headers of one request, beside their bytes.
 const HEADERS_MAX: usize = 100;
@@ -103,7 +103,7 @@ impl Door {
     /// Start the connection's task, unless there are too many.
     fn take(&self, stream: TcpStream) {
         let Ok(place) = self.places.clone().try_acquire_owned() else {
-            telemetry::hit(Limit::Edge("connections_max"));
+            telemetry::hit(Limit::Connections);
             return;
         };
         // Small chunks of reply must not wait for each other.
@@ -126,7 +126,7 @@ impl Door {
             return;
         };
         let Ok(turn) = self.handshakes.clone().try_acquire_owned() else {
-            telemetry::hit(Limit::Edge("handshakes_max"));
+            telemetry::hit(Limit::Handshakes);
             return;
         };
         let (tls, within) = (tls.clone(), self.bounds.handshake);
@@ -170,7 +170,7 @@ async fn secured(
             served.connection(stream, watch).await;
         }
         Ok(Err(error)) => tracing::trace!(%error, "no TLS was agreed on"),
-        Err(_) => telemetry::hit(Limit::Edge("handshake_ms_max")),
+        Err(_) => telemetry::hit(Limit::HandshakeMs),
     }
 }
 
@@ -212,7 +212,7 @@ impl Served {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let _counted = telemetry::connection();
+        let _counted = UnderWay::connection();
         let service = {
             let watch = watch.clone();
             service_fn(move |request: Request<Incoming>| {
@@ -248,11 +248,11 @@ impl Served {
                 _ = looking.tick() => match watch.look() {
                     Verdict::Wait => {}
                     Verdict::Retire(limit) => {
-                        telemetry::hit(Limit::Edge(limit));
+                        telemetry::hit(limit);
                         connection.as_mut().graceful_shutdown();
                     }
                     Verdict::Cut(limit) => {
-                        telemetry::hit(Limit::Edge(limit));
+                        telemetry::hit(limit);
                         return;
                     }
                 },

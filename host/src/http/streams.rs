@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::error::{ApiError, ApiResult};
 use crate::id::TenantId;
-use crate::telemetry::{self, Limit};
+use crate::telemetry::{self, Limit, UnderWay};
 
 /// Who has how many streams and polls open.
 #[derive(Debug, Clone)]
@@ -24,6 +24,7 @@ struct Shared {
 pub(super) struct StreamPermit {
     shared: Arc<Shared>,
     tenant: TenantId,
+    _counted: UnderWay,
 }
 
 impl Streams {
@@ -40,7 +41,7 @@ impl Streams {
         let mut open = self.0.open.lock().unwrap_or_else(PoisonError::into_inner);
         let own = open.get(tenant).copied().unwrap_or_default();
         if own >= self.0.tenant_max {
-            telemetry::hit(Limit::Edge("streams_tenant_max"));
+            telemetry::hit(Limit::StreamsTenant);
             let message = "as many streams of this tenant are open as may be";
             return Err(ApiError::overloaded(message));
         }
@@ -50,10 +51,10 @@ impl Streams {
         }
         open.insert(tenant.clone(), own + 1);
         drop(open);
-        telemetry::streams_open(1.0);
         Ok(StreamPermit {
             shared: self.0.clone(),
             tenant: tenant.clone(),
+            _counted: UnderWay::stream(),
         })
     }
 }
@@ -71,7 +72,6 @@ impl Drop for StreamPermit {
                 open.remove(&self.tenant);
             }
         }
-        telemetry::streams_open(-1.0);
     }
 }
 

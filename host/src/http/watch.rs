@@ -18,7 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use super::patience::{Patience, Verdict, WRITE_STALL, Waiting};
+use super::patience::{Patience, Verdict, Waiting};
 use crate::telemetry::{self, Limit};
 
 /// Of a body handed to HTTP/2 at once: it keeps what the client does not take, whole.
@@ -107,7 +107,7 @@ impl Watch {
         // Bodies let go of sessions and places as they are dropped.
         drop(state);
         for _ in &stalled {
-            telemetry::hit(Limit::Edge(WRITE_STALL));
+            telemetry::hit(Limit::WriteStallMs);
         }
         verdict
     }

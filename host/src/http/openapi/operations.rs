@@ -204,6 +204,8 @@ fn agents() -> Vec<Operation> {
             "world_mismatch",
             "import_not_granted",
             "invalid_conversation",
+            "compile_limit",
+            "overloaded",
         ]),
         of(
             "DELETE",
@@ -235,7 +237,7 @@ fn agents() -> Vec<Operation> {
         .json(200, "Agent")
         .json(201, "Agent")
         .codes(WRITE)
-        .codes(&["import_not_granted"]),
+        .codes(&["import_not_granted", "compile_limit", "overloaded"]),
         of(
             "GET",
             "/v1/agents/{agent}/versions",
@@ -256,7 +258,13 @@ fn agents() -> Vec<Operation> {
         .json(200, "Agent")
         .json(201, "Agent")
         .codes(WRITE)
-        .codes(&["agent_not_found", "version_not_found", "import_not_granted"]),
+        .codes(&[
+            "agent_not_found",
+            "version_not_found",
+            "import_not_granted",
+            "compile_limit",
+            "overloaded",
+        ]),
         of(
             "GET",
             "/v1/agents/{agent}/logs",
