@@ -93,6 +93,17 @@ pub enum Durability {
 pub struct Http {
     /// Origins of web pages that may call; none by default.
     pub cors_origins: Vec<String>,
+    /// Without it, HTTP is served in the clear.
+    pub tls: Option<Tls>,
+}
+
+/// What the server shows of itself. PEM files.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tls {
+    /// The certificate, then those that lead to its root.
+    pub certificate: PathBuf,
+    pub key: PathBuf,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -328,6 +339,16 @@ fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::E
     humantime::parse_duration(&text).map_err(|_| de::Error::custom(expected))
 }
 
+/// A setting as the environment has it: a number, a list in brackets; what is nothing else is text.
+fn value(text: &str) -> Value {
+    // Figment takes characters for bytes where it reads an escape, and panics between them.
+    if text.contains('\\') && !text.is_ascii() {
+        return Value::from(text);
+    }
+    // Parsing cannot fail.
+    text.parse().unwrap_or_else(|_| Value::from(text))
+}
+
 /// Settings of one origin.
 struct Layer {
     name: String,
@@ -372,11 +393,7 @@ impl Layer {
                     Value::from(text.as_str()),
                 ),
                 MODEL_KEY => return None,
-                _ => (
-                    name.to_ascii_lowercase().replace("__", "."),
-                    // Parsing cannot fail: what is nothing else is text.
-                    text.parse().unwrap_or_else(|_| Value::from(text.as_str())),
-                ),
+                _ => (name.to_ascii_lowercase().replace("__", "."), value(text)),
             };
             let settings = figment::util::nest(&path, value)
                 .into_dict()

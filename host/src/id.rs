@@ -349,6 +349,13 @@ mod tests {
         }
 
         #[test]
+        fn any_text_is_the_offset_that_it_says_or_none(text in prop_oneof!["[0-9_-]{0,40}", "[0-9]{16}_[0-9]{16}", any::<String>()]) {
+            if let Ok(offset) = text.parse::<Offset>() {
+                prop_assert!(text == "-1" || text == offset.to_string(), "{}", text);
+            }
+        }
+
+        #[test]
         fn message_ids_name_their_entry(name in "[A-Za-z0-9._@-]{1,128}", seq: u64) {
             let session = SessionId::new(&name).unwrap();
             let id = MessageId::of(&session, Seq(seq));

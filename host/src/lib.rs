@@ -21,6 +21,7 @@
 //! tidy test holds it. docs/architecture.md says what is absent on purpose.
 
 pub mod agents;
+pub mod audit;
 pub mod budgets;
 pub mod bus;
 pub mod clock;

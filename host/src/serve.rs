@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::future::Future;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
@@ -10,13 +11,15 @@ use std::time::Duration;
 
 use ::http::HeaderValue;
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 
 use crate::agents::Agents;
+use crate::audit::Audit;
 use crate::budgets::{BookError, Budgets, TenantBudget, Terms};
 use crate::clock::Clock;
 use crate::config::{self, Config, Durability as DurabilitySetting};
 use crate::egress::{Egress, SetupError as EgressSetupError};
-use crate::http::{self, Settings};
+use crate::http::{self, Bounds, Patience, Settings, Tls, TlsError};
 use crate::journal::entry::Price;
 use crate::logs::Logs;
 use crate::model::{CacheBounds, ModelConfig, Models, SetupError};
@@ -69,6 +72,8 @@ pub enum ServeError {
     Engine(io::Error),
     #[error("`http.cors_origins`: {0:?} is not an origin")]
     Origin(String),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     #[error("the listening socket: {0}")]
     Listener(io::Error),
     #[error("starting was interrupted")]
@@ -83,11 +88,15 @@ pub async fn serve(
     shutdown: Shutdown,
 ) -> Result<(), ServeError> {
     let address = listener.local_addr().map_err(ServeError::Listener)?;
+    // Before the store is touched: these are mistakes of settings.
+    let settings = settings(&config)?;
+    let tls = open_tls(&config).await?;
     let opening = config.clone();
     let host = tokio::task::spawn_blocking(move || Host::open(&opening));
     let host = host.await.map_err(|_| ServeError::Interrupted)??;
     host.tenants.bootstrap(&config.data).await?;
-    write_url(&config.data, &format!("http://{address}"))?;
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    write_url(&config.data, &format!("{scheme}://{address}"))?;
 
     let due = host.sessions.clone();
     let tenants = host.tenants.clone();
@@ -106,17 +115,19 @@ pub async fn serve(
     let forgetting = forget_old_days(budgets, host.tenants.clone(), host.clock.clone());
     let forgetting = tokio::spawn(forgetting);
 
+    let audit_entries_max = as_usize(config.limits.audit_entries_max);
     let router = http::router(http::Parts {
         sessions: host.sessions.clone(),
         tenants: host.tenants.clone(),
         secrets: host.secrets.clone(),
+        audit: Audit::new(host.store.clone(), audit_entries_max),
         logs: host.logs.clone(),
         clock: host.clock.clone(),
         telemetry: Telemetry::new(),
         shutdown: shutdown.clone(),
-        settings: settings(&config)?,
+        settings,
     });
-    let header_bytes_max = as_usize(config.limits.header_bytes_max);
+    let reloading = tls.clone().and_then(reload_on_hangup).map(tokio::spawn);
     // Turns and connections drain side by side: an answer waits for its turn.
     let sessions = host.sessions.clone();
     let stop = async {
@@ -131,17 +142,25 @@ pub async fn serve(
     tokio::join!(
         http::run(
             listener,
+            tls,
             router,
             &shutdown,
-            header_bytes_max,
+            bounds(&config),
             config.drain + LAST_CONNECTIONS
         ),
         stop
     );
-    for task in [agenda, forgetting] {
+    for task in [Some(agenda), Some(forgetting), reloading]
+        .into_iter()
+        .flatten()
+    {
         task.abort();
         // Both hold the store: whoever opens it next must not find it taken.
         let _ = task.await;
+    }
+    // What administrators began is written down before the store closes.
+    if !shutdown.finished(LAST_CONNECTIONS).await {
+        tracing::warn!("the last requests were still being answered");
     }
     host.close(&config.data).await;
     Ok(())
@@ -388,6 +407,52 @@ fn turn_limits(config: &Config) -> TurnLimits {
     }
 }
 
+async fn open_tls(config: &Config) -> Result<Option<Arc<Tls>>, ServeError> {
+    let Some(files) = config.http.tls.clone() else {
+        return Ok(None);
+    };
+    let opened =
+        tokio::task::spawn_blocking(move || Tls::open(&files.certificate, &files.key)).await;
+    Ok(Some(Arc::new(
+        opened.map_err(|_| ServeError::Interrupted)??,
+    )))
+}
+
+/// A hangup (SIGHUP) says that there is a new certificate; from this call on it ends nothing.
+fn reload_on_hangup(tls: Arc<Tls>) -> Option<impl Future<Output = ()> + Send> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let hangups = signal(SignalKind::hangup());
+    let warn = |error| tracing::warn!(%error, "a new certificate needs a restart");
+    let mut hangups = hangups.map_err(warn).ok()?;
+    Some(async move {
+        while hangups.recv().await.is_some() {
+            let tls = tls.clone();
+            match tokio::task::spawn_blocking(move || tls.reload()).await {
+                Ok(Ok(())) => tracing::info!("the certificate was read again"),
+                Ok(Err(error)) => tracing::error!(%error, "the certificate stays as it was"),
+                Err(error) => tracing::error!(%error, "the certificate stays as it was"),
+            }
+        }
+    })
+}
+
+fn bounds(config: &Config) -> Bounds {
+    let limits = &config.limits;
+    Bounds {
+        header_bytes_max: as_usize(limits.header_bytes_max),
+        // As many as a semaphore counts.
+        connections_max: as_usize(limits.connections_max).min(Semaphore::MAX_PERMITS),
+        connection_streams_max: u32::try_from(limits.connection_streams_max).unwrap_or(u32::MAX),
+        handshakes_max: as_usize(limits.handshakes_max).min(Semaphore::MAX_PERMITS),
+        handshake: Duration::from_millis(limits.handshake_ms_max),
+        patience: Patience {
+            head: Duration::from_millis(limits.head_ms_max),
+            idle: Duration::from_millis(limits.idle_ms_max),
+            write_stall: Duration::from_millis(limits.write_stall_ms_max),
+        },
+    }
+}
+
 fn settings(config: &Config) -> Result<Settings, ServeError> {
     let origin =
         |text: &String| HeaderValue::from_str(text).map_err(|_| ServeError::Origin(text.clone()));
@@ -395,6 +460,10 @@ fn settings(config: &Config) -> Result<Settings, ServeError> {
         component_bytes_max: as_usize(config.limits.component_bytes_max),
         request_bytes_max: as_usize(config.limits.request_bytes_max),
         streams_max: as_usize(config.limits.streams_max),
+        streams_tenant_max: as_usize(config.limits.streams_tenant_max),
+        body_stall: Duration::from_millis(config.limits.body_stall_ms_max),
+        body_time: Duration::from_millis(config.limits.body_ms_max),
+        is_secure: config.http.tls.is_some(),
         cors_origins: config
             .http
             .cors_origins

@@ -54,6 +54,11 @@ impl Telemetry {
             "What models' calls cost in micro-units, by tenant and model"
         );
         metrics::describe_gauge!("antiphon_sessions_open", "Sessions in memory");
+        metrics::describe_gauge!(CONNECTIONS, "Connections of clients that are open");
+        metrics::describe_gauge!(
+            STREAMS,
+            "Event streams, log streams and long polls that are open"
+        );
         metrics::describe_counter!(
             LIMITS,
             "What was refused or ended because it had come to a limit, by the limit's name"
@@ -64,6 +69,8 @@ impl Telemetry {
         // Shown from the start: nothing is under way.
         gauge!(PLACES).increment(0.0);
         gauge!(COMPILING).increment(0.0);
+        gauge!(CONNECTIONS).increment(0.0);
+        gauge!(STREAMS).increment(0.0);
         for (name, what) in [
             (
                 ATTEMPTS,
@@ -180,6 +187,15 @@ pub enum Limit {
     /// Of a request of an agent or of its answer: body or headers.
     HttpBytes,
     Streams,
+    StreamsTenant,
+    Connections,
+    Handshakes,
+    HandshakeMs,
+    HeadMs,
+    BodyStallMs,
+    BodyMs,
+    WriteStallMs,
+    IdleMs,
     TurnsWaiting,
     TurnsWaitingTenant,
     SessionsOpen,
@@ -213,6 +229,15 @@ impl Limit {
             Self::HttpMs => "http_ms_max",
             Self::HttpBytes => "http_bytes",
             Self::Streams => "streams_max",
+            Self::StreamsTenant => "streams_tenant_max",
+            Self::Connections => "connections_max",
+            Self::Handshakes => "handshakes_max",
+            Self::HandshakeMs => "handshake_ms_max",
+            Self::HeadMs => "head_ms_max",
+            Self::BodyStallMs => "body_stall_ms_max",
+            Self::BodyMs => "body_ms_max",
+            Self::WriteStallMs => "write_stall_ms_max",
+            Self::IdleMs => "idle_ms_max",
             Self::TurnsWaiting => "turns_waiting_max",
             Self::TurnsWaitingTenant => "turns_waiting_tenant_max",
             Self::SessionsOpen => "sessions_open_max",
@@ -240,6 +265,16 @@ impl UnderWay {
     /// A component is compiled.
     pub fn compile() -> Self {
         Self::new(COMPILING)
+    }
+
+    /// A client is connected.
+    pub fn connection() -> Self {
+        Self::new(CONNECTIONS)
+    }
+
+    /// A client follows something.
+    pub fn stream() -> Self {
+        Self::new(STREAMS)
     }
 
     fn new(name: &'static str) -> Self {
@@ -307,6 +342,8 @@ impl ModelUse<'_> {
     }
 }
 
+const CONNECTIONS: &str = "antiphon_connections";
+const STREAMS: &str = "antiphon_streams_open";
 const ATTEMPTS: &str = "antiphon_call_attempts_total";
 const RETRIES: &str = "antiphon_call_retries_total";
 const REFUSED: &str = "antiphon_calls_refused_total";

@@ -7,6 +7,7 @@ use std::time::Duration;
 use reqwest::header::HeaderMap;
 use serde_json::Value;
 
+use crate::described;
 use crate::server::Server;
 use crate::stream::Events;
 
@@ -91,6 +92,7 @@ impl IntoFuture for Call {
             let (status, headers) = (response.status().as_u16(), response.headers().clone());
             let body = tokio::time::timeout(HANGS, response.bytes()).await;
             let body = body.expect("the body ends").expect("the body is whole");
+            described::check(&line, status, &body);
             Answer {
                 line,
                 status,

@@ -5,6 +5,7 @@ use std::fs;
 use antiphon::id::Digest;
 use serde_json::Value;
 
+use crate::described;
 use crate::golden;
 use crate::guests::{component, root};
 use crate::server::Server;
@@ -90,6 +91,64 @@ fn every_route_is_in_the_golden_text() {
     for route in routes {
         assert!(script.lines().any(|line| is_of(&route, line)), "{route}");
     }
+}
+
+/// `GOLDEN=write` writes it anew.
+#[test]
+fn the_document_of_the_api_is_the_one_that_is_served() {
+    let path = root().join("docs/openapi.json");
+    let text = serde_json::to_string_pretty(&antiphon::http::openapi()).expect("JSON") + "\n";
+    if std::env::var_os("GOLDEN").is_some_and(|what| what == "write") {
+        fs::write(&path, &text).expect("the folder is writable");
+    }
+    let kept = fs::read_to_string(&path).unwrap_or_default();
+    assert!(kept == text, "docs/openapi.json is older than the code");
+}
+
+#[test]
+fn every_route_is_in_the_document_and_nothing_else() {
+    let mut described = Vec::new();
+    for (path, operations) in described::document()["paths"].as_object().expect("paths") {
+        for method in operations.as_object().expect("operations").keys() {
+            described.push(format!("{} {path}", method.to_uppercase()));
+        }
+    }
+    described.sort();
+    let mut routes = routes();
+    routes.sort();
+    assert_eq!(described, routes);
+}
+
+/// Each code of `docs/http.md` is in the document, and each of the document in `docs/http.md`.
+#[test]
+fn every_code_is_explained() {
+    let docs = fs::read_to_string(root().join("docs/http.md")).expect("the document");
+    let table = docs.split_once("| status | code |").expect("the table").1;
+    let table = table.split_once("\n\n").expect("its end").0;
+    let of_cell = |line: &str| line.split('|').nth(2).unwrap_or_default().to_owned();
+    let cells: Vec<String> = table.lines().map(of_cell).collect();
+    let cells = cells.join(" ");
+    let mut explained: Vec<&str> = cells.split('`').skip(1).step_by(2).collect();
+    // What no operation answers.
+    explained.retain(|code| !matches!(*code, "route_not_found" | "method_not_allowed"));
+    explained.sort_unstable();
+    let mut described = std::collections::BTreeSet::new();
+    let paths = described::document()["paths"].as_object().expect("paths");
+    for operation in paths
+        .values()
+        .filter_map(Value::as_object)
+        .flat_map(|it| it.values())
+    {
+        let responses = operation["responses"].as_object().expect("responses");
+        for response in responses.values() {
+            let response = described::resolved(response);
+            let schema = &response["content"]["application/json"]["schema"];
+            let codes = &schema["properties"]["error"]["properties"]["code"]["enum"];
+            let codes = codes.as_array().into_iter().flatten();
+            described.extend(codes.filter_map(Value::as_str));
+        }
+    }
+    assert_eq!(explained, described.into_iter().collect::<Vec<_>>());
 }
 
 /// What guests are compiled against. A change is a new version of the package.

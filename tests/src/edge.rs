@@ -34,7 +34,17 @@ async fn every_answer_names_its_request_and_every_error_is_json() {
         let answer = server.call(line).await;
         let id = answer.header("x-request-id").expect("an id").to_owned();
         assert!(ids.insert(id), "{line}: the id is new");
-        assert_eq!(answer.header("x-content-type-options"), Some("nosniff"));
+        for (name, value) in [
+            ("x-content-type-options", "nosniff"),
+            ("referrer-policy", "no-referrer"),
+            (
+                "content-security-policy",
+                "default-src 'none'; frame-ancestors 'none'",
+            ),
+            ("cache-control", "no-store"),
+        ] {
+            assert_eq!(answer.header(name), Some(value), "{line}");
+        }
         if code.is_empty() {
             assert_eq!(answer.status, status, "{line}");
             continue;
@@ -135,6 +145,11 @@ async fn pages_of_other_origins_ask_first() {
     let refused = asks("https://evil.example.com").await;
     assert_eq!(refused.header("access-control-allow-origin"), None);
 
+    let evil = server
+        .call("GET /v1/agents")
+        .header("origin", "https://evil.example.com")
+        .await;
+    assert_eq!(evil.header("access-control-allow-origin"), None);
     let answer = server.call("GET /v1/agents").header("origin", origin).await;
     assert_eq!(answer.header("access-control-allow-origin"), Some(origin));
     let exposed = answer

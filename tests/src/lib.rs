@@ -1,7 +1,7 @@
 //! Tests from outside: `antiphon::serve` itself, in process, on a free port and a fresh
 //! data folder, spoken to over HTTP; and the rules of the source tree (`tidy`).
 //!
-//! - The harness: `server`, [`process`] (the real binary), `client`, `origin`, `stream`, `guests`, `golden`.
+//! - The harness: `server`, [`process`] (the real binary), `client`, `logged`, `described`, `origin`, `stream`, `guests`, `golden`.
 //! - [`load`]: what benchmarks share.
 //! - [`torture`]: the real binary, killed again and again under load, and the laws that hold all the same.
 //! - The tests: the other modules, one topic each.
@@ -19,9 +19,13 @@ mod client;
 #[cfg(test)]
 mod crash;
 #[cfg(test)]
+mod described;
+#[cfg(test)]
 mod golden;
 #[cfg(test)]
 mod guests;
+#[cfg(test)]
+mod logged;
 #[cfg(test)]
 mod origin;
 #[cfg(test)]
@@ -31,6 +35,8 @@ mod stream;
 
 #[cfg(test)]
 mod agents;
+#[cfg(test)]
+mod audit;
 #[cfg(test)]
 mod bombs;
 #[cfg(test)]
@@ -58,6 +64,8 @@ mod faults;
 #[cfg(test)]
 mod forks;
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod hostile;
 #[cfg(test)]
 mod invoke;
@@ -82,15 +90,21 @@ mod sandbox;
 #[cfg(test)]
 mod scaffold;
 #[cfg(test)]
+mod secrecy;
+#[cfg(test)]
 mod sessions;
 #[cfg(test)]
 mod slots;
+#[cfg(test)]
+mod slow;
 #[cfg(test)]
 mod suspended;
 #[cfg(test)]
 mod tenants;
 #[cfg(test)]
 mod tidy;
+#[cfg(test)]
+mod tls;
 #[cfg(test)]
 mod tokens;
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! A server in this process, stopped and waited for at the end.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
@@ -14,6 +15,7 @@ use tokio::task::JoinHandle;
 
 use crate::client::{Answer, Call, HANGS};
 use crate::guests;
+use crate::logged;
 use crate::stream::Events;
 
 pub(crate) struct Server {
@@ -58,11 +60,16 @@ impl Server {
     }
 
     async fn open(config: Config, folder: TempDir) -> Self {
+        logged::listen();
         let listener = TcpListener::bind(config.listen).await.expect("a free port");
-        let url = format!("http://{}", listener.local_addr().expect("it is bound"));
+        let scheme = config.http.tls.as_ref().map_or("http", |_| "https");
+        let url = format!("{scheme}://{}", listener.local_addr().expect("it is bound"));
         let shutdown = Shutdown::new();
         let mut task = tokio::spawn(antiphon::serve(listener, config.clone(), shutdown.clone()));
-        let client = reqwest::Client::new();
+        let client = match &config.http.tls {
+            None => reqwest::Client::new(),
+            Some(tls) => trusting(&tls.certificate),
+        };
         // The socket takes connections from the first moment, and answers once all is there.
         let ready = client.get(format!("{url}/readyz")).timeout(HANGS).send();
         tokio::select! {
@@ -97,6 +104,7 @@ impl Server {
         let task = self.task.take().expect("it runs until it is ended");
         let ended = tokio::time::timeout(HANGS, task).await.expect("it stops");
         ended.expect("it does not panic").expect("it stops cleanly");
+        logged::check();
     }
 
     /// Stop it, and start another on the same folder.
@@ -111,6 +119,34 @@ impl Server {
         let empty = tempfile::tempdir().expect("a temporary folder");
         let folder = std::mem::replace(&mut self.folder, empty);
         Self::open(self.config.clone(), folder).await
+    }
+
+    /// Why a server with these settings does not start.
+    pub(crate) async fn refused(change: impl FnOnce(&mut Config)) -> antiphon::ServeError {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let mut config = Config {
+            listen: "127.0.0.1:0".parse().expect("an address"),
+            data: folder.path().join("data"),
+            ..Config::default()
+        };
+        change(&mut config);
+        let listener = TcpListener::bind(config.listen).await.expect("a free port");
+        let refused = antiphon::serve(listener, config, Shutdown::new()).await;
+        refused.expect_err("it does not start")
+    }
+
+    /// Where it listens.
+    pub(crate) fn address(&self) -> SocketAddr {
+        let (_, address) = self.url.split_once("://").expect("a scheme");
+        address.parse().expect("an address")
+    }
+
+    /// The limits that somebody ran into, here or in another server of this process.
+    pub(crate) async fn limits_hit(&self) -> String {
+        let metrics = self.call("GET /metrics").await;
+        let lines = metrics.text().lines();
+        let hit = lines.filter(|line| line.starts_with("antiphon_limits_hit_total"));
+        hit.collect::<Vec<_>>().join("\n")
     }
 
     /// Why another server does not start on the same folder meanwhile.
@@ -207,6 +243,14 @@ impl Server {
         let page = self.get(&format!("/v1/sessions/{session}/journal")).await;
         page["entries"].as_array().expect("entries").clone()
     }
+}
+
+/// A client that trusts this certificate and no other.
+pub(crate) fn trusting(certificate: &Path) -> reqwest::Client {
+    let pem = fs::read(certificate).expect("the certificate");
+    let certificate = reqwest::Certificate::from_pem(&pem).expect("a certificate");
+    let client = reqwest::Client::builder().tls_certs_only([certificate]);
+    client.build().expect("a client")
 }
 
 pub(crate) fn model_of(provider: &Provider) -> Model {

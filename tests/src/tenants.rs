@@ -11,7 +11,7 @@ use crate::bus::deploy_caller;
 use crate::client::Call;
 use crate::server::Server;
 
-fn operator(server: &Server) -> String {
+pub(crate) fn operator(server: &Server) -> String {
     let file = server.data().join("operator.key");
     fs::read_to_string(file).expect("the operator's key is there")
 }

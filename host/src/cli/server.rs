@@ -49,7 +49,7 @@ pub(super) async fn bind_usual_or_any() -> anyhow::Result<TcpListener> {
 
 pub(super) async fn start_on(listener: TcpListener, mut config: Config) -> anyhow::Result<Running> {
     config.compiler = Some(this_program()?);
-    let url = base_url(listener.local_addr()?);
+    let url = base_url(listener.local_addr()?, config.http.tls.is_some());
     let data = config.data.clone();
     let shutdown = Shutdown::new();
     let mut task = tokio::spawn(antiphon::serve(listener, config, shutdown.clone()));
@@ -125,13 +125,14 @@ impl Running {
 }
 
 /// Where clients on this machine find a server that listens on an address.
-fn base_url(address: SocketAddr) -> String {
+fn base_url(address: SocketAddr, is_secure: bool) -> String {
     let ip = match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
         IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
         ip => ip,
     };
-    format!("http://{}", SocketAddr::new(ip, address.port()))
+    let scheme = if is_secure { "https" } else { "http" };
+    format!("{scheme}://{}", SocketAddr::new(ip, address.port()))
 }
 
 /// Wait until somebody wants this process to stop: Ctrl-C, or a terminating signal.
@@ -161,7 +162,9 @@ mod tests {
             ("0.0.0.0:80", "http://127.0.0.1:80"),
             ("[::]:80", "http://[::1]:80"),
         ] {
-            assert_eq!(base_url(listens.parse().unwrap()), url);
+            assert_eq!(base_url(listens.parse().unwrap(), false), url);
+            let secure = url.replace("http:", "https:");
+            assert_eq!(base_url(listens.parse().unwrap(), true), secure);
         }
     }
 }

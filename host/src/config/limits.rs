@@ -64,6 +64,26 @@ pub struct Limits {
     // What the host does at once.
     /// Streams of events and polls that are open.
     pub streams_max: u64,
+    /// The same of one tenant.
+    pub streams_tenant_max: u64,
+    /// Connections of clients that are open; more are closed as they come.
+    pub connections_max: u64,
+    /// Requests of one HTTP/2 connection at once.
+    pub connection_streams_max: u64,
+    /// Connections that are agreeing on TLS; more are closed as they come.
+    pub handshakes_max: u64,
+    /// Until TLS is agreed on.
+    pub handshake_ms_max: u64,
+    /// From the first byte of a request's head to its last.
+    pub head_ms_max: u64,
+    /// Until more of a request's body comes.
+    pub body_stall_ms_max: u64,
+    /// Until all of it has come.
+    pub body_ms_max: u64,
+    /// Until a client takes more of what is written to it.
+    pub write_stall_ms_max: u64,
+    /// A connection without a request.
+    pub idle_ms_max: u64,
     /// Turns running in the host.
     pub turns_max: u64,
     /// Those of one tenant, where there are several: a lone one may have all.
@@ -82,6 +102,8 @@ pub struct Limits {
     pub request_bytes_max: u64,
     /// Of a request's head.
     pub header_bytes_max: u64,
+    /// Entries kept of what administrators did, of each tenant; the oldest goes first.
+    pub audit_entries_max: u64,
     /// Kept of what one agent printed and logged; the oldest goes first.
     pub log_bytes_max: u64,
     /// Of models' answers kept to be given again, of all tenants.
@@ -143,6 +165,26 @@ impl Default for Limits {
             mailbox_messages_max: 10_000,
 
             streams_max: 1_000,
+            // Two tenants that take all they may leave nobody out.
+            streams_tenant_max: 500,
+            // What servers are usually allowed in file descriptors, less what the store holds.
+            connections_max: 8_000,
+            // A page that follows all its sessions over one connection.
+            connection_streams_max: 100,
+            // A handshake computes for a millisecond: a queue of these is a quarter of a second.
+            handshakes_max: 256,
+            // Three round trips over the worst of networks.
+            handshake_ms_max: 10_000,
+            // A head is a few kilobytes: who has not sent it by then holds the connection for nothing.
+            head_ms_max: 10_000,
+            // A radio that looks for its cell is silent for less.
+            body_stall_ms_max: 20_000,
+            // `component_bytes_max` at 1 Mbit/s.
+            body_ms_max: 300_000,
+            // A page in the background reads nothing for a while; who comes later resumes.
+            write_stall_ms_max: 30_000,
+            // Longer than pools of common proxies keep a connection that nobody uses.
+            idle_ms_max: 120_000,
 
             // About 5,000 live instances fit under the default `vm.max_map_count`.
             turns_max: 1_000,
@@ -163,6 +205,8 @@ impl Default for Limits {
             // every byte in six, and the rest of the request.
             request_bytes_max: 8 * MIB,
             header_bytes_max: 64 * KIB,
+            // A year of a deploy an hour, 300 bytes each.
+            audit_entries_max: 10_000,
             log_bytes_max: MIB,
             // Ten thousand long answers.
             cache_bytes_max: 64 * MIB,
@@ -180,7 +224,7 @@ fn cores() -> u64 {
 
 impl Limits {
     /// Every limit by name.
-    pub(super) fn named(&self) -> [(&'static str, u64); 37] {
+    pub(super) fn named(&self) -> [(&'static str, u64); 48] {
         // Taken apart whole, so that a new field cannot be forgotten here.
         let Self {
             component_bytes_max,
@@ -207,6 +251,16 @@ impl Limits {
             slots_max,
             mailbox_messages_max,
             streams_max,
+            streams_tenant_max,
+            connections_max,
+            connection_streams_max,
+            handshakes_max,
+            handshake_ms_max,
+            head_ms_max,
+            body_stall_ms_max,
+            body_ms_max,
+            write_stall_ms_max,
+            idle_ms_max,
             turns_max,
             turns_tenant_max,
             turns_waiting_max,
@@ -216,6 +270,7 @@ impl Limits {
             usage_days_max,
             request_bytes_max,
             header_bytes_max,
+            audit_entries_max,
             log_bytes_max,
             cache_bytes_max,
             cache_tenant_bytes_max,
@@ -246,6 +301,16 @@ impl Limits {
             ("slots_max", slots_max),
             ("mailbox_messages_max", mailbox_messages_max),
             ("streams_max", streams_max),
+            ("streams_tenant_max", streams_tenant_max),
+            ("connections_max", connections_max),
+            ("connection_streams_max", connection_streams_max),
+            ("handshakes_max", handshakes_max),
+            ("handshake_ms_max", handshake_ms_max),
+            ("head_ms_max", head_ms_max),
+            ("body_stall_ms_max", body_stall_ms_max),
+            ("body_ms_max", body_ms_max),
+            ("write_stall_ms_max", write_stall_ms_max),
+            ("idle_ms_max", idle_ms_max),
             ("turns_max", turns_max),
             ("turns_tenant_max", turns_tenant_max),
             ("turns_waiting_max", turns_waiting_max),
@@ -255,6 +320,7 @@ impl Limits {
             ("usage_days_max", usage_days_max),
             ("request_bytes_max", request_bytes_max),
             ("header_bytes_max", header_bytes_max),
+            ("audit_entries_max", audit_entries_max),
             ("log_bytes_max", log_bytes_max),
             ("cache_bytes_max", cache_bytes_max),
             ("cache_tenant_bytes_max", cache_tenant_bytes_max),

@@ -1,5 +1,7 @@
 use std::io::Write;
 
+use proptest::prelude::*;
+
 use super::*;
 
 /// Resolve from a file's text and variables, or the error as a person reads it.
@@ -71,7 +73,7 @@ fn errors_name_the_setting_and_where_it_stands() {
     check_error(
         "[http]\ncors = []",
         &[],
-        "unknown setting `http.cors` in FILE; known here: cors_origins",
+        "unknown setting `http.cors` in FILE; known here: cors_origins, tls",
     );
     check_error(
         "[limits]\nturns_max = 'many'",
@@ -211,4 +213,85 @@ fn the_operator_says_what_agents_may_reach_and_name() {
         &[],
         "unknown setting `egress.private` in FILE; known here: private_allowed, names",
     );
+}
+
+#[test]
+fn an_escape_behind_a_letter_that_is_not_ascii_is_text() {
+    for text in ["\"\u{2d7f}\\a\"", "\"\u{e9}\\n\"", "[\"\u{e9}\\u00e9\"]"] {
+        let config = resolve("", &[("ANTIPHON_DATA", text)], &Flags::default()).unwrap();
+        assert_eq!(config.data, Path::new(text));
+    }
+}
+
+/// Names of settings, right and nearly right, as they stand in a file.
+const SETTINGS: [&str; 16] = [
+    "listen",
+    "data",
+    "drain",
+    "durability",
+    "http",
+    "http.tls",
+    "http.tls.certificate",
+    "http.cors_origins",
+    "limits.turns_max",
+    "limits",
+    "models.default.base_url",
+    "models.x.policy.attempts_max",
+    "budgets.tenants.a",
+    "egress.names",
+    "sessions.invoked_expire_after",
+    "secrets.env_allowed",
+];
+
+fn toml_value() -> impl Strategy<Value = String> {
+    prop_oneof![
+        any::<i64>().prop_map(|it| it.to_string()),
+        any::<f64>().prop_map(|it| format!("{it:?}")),
+        any::<bool>().prop_map(|it| it.to_string()),
+        "[ -~]{0,20}".prop_map(|it| format!("{it:?}")),
+        Just("[]".to_owned()),
+        Just("{}".to_owned()),
+        Just("['127.0.0.1:0', '10.0.0.0/33', '']".to_owned()),
+        Just("1979-05-27T07:32:00Z".to_owned()),
+        Just("'99999999999999999999h'".to_owned()),
+        Just("'10s'".to_owned()),
+        "\\PC{0,20}",
+    ]
+}
+
+/// Errors say which setting, on one line, and what was secret is not in them.
+fn is_said_well(result: Result<Config, String>) {
+    if let Err(error) = result {
+        assert!(!error.is_empty());
+        assert!(!error.contains("marker-of-a-secret"), "{error}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_file_is_settings_or_an_error(text in "\\PC{0,200}") {
+        is_said_well(resolve(&text, &[], &Flags::default()));
+    }
+
+    #[test]
+    fn any_settings_are_taken_or_refused(
+        lines in proptest::collection::vec((proptest::sample::select(&SETTINGS[..]), toml_value()), 0..5),
+    ) {
+        let text: String = lines.iter().map(|(name, value)| format!("{name} = {value}\n")).collect();
+        is_said_well(resolve(&text, &[], &Flags::default()));
+    }
+
+    #[test]
+    fn any_environment_is_taken_or_refused(
+        name in "[A-Z_]{0,20}",
+        known in proptest::sample::select(&SETTINGS[..]),
+        value in prop_oneof![toml_value(), any::<String>()],
+    ) {
+        let known = format!("ANTIPHON_{}", known.to_uppercase().replace('.', "__"));
+        let any = format!("ANTIPHON_{name}");
+        for name in [&known, &any] {
+            let variables = [(name.as_str(), value.as_str()), ("ANTIPHON_MODEL_KEY", "marker-of-a-secret")];
+            is_said_well(resolve("", &variables, &Flags::default()));
+        }
+    }
 }

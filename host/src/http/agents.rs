@@ -202,7 +202,7 @@ pub(super) async fn logs(
             .collect();
         return Ok(Json(json!({"lines": lines})).into_response());
     }
-    let permit = api.stream_permit()?;
+    let permit = api.streams.permit(caller.tenant())?;
     let backlog: std::collections::VecDeque<_> =
         lines.into_iter().filter(|it| wanted(it)).collect();
     let lapsed = caller.lapsed(api.clone());

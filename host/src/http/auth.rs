@@ -10,6 +10,7 @@ use crate::id::{Author, SessionId, TenantId};
 use crate::tenants::{Denied, Holder, Right, TokenRecord, Who};
 
 use super::Api;
+use super::audit::Asker;
 use super::error::{ApiError, ApiResult};
 
 /// Who a tenant's key speaks for when it names nobody.
@@ -111,6 +112,15 @@ impl Administrator {
         }
     }
 
+    /// Whose administrator they are: none is the host's.
+    pub(super) fn own(&self) -> ApiResult<Option<TenantId>> {
+        match &self.0.who {
+            Who::Operator => Ok(None),
+            Who::Key { tenant, .. } => self.of(tenant).map(|()| Some(tenant.clone())),
+            Who::Token { .. } => Err(insufficient(Right::Admin)),
+        }
+    }
+
     /// Refuse unless this tenant is theirs to look after. Others do not exist for them.
     pub(super) fn of(&self, tenant: &TenantId) -> ApiResult<()> {
         match &self.0.who {
@@ -139,7 +149,12 @@ pub(super) fn unknown() -> ApiError {
 async fn holder(parts: &Parts, api: &Api) -> ApiResult<Arc<Holder>> {
     let text = presented(parts).ok_or_else(unknown)?;
     match api.tenants.holder(&text).await? {
-        Ok(holder) => Ok(holder),
+        Ok(holder) => {
+            if let Some(asker) = parts.extensions.get::<Asker>() {
+                asker.is(&holder);
+            }
+            Ok(holder)
+        }
         Err(Denied::Unknown) => Err(unknown()),
         Err(Denied::Suspended) => Err(ApiError::new(
             StatusCode::FORBIDDEN,

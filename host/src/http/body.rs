@@ -1,10 +1,12 @@
 //! Reading requests: bodies, paths, headers. Everything is bounded and has a clear error.
 
+use std::time::Duration;
+
 use axum::extract::rejection::PathRejection;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, header};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::BodyExt;
 use serde::de::DeserializeOwned;
 
 use crate::telemetry::{self, Limit};
@@ -19,14 +21,9 @@ impl FromRequest<Api> for Body {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, api: &Api) -> Result<Self, ApiError> {
-        Ok(Self(
-            read(
-                request.into_body(),
-                Limit::RequestBytes,
-                api.settings.request_bytes_max,
-            )
-            .await?,
-        ))
+        let bytes_max = api.settings.request_bytes_max;
+        let read = read(request.into_body(), Limit::RequestBytes, bytes_max, api);
+        Ok(Self(read.await?))
     }
 }
 
@@ -37,25 +34,99 @@ impl FromRequest<Api> for Upload {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, api: &Api) -> Result<Self, ApiError> {
-        Ok(Self(
-            read(
-                request.into_body(),
-                Limit::ComponentBytes,
-                api.settings.component_bytes_max,
-            )
-            .await?,
-        ))
+        let bytes_max = api.settings.component_bytes_max;
+        let read = read(request.into_body(), Limit::ComponentBytes, bytes_max, api);
+        Ok(Self(read.await?))
     }
 }
 
-async fn read(body: axum::body::Body, limit: Limit, bytes_max: usize) -> ApiResult<Bytes> {
-    match Limited::new(body, bytes_max).collect().await {
-        Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => {
+async fn read(
+    body: axum::body::Body,
+    limit: Limit,
+    bytes_max: usize,
+    api: &Api,
+) -> ApiResult<Bytes> {
+    let mut body = body;
+    let read = async {
+        let read = pieces(&mut body, bytes_max, api.settings.body_stall).await;
+        if matches!(read, Err(Unread::Large)) {
+            // A client that is cut while it sends never sees why: let it send as much once more.
+            passed_over(body, bytes_max, api.settings.body_stall).await;
+        }
+        read
+    };
+    let read = tokio::time::timeout(api.settings.body_time, read).await;
+    match read.unwrap_or(Err(Unread::Time)) {
+        Ok(bytes) => Ok(bytes),
+        Err(Unread::Large) => {
             telemetry::hit(limit);
             Err(ApiError::too_large(bytes_max))
         }
-        Err(_) => Err(ApiError::bad("incomplete_body", "the body ended early")),
+        Err(Unread::Broken) => Err(ApiError::bad("incomplete_body", "the body ended early")),
+        Err(Unread::Stall) => {
+            telemetry::hit(Limit::BodyStallMs);
+            Err(ApiError::too_slow("nothing more of the body came"))
+        }
+        Err(Unread::Time) => {
+            telemetry::hit(Limit::BodyMs);
+            Err(ApiError::too_slow("the body did not come in time"))
+        }
+    }
+}
+
+/// Why a body was not read.
+enum Unread {
+    Broken,
+    Large,
+    /// Nothing came for a while.
+    Stall,
+    /// It did not come whole in time.
+    Time,
+}
+
+/// The whole body, provided that something of it keeps coming.
+async fn pieces(
+    body: &mut axum::body::Body,
+    bytes_max: usize,
+    stall: Duration,
+) -> Result<Bytes, Unread> {
+    let (mut first, mut more) = (Bytes::new(), BytesMut::new());
+    loop {
+        let frame = tokio::time::timeout(stall, body.frame()).await;
+        let Some(frame) = frame.map_err(|_| Unread::Stall)? else {
+            break;
+        };
+        let Ok(data) = frame.map_err(|_| Unread::Broken)?.into_data() else {
+            continue;
+        };
+        if first.len() + more.len() + data.len() > bytes_max {
+            return Err(Unread::Large);
+        }
+        // Most bodies come in one piece, which is not copied.
+        if first.is_empty() && more.is_empty() {
+            first = data;
+        } else {
+            if more.is_empty() {
+                more.extend_from_slice(&std::mem::take(&mut first));
+            }
+            more.extend_from_slice(&data);
+        }
+    }
+    Ok(if more.is_empty() {
+        first
+    } else {
+        more.freeze()
+    })
+}
+
+/// Read and forget so many bytes at most.
+async fn passed_over(mut body: axum::body::Body, bytes_max: usize, stall: Duration) {
+    let mut left = bytes_max;
+    while let Ok(Some(Ok(frame))) = tokio::time::timeout(stall, body.frame()).await {
+        left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
+        if left == 0 {
+            return;
+        }
     }
 }
 

@@ -41,7 +41,13 @@ pub(super) struct ApiError {
     retry_after_s: Option<u32>,
     /// Clients that retry on 409 and 5xx must not: asking again changes nothing.
     is_final: bool,
+    /// The connection ends with the answer.
+    closes: bool,
 }
+
+/// The code of an answer that is an error, for whoever writes it down.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Code(pub(super) &'static str);
 
 pub(super) type ApiResult<T> = Result<T, ApiError>;
 
@@ -56,6 +62,7 @@ impl ApiError {
             fields: None,
             retry_after_s: None,
             is_final,
+            closes: false,
         }
     }
 
@@ -77,6 +84,14 @@ impl ApiError {
             "too_large",
             format!("{limit} bytes is the most"),
         )
+    }
+
+    /// The client keeps the server waiting; the connection ends with the answer.
+    pub(super) fn too_slow(message: impl Into<String>) -> Self {
+        Self {
+            closes: true,
+            ..Self::new(StatusCode::REQUEST_TIMEOUT, "request_timeout", message)
+        }
     }
 
     pub(super) fn overloaded(message: impl Into<String>) -> Self {
@@ -198,12 +213,16 @@ impl IntoResponse for ApiError {
             body.extend(fields);
         }
         let mut response = (self.status, Json(body)).into_response();
+        response.extensions_mut().insert(Code(self.code));
         let headers = response.headers_mut();
         if let Some(seconds) = self.retry_after_s {
             headers.insert("retry-after", HeaderValue::from(seconds));
         }
         if self.is_final {
             headers.insert("x-should-retry", HeaderValue::from_static("false"));
+        }
+        if self.closes {
+            headers.insert("connection", HeaderValue::from_static("close"));
         }
         if self.status == StatusCode::UNAUTHORIZED {
             headers.insert("www-authenticate", HeaderValue::from_static("Bearer"));

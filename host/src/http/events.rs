@@ -24,6 +24,7 @@ use crate::tenants::Right;
 use super::auth::Caller;
 use super::body::{self, Names, Params};
 use super::error::{ApiError, ApiResult};
+use super::streams::StreamPermit;
 use super::{Api, sse, wire};
 
 /// How long a poll waits: shorter than the minute after which proxies give up.
@@ -138,7 +139,7 @@ async fn poll(
     session: &Arc<Session>,
     after: Seq,
 ) -> ApiResult<Response> {
-    let _permit = api.stream_permit()?;
+    let _permit = api.streams.permit(&session.journal.tenant)?;
     let (response, any) = page(session, after).await?;
     if any {
         return Ok(response);
@@ -169,11 +170,11 @@ struct Stream {
     session: Arc<Session>,
     follower: Follower,
     ready: VecDeque<Encoded>,
-    _permit: super::StreamPermit,
+    _permit: StreamPermit,
 }
 
 fn live(api: Api, caller: Caller, session: Arc<Session>, after: Seq) -> ApiResult<Response> {
-    let permit = api.stream_permit()?;
+    let permit = api.streams.permit(&session.journal.tenant)?;
     let lapsed = caller.lapsed(api.clone());
     let follower = session.ledger.follow(after);
     let state = Stream {

@@ -24,6 +24,7 @@ use super::auth::Caller;
 use super::body::{self, Body, Names};
 use super::bus;
 use super::error::{ApiError, ApiResult, settled};
+use super::streams::StreamPermit;
 use super::{sse, wire};
 
 #[derive(Deserialize)]
@@ -88,6 +89,11 @@ pub(super) async fn invoke(
         called_by: None,
         authorization: inbound.authorization,
     };
+    // Before the message is taken: whoever is refused has asked for nothing yet.
+    let permit = match body::wants_events(&headers) && !prefers_async(&headers) {
+        true => Some(api.streams.permit(caller.tenant())?),
+        false => None,
+    };
     let posted = settled(
         &session,
         commands::post(&api.sessions, &session.ledger, new.as_ref(), message),
@@ -95,8 +101,8 @@ pub(super) async fn invoke(
     .await?;
     let mut response = if prefers_async(&headers) {
         accepted(&session, &posted).await?
-    } else if body::wants_events(&headers) {
-        streamed(api, caller, session, &posted).await?
+    } else if let Some(permit) = permit {
+        streamed(api, caller, session, &posted, permit).await?
     } else {
         answered(&api, session, &posted).await?
     };
@@ -207,8 +213,8 @@ async fn streamed(
     caller: Caller,
     session: Arc<Session>,
     posted: &Posted,
+    permit: StreamPermit,
 ) -> ApiResult<Response> {
-    let permit = api.stream_permit()?;
     let lapsed = caller.lapsed(api.clone());
     let id = session.journal.session.clone();
     let mut following = Following::new(api.sessions.clone(), session, &posted.message);

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use http::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -13,6 +13,7 @@ use crate::clock::Time;
 use crate::tenants::{Key, NewKey, Right, Terms};
 
 use super::Api;
+use super::audit::Made;
 use super::auth::Caller;
 use super::body::{self, Body, Names};
 use super::error::{ApiError, ApiResult};
@@ -93,7 +94,13 @@ pub(super) async fn mint(
     caller.need(Right::Admin)?;
     let terms = terms(&bytes, api.clock.now())?;
     let key = api.tenants.mint_key(caller.tenant(), terms).await?;
-    Ok((StatusCode::CREATED, Json(minted(&key))).into_response())
+    Ok(created(minted(&key), &key.key.id))
+}
+
+/// What was made, and its id for whoever writes that down.
+pub(super) fn created(body: Value, id: &str) -> Response {
+    let made = Extension(Made(id.to_owned()));
+    (StatusCode::CREATED, made, Json(body)).into_response()
 }
 
 pub(super) async fn list(State(api): State<Api>, caller: Caller) -> ApiResult<Json<Value>> {
@@ -132,7 +139,7 @@ pub(super) async fn rotate(
     let (new, old) = rotated.await?;
     let mut json = minted(&new);
     json["replaces"] = shown(&old);
-    Ok((StatusCode::CREATED, Json(json)).into_response())
+    Ok(created(json, &new.key.id))
 }
 
 pub(super) async fn revoke(

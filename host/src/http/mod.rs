@@ -6,6 +6,7 @@
 
 mod admission;
 mod agents;
+mod audit;
 mod auth;
 mod body;
 mod bus;
@@ -16,50 +17,60 @@ mod health;
 mod inspect;
 mod invoke;
 mod keys;
+mod openapi;
 mod operations;
+mod patience;
 mod secrets;
 mod server;
 mod sessions;
 mod slots;
 mod sse;
+mod streams;
 mod tenants;
+mod tls;
 mod tokens;
 mod usage;
+mod watch;
 mod wire;
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::Request;
 use axum::middleware::{self, Next};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post, put};
 use http::{HeaderName, HeaderValue, Method};
-use tokio::sync::Semaphore;
+use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
+use crate::audit::Audit;
 use crate::clock::Clock;
 use crate::logs::Logs;
 use crate::secrets::Secrets;
 use crate::session::Sessions;
 use crate::shutdown::Shutdown;
-use crate::telemetry::{self, Limit, Stage, Telemetry};
+use crate::telemetry::{Stage, Telemetry};
 use crate::tenants::Tenants;
 
-pub use server::run;
+pub use openapi::document as openapi;
+pub use patience::Patience;
+pub use server::{Bounds, run};
+pub use tls::{Tls, TlsError};
 
 /// What handlers reach.
 #[derive(Clone)]
 pub(crate) struct Api {
     parts: Arc<Parts>,
-    streams: Arc<Semaphore>,
+    streams: streams::Streams,
 }
 
 pub struct Parts {
     pub sessions: Sessions,
     pub tenants: Tenants,
     pub secrets: Secrets,
+    pub audit: Audit,
     pub logs: Logs,
     pub clock: Clock,
     pub telemetry: Telemetry,
@@ -74,6 +85,13 @@ pub struct Settings {
     pub request_bytes_max: usize,
     /// Event streams and long polls open at once.
     pub streams_max: usize,
+    /// The same of one tenant.
+    pub streams_tenant_max: usize,
+    /// Until more of a body comes, and until all of it has come.
+    pub body_stall: Duration,
+    pub body_time: Duration,
+    /// Clients reach the server over TLS.
+    pub is_secure: bool,
     pub cors_origins: Vec<HeaderValue>,
 }
 
@@ -85,24 +103,14 @@ impl std::ops::Deref for Api {
     }
 }
 
-/// A place among the open streams, until dropped.
-pub(crate) type StreamPermit = tokio::sync::OwnedSemaphorePermit;
-
-impl Api {
-    /// Refuse when as many streams and polls are open as may be.
-    fn stream_permit(&self) -> error::ApiResult<StreamPermit> {
-        let refused = |_| {
-            telemetry::hit(Limit::Streams);
-            error::ApiError::overloaded("as many streams are open as may be")
-        };
-        self.streams.clone().try_acquire_owned().map_err(refused)
-    }
-}
-
 /// Every route of the API.
 pub fn router(parts: Parts) -> Router {
     let cors = cors(&parts.settings.cors_origins);
-    let streams = Arc::new(Semaphore::new(parts.settings.streams_max));
+    let (host_max, tenant_max) = (
+        parts.settings.streams_max,
+        parts.settings.streams_tenant_max,
+    );
+    let streams = streams::Streams::new(host_max, tenant_max);
     let api = Api {
         parts: Arc::new(parts),
         streams,
@@ -173,14 +181,18 @@ pub fn router(parts: Parts) -> Router {
             put(secrets::put).delete(secrets::remove),
         )
         .route("/v1/usage", get(usage::show))
+        .route("/v1/audit", get(audit::list))
+        .route("/v1/openapi.json", get(openapi::show))
         .route("/metrics", get(health::metrics))
         .route("/healthz", get(health::alive))
         .route("/readyz", get(health::ready))
+        .route_layer(middleware::from_fn_with_state(api.clone(), audit::watch))
         .fallback(error::no_route)
         .method_not_allowed_fallback(error::no_method)
+        .layer(CatchPanicLayer::custom(panicked))
         .layer(middleware::from_fn_with_state(api.clone(), count))
         .layer(cors)
-        .layer(middleware::from_fn(request_id))
+        .layer(middleware::from_fn_with_state(api.clone(), heads))
         .with_state(api)
 }
 
@@ -211,9 +223,17 @@ fn cors(origins: &[HeaderValue]) -> CorsLayer {
         .expose_headers(exposed.map(HeaderName::from_static))
 }
 
-/// Every answer names its request, and sniffs nothing.
-async fn request_id(request: Request, next: Next) -> Response {
-    let id = uuid::Uuid::now_v7().simple().to_string();
+/// Every answer names its request, and tells browsers to be careful with it: it is data, nobody's
+/// page, and for the one who asked.
+async fn heads(
+    axum::extract::State(api): axum::extract::State<Api>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let id: Arc<str> = uuid::Uuid::now_v7().simple().to_string().into();
+    request
+        .extensions_mut()
+        .insert(audit::RequestId(id.clone()));
     let mut response = next.run(request).await;
     let headers = response.headers_mut();
     if let Ok(value) = HeaderValue::from_str(&id) {
@@ -222,11 +242,32 @@ async fn request_id(request: Request, next: Next) -> Response {
         }
         headers.insert("x-request-id", value);
     }
-    headers.insert(
-        "x-content-type-options",
-        HeaderValue::from_static("nosniff"),
-    );
+    for (name, value) in CAREFUL {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    if api.settings.is_secure {
+        let year = HeaderValue::from_static("max-age=31536000");
+        headers.insert("strict-transport-security", year);
+    }
+    headers
+        .entry("cache-control")
+        .or_insert(HeaderValue::from_static("no-store"));
     response
+}
+
+/// What browsers are told with every answer.
+const CAREFUL: [(&str, &str); 3] = [
+    ("x-content-type-options", "nosniff"),
+    ("referrer-policy", "no-referrer"),
+    (
+        "content-security-policy",
+        "default-src 'none'; frame-ancestors 'none'",
+    ),
+];
+
+/// A handler broke down. Its words are for the log, and may hold anything.
+fn panicked(_: Box<dyn std::any::Any + Send>) -> Response {
+    error::ApiError::internal("a handler panicked").into_response()
 }
 
 /// Errors leave their internal text in the log; this joins the two by the request's id.
@@ -244,4 +285,32 @@ async fn count(
     Stage::Http.took(start);
     api.telemetry.request(response.status().as_u16());
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt;
+    use tower_service::Service;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_handler_that_panics_tells_the_client_nothing() {
+        let broken = || async {
+            if std::hint::black_box(true) {
+                panic!("the innermost secret");
+            }
+        };
+        let router: Router = Router::new().route("/", get(broken));
+        let mut router = router.layer(CatchPanicLayer::custom(panicked));
+        let request = Request::builder().uri("/").body(axum::body::Body::empty());
+        let response = router.call(request.unwrap()).await.unwrap();
+        assert_eq!(response.status(), 500);
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        let body = String::from_utf8(body.to_vec()).unwrap();
+        assert!(
+            body.contains("\"internal\"") && !body.contains("secret"),
+            "{body}"
+        );
+    }
 }

@@ -82,6 +82,8 @@ pub(super) fn response(
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -93,5 +95,58 @@ mod tests {
             "id: 1\nevent: spoke\ndata: a\ndata: b\ndata: c\ndata: d\n\n"
         );
         assert_eq!(&event("1", "x", b"")[..], b"id: 1\nevent: x\ndata: \n\n");
+    }
+
+    /// What a browser makes of a stream: id, name and data of each event, by the rules of the HTML standard.
+    fn heard(stream: &str) -> Vec<(String, String, String)> {
+        let (mut events, mut id, mut kind, mut data) =
+            (Vec::new(), String::new(), String::new(), Vec::new());
+        for line in stream.replace("\r\n", "\n").replace('\r', "\n").split('\n') {
+            if line.is_empty() {
+                if !data.is_empty() {
+                    events.push((id.clone(), std::mem::take(&mut kind), data.join("\n")));
+                    data.clear();
+                }
+                continue;
+            }
+            let (name, value) = line.split_once(':').unwrap_or((line, ""));
+            let value = value.strip_prefix(' ').unwrap_or(value);
+            match name {
+                "id" => value.clone_into(&mut id),
+                "event" => value.clone_into(&mut kind),
+                "data" => data.push(value.to_owned()),
+                _ => {}
+            }
+        }
+        events
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_one_event_and_comes_back(
+            texts in proptest::collection::vec("(\\PC|[\r\n\0: ]|\u{feff}|\u{2028}|id: |data: |event: ){0,40}", 1..4),
+        ) {
+            let mut stream = String::from(": connected\n\n");
+            for (n, text) in texts.iter().enumerate() {
+                let bytes = event(&n.to_string(), "spoke", text.as_bytes());
+                stream.push_str(std::str::from_utf8(&bytes).unwrap());
+                stream.push_str(": alive\n\n");
+            }
+            let expected: Vec<_> = texts.iter().enumerate().map(|(n, text)| {
+                let text = text.replace("\r\n", "\n").replace('\r', "\n");
+                (n.to_string(), "spoke".to_owned(), text)
+            }).collect();
+            prop_assert_eq!(heard(&stream), expected);
+        }
+
+        /// Events are JSON, which has no line break outside of its strings and none inside: it comes back as it was.
+        #[test]
+        fn any_json_comes_back_byte_for_byte(text: String) {
+            let json = serde_json::to_string(&text).unwrap();
+            let bytes = event("1", "spoke", json.as_bytes());
+            let heard = heard(std::str::from_utf8(&bytes).unwrap());
+            prop_assert_eq!(&heard[0].2, &json);
+            prop_assert_eq!(serde_json::from_str::<String>(&heard[0].2).unwrap(), text);
+        }
     }
 }

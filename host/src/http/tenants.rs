@@ -66,7 +66,7 @@ pub(super) async fn create(
     let (record, key) = api.tenants.create(&new.tenant, new.quotas).await?;
     let mut json = shown(&new.tenant, &record);
     json["key"] = keys::minted(&key);
-    Ok((StatusCode::CREATED, Json(json)).into_response())
+    Ok(keys::created(json, new.tenant.as_str()))
 }
 
 pub(super) async fn show(
@@ -160,7 +160,7 @@ pub(super) async fn mint_key(
     }
     let terms = keys::terms(&bytes, api.clock.now())?;
     let key = api.tenants.mint_key(&tenant, terms).await?;
-    Ok((StatusCode::CREATED, Json(keys::minted(&key))).into_response())
+    Ok(keys::created(keys::minted(&key), &key.key.id))
 }
 
 /// Everything stored of the tenant, as lines of JSON, while the server runs. The last line says how many there
@@ -172,7 +172,7 @@ pub(super) async fn export(
 ) -> ApiResult<Response> {
     administrator.of(&tenant)?;
     api.tenants.get(&tenant).ok_or_else(not_found)?;
-    let permit = api.stream_permit()?;
+    let permit = api.streams.permit(&tenant)?;
     let (sender, receiver) = mpsc::channel(PIECES_WAITING);
     let store = api.sessions.store().clone();
     // Ends by itself when the reader goes away: its next piece finds nobody.

@@ -2,9 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use axum::Json;
 use axum::extract::State;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use http::StatusCode;
 use serde::Deserialize;
 use serde_json::json;
@@ -65,7 +64,7 @@ pub(super) async fn mint(
         "scopes": record.rights,
         "expires_at": record.expires_at.to_rfc3339(),
     });
-    Ok((StatusCode::CREATED, Json(body)).into_response())
+    Ok(super::keys::created(body, &record.id))
 }
 
 pub(super) async fn revoke(

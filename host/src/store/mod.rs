@@ -94,10 +94,12 @@ pub enum RecordSpace {
     Secret,
     /// What was used, by day and session.
     Usage,
+    /// What administrators did, by request.
+    Audit,
 }
 
 impl RecordSpace {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Tenant,
         Self::Key,
         Self::Agent,
@@ -108,6 +110,7 @@ impl RecordSpace {
         Self::Authorization,
         Self::Secret,
         Self::Usage,
+        Self::Audit,
     ];
 
     pub fn name(self) -> &'static str {
@@ -122,6 +125,7 @@ impl RecordSpace {
             Self::Authorization => "authorization",
             Self::Secret => "secret",
             Self::Usage => "usage",
+            Self::Audit => "audit",
         }
     }
 }

@@ -40,6 +40,7 @@ use crate::journal::entry::{Entry, Kind, Outcome, Payload, Price};
 use crate::journal::script::{name, print};
 use crate::journal::state::{Batching, Policy, State};
 use crate::model::simulated::Log;
+use crate::runtime::cpu::Minutes;
 use crate::seal::Seal;
 use crate::store::components::Components;
 use crate::store::{Fault, Memory, RecordKey, RecordSpace, Write, memory};
