@@ -308,7 +308,8 @@ async fn other_agents_of_the_session_go_on() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_holders_that_die_leave_no_lock() {
     let server = Server::with(|_| {}).await;
-    let limits = json!({"memory_bytes_max": 8 * 1024 * 1024, "cpu_ms_max": 60, "turn_ms_max": 400});
+    let limits =
+        json!({"memory_bytes_max": 8 * 1024 * 1024, "cpu_ms_max": 60, "turn_ms_max": 1_000});
     server
         .configure("dies", json!({"limits": limits}))
         .await
