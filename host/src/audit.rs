@@ -239,7 +239,10 @@ mod tests {
         let audit = Audit::new(store.clone(), 3);
         for n in 0..200 {
             let name = format!("{n:04}");
-            audit.record(&[a.clone()], &name, &entry(n)).await.unwrap();
+            audit
+                .record(std::slice::from_ref(&a), &name, &entry(n))
+                .await
+                .unwrap();
         }
         audit
             .record(&[None, b.clone()], "0500", &entry(500))
@@ -251,7 +254,7 @@ mod tests {
         // A process that starts counts what is there, also with another bound.
         let audit = Audit::new(store, 2);
         audit
-            .record(&[a.clone()], "0600", &entry(600))
+            .record(std::slice::from_ref(&a), "0600", &entry(600))
             .await
             .unwrap();
         assert_eq!(times(&audit, &a).await, [600, 199]);

@@ -40,6 +40,7 @@ use crate::journal::entry::{Entry, Kind, Outcome, Payload, Price};
 use crate::journal::script::{name, print};
 use crate::journal::state::{Batching, Policy, State};
 use crate::model::simulated::Log;
+use crate::runtime::cpu::Minutes;
 use crate::seal::Seal;
 use crate::store::components::Components;
 use crate::store::{Fault, Memory, RecordKey, RecordSpace, Write, memory};
@@ -278,7 +279,7 @@ impl World {
             &[tenant()],
         );
         let sessions = Sessions::new(Parts {
-            minutes: crate::runtime::cpu::Minutes::new(u64::MAX),
+            minutes: Minutes::new(u64::MAX),
             store: store.clone(),
             clock: clock.clone(),
             instances: Instances::Scripted,
