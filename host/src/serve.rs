@@ -29,7 +29,7 @@ use crate::runtime::engine::Runtime;
 use crate::runtime::limits::TurnLimits;
 use crate::seal::{Seal, SealError};
 use crate::secrets::{self, SecretError, Secrets};
-use crate::session::{Instances, Parts, SessionError, Sessions};
+use crate::session::{Instances, Parts, Sessions};
 use crate::shutdown::Shutdown;
 use crate::store::components::{ComponentError, Components};
 use crate::store::{self, Durability, ReadError, SledOptions, Store, StoreOpenError};
@@ -53,8 +53,6 @@ pub enum ServeError {
     Components(#[from] ComponentError),
     #[error(transparent)]
     Read(#[from] ReadError),
-    #[error(transparent)]
-    Session(#[from] SessionError),
     #[error(transparent)]
     Tenant(#[from] TenantError),
     #[error(transparent)]
@@ -100,14 +98,8 @@ pub async fn serve(
 
     let due = host.sessions.clone();
     let tenants = host.tenants.clone();
-    // What removes tenants runs on this runtime.
-    let runtime = tokio::runtime::Handle::current();
-    let listed = tokio::task::spawn_blocking(move || {
-        let _entered = runtime.enter();
-        due.take_up_tenants(&tenants)?;
-        due.read_agenda(&tenants.names())
-            .map_err(SessionError::from)
-    });
+    host.sessions.take_up_tenants(&host.tenants).await?;
+    let listed = tokio::task::spawn_blocking(move || due.read_agenda(&tenants.names()));
     let count = listed.await.map_err(|_| ServeError::Interrupted)??;
     tracing::info!(%address, due = count, pooling = host.runtime.pooling, unclean = host.unclean, "serving");
     let agenda = tokio::spawn(host.sessions.clone().keep_agenda());

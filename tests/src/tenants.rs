@@ -356,6 +356,35 @@ async fn a_deletion_is_finished_by_the_next_process() {
     server.stop().await;
 }
 
+/// Nothing is removed that nobody asked to be: what has no tenant is kept, and shown to the operator.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_stored_of_nobody_is_kept() {
+    let server = Server::start().await;
+    let server = server
+        .restart_after(|data| {
+            let path = data.join("store");
+            let store = store::open_sled(&path, SledOptions::default()).expect("it opens");
+            let (sender, written) = std::sync::mpsc::sync_channel(1);
+            let key = store::RecordKey {
+                tenant: Some(antiphon::id::TenantId::new("ghost").expect("a name")),
+                space: store::RecordSpace::Tombstone,
+                name: "s".into(),
+            };
+            let bytes = vec![0; 8].into();
+            let commit = store::Commit {
+                writes: vec![store::Write::Record { key, bytes }],
+                done: Box::new(move |end| sender.send(end).expect("it is waited for")),
+            };
+            store.commit(commit).expect("it is queued");
+            written.recv().expect("it ends").expect("it is durable");
+            store.close();
+        })
+        .await;
+    let shown = server.call("GET /v1/tenants/ghost").key(&operator(&server));
+    assert_eq!(shown.await.is(200)["standing"], "suspended");
+    server.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_tenant_is_exported_while_the_server_runs() {
     let server = Server::start().await;

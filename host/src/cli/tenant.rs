@@ -31,7 +31,7 @@ enum Command {
         #[command(flatten)]
         of: Of,
         #[command(flatten)]
-        quotas: Quotas,
+        quotas: Bounds,
     },
     /// Name the tenants, and how they stand
     List {
@@ -51,7 +51,7 @@ enum Command {
         #[command(flatten)]
         of: Of,
         #[command(flatten)]
-        quotas: Quotas,
+        quotas: Bounds,
     },
     /// Let nobody of the tenant in and begin nothing new; everything is kept
     Suspend {
@@ -92,7 +92,7 @@ struct Of {
 }
 
 #[derive(Debug, clap::Args)]
-struct Quotas {
+struct Bounds {
     /// Sessions that are there, open or at rest
     #[arg(long, value_name = "COUNT")]
     sessions_max: Option<u64>,
@@ -107,7 +107,7 @@ struct Quotas {
     turns_waiting_max: Option<u64>,
 }
 
-impl Quotas {
+impl Bounds {
     fn json(&self) -> Value {
         let fields = [
             ("sessions_max", self.sessions_max),

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use crate::agents::DeployError;
 use crate::id::{SessionId, TenantId};
 use crate::ledger::Ledger;
-use crate::store::{JournalId, OpenError, Store};
+use crate::store::{JournalId, OpenError, ReadError, Store};
 use crate::tenants::{Standing, TenantError, Tenants};
 
 use super::wake::{AGAIN_MS, blocking};
@@ -77,22 +77,22 @@ impl Sessions {
         });
     }
 
-    /// Take up what an older process left: tenants that are suspended or half removed, and rows of tenants that
-    /// there are no more. Blocks. Call it before any session is opened.
-    pub fn take_up_tenants(&self, tenants: &Tenants) -> Result<(), SessionError> {
-        let all = tenants.list();
-        for (tenant, record) in &all {
-            match record.standing {
-                Standing::Active => {}
-                Standing::Suspended => self.serve_tenant(tenant, false),
-                Standing::Deleting => self.remove_tenant(tenants, tenant.clone()),
+    /// Take up what an older process left: tenants that are suspended or half removed. What is stored of a tenant that
+    /// nobody knows is kept as a suspended one, for the operator to look at. Call it before any session is opened.
+    pub async fn take_up_tenants(&self, tenants: &Tenants) -> Result<(), TenantError> {
+        let store = self.0.parts.store.clone();
+        let stored = tokio::task::spawn_blocking(move || store.tenants()).await;
+        let stored = stored.map_err(|panicked| ReadError::Io(panicked.to_string()))??;
+        for tenant in stored {
+            if tenants.adopt(&tenant).await? {
+                tracing::warn!(%tenant, "something is stored of a tenant that nobody made: it is suspended");
             }
         }
-        let store = &self.0.parts.store;
-        for stray in store.tenants()? {
-            if all.iter().all(|(tenant, _)| *tenant != stray) {
-                tracing::info!(tenant = %stray, "removing what was left of a tenant that is gone");
-                while !store.clear_tenant(&stray, REMOVE_ROWS)? {}
+        for (tenant, record) in tenants.list() {
+            match record.standing {
+                Standing::Active => {}
+                Standing::Suspended => self.serve_tenant(&tenant, false),
+                Standing::Deleting => self.remove_tenant(tenants, tenant),
             }
         }
         Ok(())

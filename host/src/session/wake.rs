@@ -142,6 +142,8 @@ impl Sessions {
         match self.get_or_absent(&journal.tenant, &journal.session).await {
             Ok(_) => {}
             Err(SessionError::Gone) => remove(&self, &journal).await,
+            // Somebody is removing all of it.
+            Err(_) if self.0.served.is_leaving(&journal.tenant) => {}
             // It would be no better the next time.
             Err(SessionError::Read(ReadError::Damaged(damage))) if damage.journal.is_some() => {}
             Err(error) => {

@@ -210,6 +210,20 @@ impl Tenants {
         Ok((record, key))
     }
 
+    /// Make a tenant that is not served of what is stored under its name; false if there is such a tenant.
+    pub async fn adopt(&self, tenant: &TenantId) -> Result<bool, CommitError> {
+        let _one = self.0.changing.lock().await;
+        if self.get(tenant).is_some() {
+            return Ok(false);
+        }
+        let record = Record {
+            standing: Standing::Suspended,
+            ..self.fresh(Quotas::default())
+        };
+        self.write(tenant, record).await?;
+        Ok(true)
+    }
+
     /// Replace what the tenant may use, or have it served or not: durable when it returns. One that is
     /// being deleted stays so.
     pub async fn change(

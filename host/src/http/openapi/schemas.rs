@@ -83,7 +83,11 @@ fn names() -> Value {
         "Any": {},
         "Text": {"type": "string"},
         "Bytes": {"type": "string", "format": "binary"},
-        "Stream": {"type": "string", "description": "text/event-stream: `id`, `event` and `data`, which is one line of JSON"},
+        "Stream": {
+            "type": "object",
+            "description": "one event of text/event-stream; `data` is one line of JSON",
+            "properties": {"id": text(), "event": text(), "data": text()},
+        },
         "Name": name,
         "SessionId": name,
         "Author": name,
