@@ -262,6 +262,7 @@ fn agents() -> Vec<Operation> {
             "agent_not_found",
             "version_not_found",
             "import_not_granted",
+            "invalid_conversation",
             "compile_limit",
             "overloaded",
         ]),
