@@ -237,7 +237,12 @@ fn agents() -> Vec<Operation> {
         .json(200, "Agent")
         .json(201, "Agent")
         .codes(WRITE)
-        .codes(&["import_not_granted", "compile_limit", "overloaded"]),
+        .codes(&[
+            "import_not_granted",
+            "invalid_conversation",
+            "compile_limit",
+            "overloaded",
+        ]),
         of(
             "GET",
             "/v1/agents/{agent}/versions",
