@@ -92,14 +92,7 @@ impl Admissions {
                 return Err(until.deadline.into());
             }
         }
-        let pass = place.lane.pass(policy)?;
-        Ok(Admitted {
-            place: Some(place),
-            pass,
-            policy: policy.breaker,
-            is_made: false,
-            has_answered: false,
-        })
+        place.pass(policy)
     }
 
     /// Leave to have an agent begin, at once or not at all: its turn waits for a place of its own.
@@ -115,15 +108,8 @@ impl Admissions {
             name: agent.as_str().to_owned(),
         };
         let lane = self.lane(key, &format!("agent/{agent}"));
-        let pass = lane.pass(policy)?;
         let ticket = None;
-        Ok(Admitted {
-            place: Some(Place { lane, ticket }),
-            pass,
-            policy: policy.breaker,
-            is_made: false,
-            has_answered: false,
-        })
+        Place { lane, ticket }.pass(policy)
     }
 
     /// How long nobody will be admitted, if so.
@@ -292,6 +278,20 @@ fn whole_ms(duration: Duration) -> u64 {
 struct Place {
     lane: Arc<Lane>,
     ticket: Option<Ticket>,
+}
+
+impl Place {
+    /// Leave to use it, unless the circuit is open.
+    fn pass(self, policy: &CallPolicy) -> Result<Admitted, ModelError> {
+        let pass = self.lane.pass(policy)?;
+        Ok(Admitted {
+            place: Some(self),
+            pass,
+            policy: policy.breaker,
+            is_made: false,
+            has_answered: false,
+        })
+    }
 }
 
 impl Drop for Place {

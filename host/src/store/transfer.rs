@@ -13,7 +13,6 @@
 //! Invariant: an export imported into an empty store reads the same, byte for byte,
 //! and has the same frames.
 
-use std::cell::Cell;
 use std::fmt::Display;
 use std::io::{BufRead, Write};
 use std::path::Path;
@@ -174,6 +173,34 @@ impl Text {
     }
 }
 
+/// An export on its way out.
+struct Lines<W> {
+    out: W,
+    count: u64,
+}
+
+impl<W: Write> Lines<W> {
+    fn begin(out: W) -> Result<Self, ExportError> {
+        let mut lines = Self { out, count: 0 };
+        lines.write(&Line::Export(VERSION))?;
+        Ok(lines)
+    }
+
+    fn write(&mut self, line: &Line) -> Result<(), ExportError> {
+        serde_json::to_writer(&mut self.out, line).map_err(std::io::Error::from)?;
+        self.out.write_all(b"\n")?;
+        self.count += 1;
+        Ok(())
+    }
+
+    /// How many lines came before the last one tells whoever reads that it is all.
+    fn end(mut self) -> Result<(), ExportError> {
+        let lines = self.count;
+        self.write(&Line::End { lines })?;
+        Ok(self.out.flush()?)
+    }
+}
+
 /// Write everything in a store out. The host must not run. Answers how many rows are damaged.
 pub fn export(path: &Path, out: impl Write) -> Result<u64, ExportError> {
     let engine = SledEngine::open_existing(path, SledOptions::default())?;
@@ -186,23 +213,16 @@ pub fn export(path: &Path, out: impl Write) -> Result<u64, ExportError> {
 pub(in crate::store) fn export_tenant(
     view: &View,
     tenant: &TenantId,
-    mut out: &mut dyn Write,
+    out: &mut dyn Write,
 ) -> Result<u64, ExportError> {
-    let lines = Cell::new(0);
-    let mut write = |line: &Line| -> Result<(), ExportError> {
-        serde_json::to_writer(&mut out, line).map_err(std::io::Error::from)?;
-        out.write_all(b"\n")?;
-        lines.set(lines.get() + 1);
-        Ok(())
-    };
-    write(&Line::Export(VERSION))?;
+    let mut out = Lines::begin(out)?;
     let own = RecordKey {
         tenant: None,
         space: RecordSpace::Tenant,
         name: tenant.as_str().to_owned(),
     };
     if let Some(bytes) = view.row(&keys::record(&own))? {
-        write(&record_line(own, &bytes))?;
+        out.write(&record_line(own, &bytes))?;
     }
     let (mut damaged, mut end) = (0, None);
     let all = |_: &Bytes| Ok(true);
@@ -226,17 +246,16 @@ pub(in crate::store) fn export_tenant(
             }
         });
         match of_row {
-            Ok(lines) => lines.iter().try_for_each(&mut write)?,
+            Ok(lines) => lines.iter().try_for_each(|line| out.write(line))?,
             Err(Ok(damage)) => {
                 damaged += 1;
                 end = damage.journal.clone().map(|journal| (journal, None));
-                write(&damaged_line(damage, vec![], vec![]))?;
+                out.write(&damaged_line(damage, vec![], vec![]))?;
             }
             Err(Err(error)) => return Err(ExportError::Engine(error.to_string())),
         }
     }
-    write(&Line::End { lines: lines.get() })?;
-    out.flush()?;
+    out.end()?;
     Ok(damaged)
 }
 
@@ -250,34 +269,26 @@ fn damage_of(error: ReadError) -> Result<Damage, ReadError> {
 
 pub(in crate::store) fn export_engine(
     engine: &dyn Engine,
-    mut out: impl Write,
+    out: impl Write,
 ) -> Result<u64, ExportError> {
-    let lines = Cell::new(0);
-    let mut write = |line: &Line| -> Result<(), ExportError> {
-        serde_json::to_writer(&mut out, line).map_err(std::io::Error::from)?;
-        out.write_all(b"\n")?;
-        lines.set(lines.get() + 1);
-        Ok(())
-    };
-    write(&Line::Export(VERSION))?;
+    let mut out = Lines::begin(out)?;
     let mut damaged = 0;
     // The journal whose rows come now, and its last entry; none after a row that does not say.
     let mut end: Option<(JournalId, Option<Seq>)> = None;
     for row in rows(engine) {
         let row = row?;
         match lines_of(&row, &mut end) {
-            Ok(lines) => lines.iter().try_for_each(&mut write)?,
+            Ok(lines) => lines.iter().try_for_each(|line| out.write(line))?,
             Err(damage) => {
                 damaged += 1;
                 if let Some(Row::Frame(journal, _)) = keys::parse(&row.stem) {
                     end = Some((journal, None));
                 }
-                write(&raw_line(&row, damage))?;
+                out.write(&raw_line(&row, damage))?;
             }
         }
     }
-    write(&Line::End { lines: lines.get() })?;
-    out.flush()?;
+    out.end()?;
     Ok(damaged)
 }
 
