@@ -15,7 +15,7 @@
 //!   what agents print.
 //! - [`session`]: who runs, when, and what happens after a crash.
 //! - [`http`]: the only place that knows status codes.
-//! - [`config`], [`seal`], [`secret`], [`shutdown`], [`telemetry`], [`guest`]: leaves.
+//! - [`config`], [`fair`], [`seal`], [`secret`], [`shutdown`], [`telemetry`], [`guest`]: leaves.
 //!
 //! Data flows one way: http -> session -> runtime -> ledger, model -> store; the
 //! tidy test holds it. docs/architecture.md says what is absent on purpose.
@@ -27,6 +27,7 @@ pub mod bus;
 pub mod clock;
 pub mod config;
 pub mod egress;
+pub mod fair;
 pub mod guest;
 pub mod http;
 pub mod id;

@@ -229,7 +229,10 @@ impl Host {
             budgets: Budgets::new(store.clone(), terms(config)),
             logs: logs.clone(),
             limits,
-            minutes: Minutes::new(config.limits.cpu_tenant_minute_ms_max),
+            minutes: Minutes::new(
+                config.limits.cpu_tenant_minute_ms_max,
+                config.limits.computing_max,
+            ),
             tenants: tenants.clone(),
             quotas: config.quotas,
             turns_max: as_usize(config.limits.turns_max),

@@ -31,6 +31,8 @@ pub struct Limits {
     pub cpu_ms_max: u64,
     /// The same of all turns of a tenant, in a minute.
     pub cpu_tenant_minute_ms_max: u64,
+    /// Guests that compute for longer than a moment, at once: others of them wait for their turn.
+    pub computing_max: u64,
     /// Time from start to outcome, waiting counted.
     pub turn_ms_max: u64,
     pub host_calls_max: u64,
@@ -136,6 +138,8 @@ impl Default for Limits {
             cpu_ms_max: 2_000,
             // All of every core: no bound until an operator sets one.
             cpu_tenant_minute_ms_max: cores() * 60_000,
+            // One core is for all that takes a moment.
+            computing_max: (cores() - 1).max(1),
             // The slowest models think for minutes, and a turn may ask several times.
             turn_ms_max: 600_000,
             // A streamed answer of 10,000 tokens read piece by piece, ten times over.
@@ -224,7 +228,7 @@ fn cores() -> u64 {
 
 impl Limits {
     /// Every limit by name.
-    pub(super) fn named(&self) -> [(&'static str, u64); 48] {
+    pub(super) fn named(&self) -> [(&'static str, u64); 49] {
         // Taken apart whole, so that a new field cannot be forgotten here.
         let Self {
             component_bytes_max,
@@ -235,6 +239,7 @@ impl Limits {
             memory_bytes_max,
             cpu_ms_max,
             cpu_tenant_minute_ms_max,
+            computing_max,
             turn_ms_max,
             host_calls_max,
             host_call_bytes_max,
@@ -285,6 +290,7 @@ impl Limits {
             ("memory_bytes_max", memory_bytes_max),
             ("cpu_ms_max", cpu_ms_max),
             ("cpu_tenant_minute_ms_max", cpu_tenant_minute_ms_max),
+            ("computing_max", computing_max),
             ("turn_ms_max", turn_ms_max),
             ("host_calls_max", host_calls_max),
             ("host_call_bytes_max", host_call_bytes_max),
