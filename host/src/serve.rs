@@ -387,6 +387,7 @@ fn turn_limits(config: &Config) -> TurnLimits {
         turn_ms_max: limits.turn_ms_max,
         host_calls_max: limits.host_calls_max,
         host_call_bytes_max: as_usize(limits.host_call_bytes_max),
+        written_bytes_max: limits.written_bytes_max,
         handles_max: as_usize(limits.handles_max),
         reply_bytes_max: limits.reply_bytes_max,
         message_bytes_max: as_usize(limits.message_bytes_max),

@@ -38,6 +38,8 @@ pub struct Limits {
     pub host_calls_max: u64,
     /// Handed over by the guest in one host call.
     pub host_call_bytes_max: u64,
+    /// What one turn writes into its session's journal, in one attempt.
+    pub written_bytes_max: u64,
     /// Resources of the host held at once.
     pub handles_max: u64,
     /// Said in one turn.
@@ -146,6 +148,8 @@ impl Default for Limits {
             host_calls_max: 100_000,
             // One whole slot in one call.
             host_call_bytes_max: 4 * MIB,
+            // Sixty-four of the longest documents.
+            written_bytes_max: 256 * MIB,
             handles_max: 1_000,
             // More text than any model says in one answer.
             reply_bytes_max: MIB,
@@ -228,7 +232,7 @@ fn cores() -> u64 {
 
 impl Limits {
     /// Every limit by name.
-    pub(super) fn named(&self) -> [(&'static str, u64); 49] {
+    pub(super) fn named(&self) -> [(&'static str, u64); 50] {
         // Taken apart whole, so that a new field cannot be forgotten here.
         let Self {
             component_bytes_max,
@@ -243,6 +247,7 @@ impl Limits {
             turn_ms_max,
             host_calls_max,
             host_call_bytes_max,
+            written_bytes_max,
             handles_max,
             reply_bytes_max,
             call_depth_max,
@@ -294,6 +299,7 @@ impl Limits {
             ("turn_ms_max", turn_ms_max),
             ("host_calls_max", host_calls_max),
             ("host_call_bytes_max", host_call_bytes_max),
+            ("written_bytes_max", written_bytes_max),
             ("handles_max", handles_max),
             ("reply_bytes_max", reply_bytes_max),
             ("call_depth_max", call_depth_max),

@@ -311,6 +311,7 @@ async fn execute(sessions: &Sessions, session: &Session, started: Started) -> Ex
         cpu: Cpu::start_for(minute),
         output: TurnOutput::default(),
         calls: AtomicU64::new(0),
+        written: AtomicU64::new(0),
         record,
     };
     Stage::Admission.took(admitted);
