@@ -16,7 +16,7 @@
 //! - [`streams`]: Durable Streams, which anybody may append to and read.
 //! - [`session`]: who runs, when, and what happens after a crash.
 //! - [`http`]: the only place that knows status codes.
-//! - [`config`], [`seal`], [`secret`], [`shutdown`], [`telemetry`], [`guest`]: leaves.
+//! - [`config`], [`fair`], [`seal`], [`secret`], [`shutdown`], [`telemetry`], [`guest`]: leaves.
 //!
 //! Data flows one way: http -> session -> runtime -> ledger, model -> store; the
 //! tidy test holds it. docs/architecture.md says what is absent on purpose.
@@ -28,6 +28,7 @@ pub mod bus;
 pub mod clock;
 pub mod config;
 pub mod egress;
+pub mod fair;
 pub mod guest;
 pub mod http;
 pub mod id;

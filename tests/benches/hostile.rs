@@ -1,9 +1,10 @@
 //! What hostile agents cost others, and what is left of them.
 //!
-//! `cargo bench -p antiphon-tests --bench hostile [-- TIMES]` starts the real binary, and has the agent `worker`
-//! do a durable turn every few milliseconds, alone and then while each mode of the hostile agent runs TIMES times
-//! (1,000), four at once. Prints the good agent's latencies of both, mode by mode, in one run; and what the
-//! server's process holds before and after: memory, descriptors, threads, turns that run.
+//! `cargo bench -p antiphon-tests --bench hostile [-- TIMES]` starts the real binary, and has the agent `worker` of one
+//! tenant do a durable turn every few milliseconds, alone and then while each mode of another tenant's hostile agent runs
+//! TIMES times (1,000), four at once. Prints the good agent's latencies of both, mode by mode, in one run; and what the
+//! server's process holds before and after: memory, descriptors, threads, turns that run. The modes after which it held
+//! more memory run once more in the end: what is a leak grows again, what is a cache does not.
 
 #![allow(clippy::print_stdout, reason = "a benchmark prints its figures")]
 
@@ -15,10 +16,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use antiphon_tests::load::{Connection, components, percentile, request};
+use antiphon_tests::load::{Connection, components, percentile, request, request_as};
 use antiphon_tests::process::Process;
 use mode::Mode;
 use serde_json::{Value, json};
+
+const JSON: &str = "application/json";
 
 /// Hostile turns at once.
 const AT_ONCE: usize = 4;
@@ -34,6 +37,15 @@ fn limits() -> Value {
     json!({"memory_bytes_max": 32 * 1024 * 1024, "cpu_ms_max": 20, "turn_ms_max": 200})
 }
 
+/// More memory than this after a mode has it looked at twice.
+const GREW_KB: u64 = 4 * 1024;
+
+/// The server, and who attacks it.
+struct Place {
+    server: Process,
+    hostile: String,
+}
+
 fn main() {
     let times = std::env::args()
         .skip(1)
@@ -41,7 +53,7 @@ fn main() {
         .unwrap_or(1_000);
     let components = components(&["worker", "hostile"]);
     let data = tempfile::tempdir().expect("a scratch folder");
-    let server = Arc::new(Process::start(data.path()));
+    let server = Process::start(data.path());
     let mut connection = Connection::open(&server);
     let grants = [
         "kernel",
@@ -55,47 +67,82 @@ fn main() {
         "http",
     ];
     let config = json!({"grants": grants, "limits": limits()});
-    connection.json(&server, "PUT", "/v1/agents/hostile/config", &config);
     connection.deploy(&server, "worker", &components[0]);
-    connection.deploy(&server, "hostile", &components[1]);
+    let operator = std::fs::read_to_string(data.path().join("operator.key")).expect("its key");
+    let mut call = |key: &str, method: &str, path: &str, kind: &str, body: &[u8]| {
+        let (status, body) = connection.exchange(&request_as(key, method, path, kind, body));
+        assert!((200..300).contains(&status), "{path}: {status}");
+        serde_json::from_slice::<Value>(&body).unwrap_or_default()
+    };
+    let made = call(
+        &operator,
+        "POST",
+        "/v1/tenants",
+        JSON,
+        br#"{"tenant": "bad"}"#,
+    );
+    let hostile = made["key"]["key"].as_str().expect("a key").to_owned();
+    let config = config.to_string();
+    let component = std::fs::read(&components[1]).expect("it was built");
+    let path = "/v1/agents/hostile";
+    call(
+        &hostile,
+        "PUT",
+        &format!("{path}/config"),
+        JSON,
+        config.as_bytes(),
+    );
+    call(&hostile, "PUT", path, "application/wasm", &component);
     let good = json!({"agents": ["worker"]});
     connection.json(&server, "PUT", "/v1/sessions/good", &good);
+    let place = Arc::new(Place { server, hostile });
+    let server = &place.server;
 
     // Once around, so that what is made once is there.
     for mode in Mode::ALL {
-        attack(&server, *mode, AT_ONCE);
+        attack(&place, *mode, AT_ONCE);
     }
-    good_turns(&server, || std::thread::sleep(Duration::from_secs(1)));
-    let before = held(&server, &mut connection);
+    good_turns(&place, || std::thread::sleep(Duration::from_secs(1)));
+    let before = held(server, &mut connection);
     println!("before: {before}");
-    let mut alone = good_turns(&server, || std::thread::sleep(ALONE)).0;
+    let mut alone = good_turns(&place, || std::thread::sleep(ALONE)).0;
     println!("{}", line("alone", &mut alone, ALONE, &BTreeMap::new()));
     let start = Instant::now();
     let mut all = Vec::new();
+    let mut grew = Vec::new();
     for mode in Mode::ALL {
         let begun = Instant::now();
-        let (mut latencies, ends) = good_turns(&server, || attack(&server, *mode, times));
+        let memory = rss_kb(server);
+        let (mut latencies, ends) = good_turns(&place, || attack(&place, *mode, times));
         println!(
             "{}",
             line(mode.name(), &mut latencies, begun.elapsed(), &ends)
         );
-        let mut connection = Connection::open(&server);
-        println!("{:17}{}", "", held(&server, &mut connection));
+        let mut connection = Connection::open(server);
+        println!("{:17}{}", "", held(server, &mut connection));
         all.extend(latencies);
+        if rss_kb(server) > memory + GREW_KB {
+            grew.push(*mode);
+        }
     }
     println!(
         "{}",
         line("all attacks", &mut all, start.elapsed(), &BTreeMap::new())
     );
-    let mut after = good_turns(&server, || std::thread::sleep(ALONE)).0;
+    for mode in grew {
+        attack(&place, mode, times);
+        let mut connection = Connection::open(server);
+        println!("{:<17}{}", mode.name(), held(server, &mut connection));
+    }
+    let mut after = good_turns(&place, || std::thread::sleep(ALONE)).0;
     println!(
         "{}",
         line("alone again", &mut after, ALONE, &BTreeMap::new())
     );
     // The server has closed the first, which was idle for minutes.
-    let mut connection = Connection::open(&server);
-    println!("after:  {}", held(&server, &mut connection));
-    let metrics = connection.metrics(&server);
+    let mut connection = Connection::open(server);
+    println!("after:  {}", held(server, &mut connection));
+    let metrics = connection.metrics(server);
     for hit in metrics
         .lines()
         .filter(|line| line.starts_with("antiphon_limits_hit_total"))
@@ -124,14 +171,15 @@ fn line(
 }
 
 /// Turns of the good agent, one after another, for as long as something else goes on.
-fn good_turns<T>(server: &Arc<Process>, meanwhile: impl FnOnce() -> T) -> (Vec<Duration>, T) {
+fn good_turns<T>(place: &Arc<Place>, meanwhile: impl FnOnce() -> T) -> (Vec<Duration>, T) {
     let stop = Arc::new(AtomicBool::new(false));
-    let (of, stopped) = (server.clone(), stop.clone());
+    let (place, stopped) = (place.clone(), stop.clone());
     let good = std::thread::spawn(move || {
-        let mut connection = Connection::open(&of);
+        let of = &place.server;
+        let mut connection = Connection::open(of);
         let body = br#"{"session":"good","body":"go"}"#;
         let path = "/v1/agents/worker/invoke";
-        let request = request(&of, "POST", path, "application/json", body);
+        let request = request(of, "POST", path, JSON, body);
         let mut latencies = Vec::new();
         while !stopped.load(Ordering::Relaxed) {
             let start = Instant::now();
@@ -149,16 +197,16 @@ fn good_turns<T>(server: &Arc<Process>, meanwhile: impl FnOnce() -> T) -> (Vec<D
 }
 
 /// So many turns in a mode; how they ended.
-fn attack(server: &Arc<Process>, mode: Mode, times: usize) -> BTreeMap<String, usize> {
+fn attack(place: &Arc<Place>, mode: Mode, times: usize) -> BTreeMap<String, usize> {
     let next = Arc::new(AtomicUsize::new(0));
     let attackers: Vec<_> = (0..AT_ONCE)
         .map(|_| {
-            let (server, next) = (server.clone(), next.clone());
+            let (place, next) = (place.clone(), next.clone());
             std::thread::spawn(move || {
-                let mut connection = Connection::open(&server);
+                let mut connection = Connection::open(&place.server);
                 let mut ends: BTreeMap<String, usize> = BTreeMap::new();
                 while next.fetch_add(1, Ordering::Relaxed) < times {
-                    let end = once(&server, &mut connection, mode);
+                    let end = once(&place.hostile, &mut connection, mode);
                     *ends.entry(end).or_default() += 1;
                 }
                 ends
@@ -175,16 +223,16 @@ fn attack(server: &Arc<Process>, mode: Mode, times: usize) -> BTreeMap<String, u
 }
 
 /// One turn in a session of its own, which is deleted; how it ended.
-fn once(server: &Process, connection: &mut Connection, mode: Mode) -> String {
+fn once(key: &str, connection: &mut Connection, mode: Mode) -> String {
     // Port 9 of this machine: nobody listens there, and nobody may ask.
     let body = json!({"body": {"mode": mode.name(), "port": 9}}).to_string();
     let path = "/v1/agents/hostile/invoke";
-    let asked = request(server, "POST", path, "application/json", body.as_bytes());
+    let asked = request_as(key, "POST", path, JSON, body.as_bytes());
     let (status, answer) = connection.exchange(&asked);
     let answer: Value = serde_json::from_slice(&answer).expect("JSON");
     let session = answer["session"].as_str().expect("a session");
     let path = format!("/v1/sessions/{session}");
-    let (deleted, _) = connection.exchange(&request(server, "DELETE", &path, "text/plain", b""));
+    let (deleted, _) = connection.exchange(&request_as(key, "DELETE", &path, "text/plain", b""));
     assert_eq!(deleted, 204, "{answer}");
     if status == 200 {
         return "completed".to_owned();
@@ -198,14 +246,22 @@ fn once(server: &Process, connection: &mut Connection, mode: Mode) -> String {
     code.to_owned()
 }
 
-/// What the server's process holds now.
-fn held(server: &Process, connection: &mut Connection) -> String {
+/// A line of what the system says of the server's process.
+fn status(server: &Process, name: &str) -> String {
     let status = std::fs::read_to_string(format!("/proc/{}/status", server.id()));
     let status = status.expect("the process runs");
-    let field = |name: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(name));
-        line.unwrap_or_default().trim().to_owned()
-    };
+    let line = status.lines().find_map(|line| line.strip_prefix(name));
+    line.unwrap_or_default().trim().to_owned()
+}
+
+fn rss_kb(server: &Process) -> u64 {
+    let line = status(server, "VmRSS:");
+    let number = line.split_whitespace().next().unwrap_or_default();
+    number.parse().expect("a number of kB")
+}
+
+/// What the server's process holds now.
+fn held(server: &Process, connection: &mut Connection) -> String {
     let descriptors = std::fs::read_dir(format!("/proc/{}/fd", server.id()));
     let descriptors = descriptors.map_or(0, Iterator::count);
     let metrics = connection.metrics(server);
@@ -215,8 +271,8 @@ fn held(server: &Process, connection: &mut Connection) -> String {
     };
     format!(
         "RSS {}, {descriptors} descriptors, {} threads, {} sessions open, {} turns running",
-        field("VmRSS:"),
-        field("Threads:"),
+        status(server, "VmRSS:"),
+        status(server, "Threads:"),
         gauge("antiphon_sessions_open "),
         gauge("antiphon_turns_running "),
     )

@@ -8,9 +8,10 @@ use serde_json::Value;
 use crate::server::Server;
 use crate::tenants::tenant;
 
-/// What tenants do. `WORD` is a word of the tenant's own; `<echo>` is a component; `@k` makes it idempotent. Nothing here
+/// What tenants do. `WORD` is a word of the tenant's own; `<echo>` is a component; `@k` makes it idempotent;
+/// `~` asks for a stream of events. Nothing here
 /// begins what the next step would race with.
-const STEPS: [&str; 46] = [
+const STEPS: [&str; 48] = [
     "PUT /v1/agents/echo <echo>",
     "PUT /v1/agents/echo <echo>",
     "PUT /v1/agents/puppet <puppet>",
@@ -37,8 +38,10 @@ const STEPS: [&str; 46] = [
     r#"POST /v1/agents/echo/invoke @k {"session": "s", "body": "WORD"}"#,
     r#"POST /v1/agents/echo/invoke @k {"session": "s", "body": "another WORD"}"#,
     r#"POST /v1/agents/echo/invoke @l {"body": "WORD"}"#,
+    r#"POST /v1/agents/echo/invoke ~ {"session": "s", "body": "WORD aloud"}"#,
     "GET /v1/sessions/s/events",
     "GET /v1/sessions/t/events?offset=now",
+    "GET /v1/sessions/s/events?offset=-1&live=long-poll",
     "GET /v1/sessions/s/transcript",
     "GET /v1/sessions/s/journal",
     "GET /v1/operations/s:2",
@@ -82,6 +85,10 @@ async fn perform(server: &Server, of: &Tenant<'_>, step: &str) -> String {
         call = call.idempotency(key);
         body = rest;
     }
+    if let Some(rest) = body.strip_prefix("~ ") {
+        call = call.header("accept", "text/event-stream");
+        body = rest;
+    }
     let guest = body.strip_prefix('<').and_then(|it| it.strip_suffix('>'));
     let answer = match (guest, line[1].contains("/secrets/")) {
         (Some(guest), _) => {
@@ -97,10 +104,27 @@ async fn perform(server: &Server, of: &Tenant<'_>, step: &str) -> String {
             settle(&mut json);
             json.to_string()
         }
+        Err(_) if answer.header("content-type") == Some("text/event-stream") => {
+            let text = String::from_utf8_lossy(&answer.body);
+            text.lines().map(event_line).collect()
+        }
         Err(_) => format!("{} bytes", answer.body.len()),
     };
     let replayed = answer.is_replayed();
     format!("{step} -> {} {replayed} {text}", answer.status)
+}
+
+/// A line of a stream of events, its data settled.
+fn event_line(line: &str) -> String {
+    let data = line.strip_prefix("data:").map(str::trim_start);
+    let json = data.and_then(|data| serde_json::from_str(data).ok());
+    json.map_or_else(
+        || settled(line) + "\n",
+        |mut json: Value| {
+            settle(&mut json);
+            format!("data: {json}\n")
+        },
+    )
 }
 
 /// Make what is random or a time the same in every run.

@@ -502,6 +502,29 @@ async fn a_tenant_holds_what_its_quotas_have_room_for() {
     server.stop().await;
 }
 
+/// Its agents wait for their share of a minute that others have whole.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tenants_own_minute_is_below_the_hosts() {
+    let server = Server::with(|config| config.limits.cpu_ms_max = 60_000).await;
+    let key = tenant(&server, "acme").await;
+    let quotas = json!({"cpu_minute_ms_max": 20});
+    let changed = operate(&server, "PUT /v1/tenants/acme/quotas", quotas.clone()).await;
+    assert_eq!(changed.is(200)["quotas"], quotas);
+    deploy(&server, &key, "puppet").await;
+    let config = server.call("PUT /v1/agents/puppet/config").key(&key);
+    let config = config.json(json!({"limits": {"turn_ms_max": 500}})).await;
+    config.is(201);
+    let spin = server.call("POST /v1/agents/puppet/invoke").key(&key);
+    let spin = spin.json(json!({"body": ["spin"]})).await;
+    let refused = spin.refused(504, "turn_deadline");
+    let message = refused["error"]["message"].as_str().expect("a text");
+    assert!(message.starts_with("deadline: "), "{message}");
+    server.deploy("echo").await;
+    server.session("s", &["echo"]).await;
+    assert_eq!(server.reply("echo", "s", json!("here")).await, "here");
+    server.stop().await;
+}
+
 /// Each tenant has its own line, and what is too long for it is refused to it alone.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_tenant_with_many_turns_waiting_delays_nobody_else() {

@@ -98,6 +98,8 @@ pub struct AgentLimits {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub host_calls_max: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub written_bytes_max: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub handles_max: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reply_bytes_max: Option<u64>,
@@ -230,6 +232,7 @@ impl AgentConfig {
             cpu_ms_max: lower(self.limits.cpu_ms_max, host.cpu_ms_max),
             turn_ms_max: lower(self.limits.turn_ms_max, host.turn_ms_max),
             host_calls_max: lower(self.limits.host_calls_max, host.host_calls_max),
+            written_bytes_max: lower(self.limits.written_bytes_max, host.written_bytes_max),
             handles_max: handles_max.map_or(host.handles_max, |own| own.min(host.handles_max)),
             reply_bytes_max: lower(self.limits.reply_bytes_max, host.reply_bytes_max),
             http_calls_max: lower(self.limits.http_calls_max, host.http_calls_max),
@@ -355,6 +358,7 @@ mod tests {
             "cpu_ms_max",
             "turn_ms_max",
             "host_calls_max",
+            "written_bytes_max",
             "handles_max",
             "reply_bytes_max",
             "http_calls_max",

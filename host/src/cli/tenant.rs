@@ -105,6 +105,9 @@ struct Bounds {
     /// Turns that wait for a place
     #[arg(long, value_name = "COUNT")]
     turns_waiting_max: Option<u64>,
+    /// Milliseconds that its agents compute in a minute, below the host's limit
+    #[arg(long, value_name = "MS")]
+    cpu_minute_ms_max: Option<u64>,
 }
 
 impl Bounds {
@@ -114,6 +117,7 @@ impl Bounds {
             ("storage_bytes_max", self.storage_bytes_max),
             ("turns_max", self.turns_max),
             ("turns_waiting_max", self.turns_waiting_max),
+            ("cpu_minute_ms_max", self.cpu_minute_ms_max),
         ];
         let set = fields.into_iter();
         let set = set.filter_map(|(name, value)| Some((name.to_owned(), json!(value?))));

@@ -31,11 +31,15 @@ pub struct Limits {
     pub cpu_ms_max: u64,
     /// The same of all turns of a tenant, in a minute.
     pub cpu_tenant_minute_ms_max: u64,
+    /// Guests that compute for longer than a moment, at once: others of them wait for their turn.
+    pub computing_max: u64,
     /// Time from start to outcome, waiting counted.
     pub turn_ms_max: u64,
     pub host_calls_max: u64,
     /// Handed over by the guest in one host call.
     pub host_call_bytes_max: u64,
+    /// What one turn writes into its session's journal, in one attempt.
+    pub written_bytes_max: u64,
     /// Resources of the host held at once.
     pub handles_max: u64,
     /// Said in one turn.
@@ -146,12 +150,16 @@ impl Default for Limits {
             cpu_ms_max: 2_000,
             // All of every core: no bound until an operator sets one.
             cpu_tenant_minute_ms_max: cores() * 60_000,
+            // One core is for all that takes a moment.
+            computing_max: (cores() - 1).max(1),
             // The slowest models think for minutes, and a turn may ask several times.
             turn_ms_max: 600_000,
             // A streamed answer of 10,000 tokens read piece by piece, ten times over.
             host_calls_max: 100_000,
             // One whole slot in one call.
             host_call_bytes_max: 4 * MIB,
+            // Sixty-four of the longest documents.
+            written_bytes_max: 256 * MIB,
             handles_max: 1_000,
             // More text than any model says in one answer.
             reply_bytes_max: MIB,
@@ -244,7 +252,7 @@ fn cores() -> u64 {
 
 impl Limits {
     /// Every limit by name.
-    pub(super) fn named(&self) -> [(&'static str, u64); 53] {
+    pub(super) fn named(&self) -> [(&'static str, u64); 55] {
         // Taken apart whole, so that a new field cannot be forgotten here.
         let Self {
             component_bytes_max,
@@ -255,9 +263,11 @@ impl Limits {
             memory_bytes_max,
             cpu_ms_max,
             cpu_tenant_minute_ms_max,
+            computing_max,
             turn_ms_max,
             host_calls_max,
             host_call_bytes_max,
+            written_bytes_max,
             handles_max,
             reply_bytes_max,
             call_depth_max,
@@ -310,9 +320,11 @@ impl Limits {
             ("memory_bytes_max", memory_bytes_max),
             ("cpu_ms_max", cpu_ms_max),
             ("cpu_tenant_minute_ms_max", cpu_tenant_minute_ms_max),
+            ("computing_max", computing_max),
             ("turn_ms_max", turn_ms_max),
             ("host_calls_max", host_calls_max),
             ("host_call_bytes_max", host_call_bytes_max),
+            ("written_bytes_max", written_bytes_max),
             ("handles_max", handles_max),
             ("reply_bytes_max", reply_bytes_max),
             ("call_depth_max", call_depth_max),

@@ -18,6 +18,9 @@ pub struct Quotas {
     /// Turns that wait for a place.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub turns_waiting_max: Option<u64>,
+    /// Milliseconds that all its guests compute in a minute. Only below the limit of the host.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu_minute_ms_max: Option<u64>,
 }
 
 impl Quotas {
@@ -28,6 +31,7 @@ impl Quotas {
             storage_bytes_max: self.storage_bytes_max.or(other.storage_bytes_max),
             turns_max: self.turns_max.or(other.turns_max),
             turns_waiting_max: self.turns_waiting_max.or(other.turns_waiting_max),
+            cpu_minute_ms_max: self.cpu_minute_ms_max.or(other.cpu_minute_ms_max),
         }
     }
 }

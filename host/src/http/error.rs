@@ -6,7 +6,7 @@
 
 use axum::Json;
 use axum::response::{IntoResponse, Response};
-use http::{HeaderName, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde_json::{Value, json};
 
 use crate::agents::{ConfigError, DeployError};
@@ -44,7 +44,7 @@ pub(super) struct ApiError {
     /// The connection ends with the answer.
     closes: bool,
     /// Beside those that every error has.
-    headers: Vec<(HeaderName, HeaderValue)>,
+    headers: Option<Box<HeaderMap>>,
 }
 
 /// The code of an answer that is an error, for whoever writes it down.
@@ -65,7 +65,7 @@ impl ApiError {
             retry_after_s: None,
             is_final,
             closes: false,
-            headers: Vec::new(),
+            headers: None,
         }
     }
 
@@ -190,8 +190,10 @@ impl ApiError {
         self,
         headers: impl IntoIterator<Item = (HeaderName, HeaderValue)>,
     ) -> Self {
-        let headers = headers.into_iter().collect();
-        Self { headers, ..self }
+        Self {
+            headers: Some(Box::new(headers.into_iter().collect())),
+            ..self
+        }
     }
 
     /// Asking again changes nothing.
@@ -226,7 +228,9 @@ impl IntoResponse for ApiError {
         let mut response = (self.status, Json(body)).into_response();
         response.extensions_mut().insert(Code(self.code));
         let headers = response.headers_mut();
-        headers.extend(self.headers);
+        if let Some(own) = self.headers {
+            headers.extend(*own);
+        }
         if let Some(seconds) = self.retry_after_s {
             headers.insert("retry-after", HeaderValue::from(seconds));
         }

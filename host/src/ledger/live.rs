@@ -67,6 +67,8 @@ pub(super) struct Live {
     /// Consecutive, up to the newest entry; holds at least everything not durable.
     recent: VecDeque<Encoded>,
     recent_bytes: usize,
+    /// Of all entries and long values since it was opened.
+    written_bytes: u64,
     /// Long values that unflushed entries name.
     new_values: Vec<(Digest, Bytes)>,
     /// Other records of the next commit.
@@ -116,6 +118,7 @@ impl Live {
             unflushed: 0,
             recent: VecDeque::new(),
             recent_bytes: 0,
+            written_bytes: 0,
             new_values: Vec::new(),
             new_records: Vec::new(),
             texts: HashMap::new(),
@@ -215,6 +218,7 @@ impl Live {
         self.state.next(&entry)?;
         let encoded = encode(&entry);
         self.recent_bytes += encoded.len();
+        self.written_bytes += encoded.len() as u64;
         self.recent.push_back(encoded);
         self.unflushed += 1;
         Ok(entry.seq)
@@ -427,7 +431,7 @@ impl<'a> Batch<'a> {
         let (content, value) = super::Ledger::content(text);
         if let Some((digest, bytes)) = value {
             self.live.texts.insert(digest, bytes.clone());
-            self.live.new_values.push((digest, bytes));
+            self.keep(digest, bytes);
         }
         content
     }
@@ -449,11 +453,21 @@ impl<'a> Batch<'a> {
             return Content::Inline { text };
         }
         let digest = Digest::of(bytes);
-        self.live.new_values.push((digest, bytes.clone()));
+        self.keep(digest, bytes.clone());
         Content::Stored {
             digest,
             bytes: bytes.len() as u64,
         }
+    }
+
+    fn keep(&mut self, digest: Digest, bytes: Bytes) {
+        self.live.written_bytes += bytes.len() as u64;
+        self.live.new_values.push((digest, bytes));
+    }
+
+    /// Of entries and long values that were pushed so far, by anybody: what came in between is the difference.
+    pub fn written_bytes(&self) -> u64 {
+        self.live.written_bytes
     }
 
     /// Forget long texts that no slot names any more.

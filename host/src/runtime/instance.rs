@@ -101,7 +101,7 @@ async fn run(runtime: &Runtime, loaded: &Loaded, scope: &Arc<Scope>, input: Inpu
         // Others get a turn at every tick; their time is not this guest's.
         Ok(UpdateDeadline::YieldCustom(
             1,
-            Box::pin(async move { scope.cpu.waiting(others_first(&scope)).await }),
+            Box::pin(async move { others_first(&scope).await }),
         ))
     });
     // Armed before instantiation: start functions are guest code too.
@@ -131,6 +131,7 @@ async fn run(runtime: &Runtime, loaded: &Loaded, scope: &Arc<Scope>, input: Inpu
         answer
     };
     let answer = called.await;
+    scope.cpu.step_aside();
     // Only a guest that came to its end by itself must have come to the record's end too.
     if answer.is_ok()
         && let Err(stop) = scope.finish()
@@ -147,13 +148,15 @@ async fn run(runtime: &Runtime, loaded: &Loaded, scope: &Arc<Scope>, input: Inpu
     }
 }
 
-/// What a guest waits for that has computed for a tick: whoever else can run, its tenant's minute, and the
-/// disk if the turn writes faster than that. Its own calls never wait for these.
+/// What a guest waits for that has computed for a tick: whoever else can run, the disk if the turn writes faster
+/// than that, its tenant's minute, and a place if it has computed for long. Its own calls never wait for these.
 async fn others_first(scope: &Scope) {
+    scope.cpu.step_aside();
     tokio::task::yield_now().await;
-    scope.cpu.allowed().await;
     // A dead ledger is told of by the next call that needs it.
     let _ = scope.ledger.room().await;
+    scope.cpu.allowed().await;
+    scope.cpu.resume();
 }
 
 fn agent_error(error: export::AgentError) -> String {

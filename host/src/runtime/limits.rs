@@ -34,6 +34,8 @@ pub struct TurnLimits {
     pub turn_ms_max: u64,
     pub host_calls_max: u64,
     pub host_call_bytes_max: usize,
+    /// What an attempt of the turn writes into its session's journal.
+    pub written_bytes_max: u64,
     pub handles_max: usize,
     pub reply_bytes_max: u64,
     pub message_bytes_max: usize,
@@ -57,6 +59,7 @@ impl Default for TurnLimits {
             turn_ms_max: 600_000,
             host_calls_max: 100_000,
             host_call_bytes_max: 4 * 1024 * 1024,
+            written_bytes_max: 256 * 1024 * 1024,
             handles_max: 1_000,
             reply_bytes_max: 1024 * 1024,
             message_bytes_max: 1024 * 1024,
@@ -99,7 +102,7 @@ impl TurnLimits {
         limits
     }
 
-    fn by_name(&mut self) -> [(&'static str, Number<'_>); 17] {
+    fn by_name(&mut self) -> [(&'static str, Number<'_>); 18] {
         [
             ("memory_bytes_max", Number::Long(&mut self.memory_bytes_max)),
             ("cpu_ms_max", Number::Long(&mut self.cpu_ms_max)),
@@ -108,6 +111,10 @@ impl TurnLimits {
             (
                 "host_call_bytes_max",
                 Number::Size(&mut self.host_call_bytes_max),
+            ),
+            (
+                "written_bytes_max",
+                Number::Long(&mut self.written_bytes_max),
             ),
             ("handles_max", Number::Size(&mut self.handles_max)),
             ("reply_bytes_max", Number::Long(&mut self.reply_bytes_max)),
@@ -248,7 +255,7 @@ mod tests {
         for (at, (_, limit)) in limits.by_name().into_iter().enumerate() {
             limit.set(at as u64);
         }
-        assert_eq!(limits.pinned().len(), 17);
+        assert_eq!(limits.pinned().len(), TurnLimits::default().by_name().len());
         assert_eq!(TurnLimits::of_pinned(&limits.pinned()), limits);
     }
 

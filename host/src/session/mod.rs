@@ -17,7 +17,7 @@
 //! - `set_aside`: sessions whose journals are damaged.
 //! - `nested`: the sessions of nested calls; `following`: a message to its end; `authorization`: what
 //!   callers forward.
-//! - `fair`: pure, whose turn gets the next place; `places`: the same with wakers; `quotas`: what tenants hold.
+//! - `places`: places for turns, and how many wait; `quotas`: what tenants hold.
 //! - `tenants`: tenants that are not served, and the removal of one.
 //! - `wake`: sessions that are due without anybody asking.
 //!
@@ -28,7 +28,6 @@
 mod authorization;
 pub mod commands;
 mod driver;
-mod fair;
 pub mod following;
 pub mod fork;
 mod instances;

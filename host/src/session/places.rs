@@ -1,4 +1,4 @@
-//! Places for turns that run, and the lines before them: [`super::fair`] with wakers.
+//! Places for turns that run, and how many wait for one.
 //!
 //! There is a set of places for each depth of calls: a turn that waits for one that it called keeps its place, and
 //! must not keep that one from having any.
@@ -7,14 +7,12 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use tokio::sync::oneshot;
-
+use crate::fair::{Bounds, Gate, Pass};
 use crate::id::TenantId;
 use crate::telemetry::{self, Limit};
 use crate::tenants::Quotas;
 
 use super::Sessions;
-use super::fair::{Bounds, Entry, Fair, Ticket};
 
 /// Who has more to do than may be queued.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -26,54 +24,31 @@ pub enum Overload {
 }
 
 pub(super) struct Places {
-    depths: Vec<Mutex<Depth>>,
+    depths: Vec<Arc<Gate>>,
     /// At every depth.
     waiting: AtomicUsize,
     of_tenants: Mutex<BTreeMap<TenantId, Arc<AtomicUsize>>>,
-}
-
-#[derive(Default)]
-struct Depth {
-    fair: Fair<TenantId>,
-    wakes: BTreeMap<Ticket, oneshot::Sender<()>>,
 }
 
 impl Places {
     pub(super) fn new(depth_max: u32) -> Self {
         let depths = 0..depth_max.max(1);
         Self {
-            depths: depths.map(|_| Mutex::default()).collect(),
+            depths: depths.map(|_| Arc::default()).collect(),
             waiting: AtomicUsize::new(0),
             of_tenants: Mutex::default(),
         }
     }
 
     /// Wait for a place. Giving up leaves the line.
-    pub(super) async fn take(&self, tenant: &TenantId, depth: u32, bounds: Bounds) -> Place<'_> {
+    pub(super) async fn take(&self, tenant: &TenantId, depth: u32, bounds: Bounds) -> Pass {
         let at = usize::try_from(depth).unwrap_or(usize::MAX);
-        let depth = &self.depths[at.min(self.depths.len() - 1)];
-        let (entry, woken) = {
-            let mut depth = lock(depth);
-            match depth.fair.enter(tenant, bounds) {
-                Entry::Go(ticket) => (ticket, None),
-                Entry::Wait(ticket) => {
-                    let (wake, woken) = oneshot::channel();
-                    depth.wakes.insert(ticket, wake);
-                    (ticket, Some(woken))
-                }
-            }
-        };
-        let place = Place {
-            depth,
-            tenant: tenant.clone(),
-            ticket: entry,
-        };
-        if let Some(woken) = woken {
+        let mut pass = self.depths[at.min(self.depths.len() - 1)].enter(tenant, bounds);
+        if pass.waits() {
             let _waiting = Waiting::start(self, tenant);
-            // The sender goes only with its message, or with the place that this future holds.
-            let _ = woken.await;
+            pass.admitted().await;
         }
-        place
+        pass
     }
 
     /// A turn of the tenant waits for something else before it takes a place, and is counted as long as this lives.
@@ -98,28 +73,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex
         .lock()
         .unwrap_or_else(|poisoned| poisoned.into_inner())
-}
-
-/// A place, or one in the line. Dropping it gives it to whoever is next.
-pub(super) struct Place<'a> {
-    depth: &'a Mutex<Depth>,
-    tenant: TenantId,
-    ticket: Ticket,
-}
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        let wakes: Vec<_> = {
-            let mut depth = lock(self.depth);
-            depth.wakes.remove(&self.ticket);
-            let go = depth.fair.leave(&self.tenant, self.ticket);
-            go.iter().filter_map(|it| depth.wakes.remove(it)).collect()
-        };
-        for wake in wakes {
-            // Who stopped waiting leaves its place by itself.
-            let _ = wake.send(());
-        }
-    }
 }
 
 /// Counts a turn that waits for a place, also if it is given up while it waits.
@@ -176,7 +129,7 @@ impl Sessions {
 
     /// So that no turn begins until they are dropped.
     #[cfg(test)]
-    pub(super) async fn take_every_place(&self) -> Vec<Place<'_>> {
+    pub(super) async fn take_every_place(&self) -> Vec<Pass> {
         let nobody = TenantId::new("nobody").expect("a name");
         let all = Bounds {
             tenant_max: usize::MAX,

@@ -300,6 +300,7 @@ async fn perform(
         cpu: Cpu::start(),
         output: TurnOutput::default(),
         calls: AtomicU64::new(0),
+        written: AtomicU64::new(0),
         record: Record::of(replay, Instant::now()),
     });
     let input = input(&story.state, &case.turn, agent, case.seeds.clone());

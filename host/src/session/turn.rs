@@ -229,7 +229,8 @@ async fn execute(sessions: &Sessions, session: &Session, started: Started) -> Ex
     let admitted = Instant::now();
     let tenant = &session.journal.tenant;
     // Before it takes a place: a tenant whose minute is used up keeps none from others.
-    let minute = parts.minutes.of(tenant);
+    let own = sessions.quotas(tenant).cpu_minute_ms_max;
+    let minute = parts.minutes.of(tenant, own);
     if minute.is_used_up() {
         let _waiting = sessions.0.turns.waits(tenant);
         minute.allowed(Duration::ZERO).await;
@@ -310,6 +311,7 @@ async fn execute(sessions: &Sessions, session: &Session, started: Started) -> Ex
         cpu: Cpu::start_for(minute),
         output: TurnOutput::default(),
         calls: AtomicU64::new(0),
+        written: AtomicU64::new(0),
         record,
     };
     Stage::Admission.took(admitted);

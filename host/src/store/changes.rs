@@ -27,6 +27,15 @@ pub(in crate::store) enum Op {
 }
 
 impl Op {
+    /// Of its first row; none if it has no rows.
+    pub(in crate::store) fn key(&self) -> &[u8] {
+        match self {
+            Self::New(key, _) | Self::Delete(key) => key,
+            Self::Once(rows) => rows.first().map_or(&[], |(key, _)| key),
+            Self::Replace(stem, _) | Self::Remove(stem) => stem.bytes(),
+        }
+    }
+
     pub(in crate::store) fn bytes(&self) -> usize {
         let rows = |rows: &[(Vec<u8>, Vec<u8>)]| -> usize {
             rows.iter()

@@ -6,22 +6,25 @@
 //!          -> settle -> call each `done` in order
 //! ```
 //!
-//! Invariant: commits are applied in the order accepted, and a `done` is called
-//! with `Ok` only after a sync that covers it. The first failure latches: the group
-//! and everything queued behind it is told so in order, and its changes stay
-//! published, so that readers go on seeing the last good sync.
+//! Invariant: the commits of one tenant are applied in the order accepted; those of several go in
+//! turns ([`super::lines`]). Nothing of one depends on another's: whoever needs two tenants' rows in order
+//! waits for the first. A `done` is called with `Ok` only after a sync that covers it. The
+//! first failure latches: the group and everything queued behind it is told so, and its changes
+//! stay published, so that readers go on seeing the last good sync.
 //!
 //! The queue itself has no bound: its length is that of the commits not yet done,
 //! and whoever commits waits for `done` or accounts for the bytes it has in flight.
 
 use std::any::Any;
-use std::collections::VecDeque;
+use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle};
 
 use super::changes::{Op, add, encode};
 use super::engine::{Changes, Engine, EngineError};
+use super::keys;
+use super::lines::{Line, Lines};
 use super::owners::{Owners, Taken, Ticket};
 use super::view::InFlight;
 use super::{Commit, CommitError, Generation, JournalId, Latched, OpenError, Tail};
@@ -36,18 +39,17 @@ type Done = Box<dyn FnOnce(Result<(), Latched>) + Send>;
 
 struct Accepted {
     ops: Vec<Op>,
-    bytes: usize,
     ticket: Ticket,
     done: Done,
 }
 
 #[derive(Default)]
 struct Queue {
-    accepted: VecDeque<Accepted>,
+    accepted: Lines<Accepted>,
     owners: Owners,
     newest: Ticket,
-    /// Everything up to here is durable or failed.
-    settled: Ticket,
+    /// What was accepted and is neither durable nor failed yet.
+    open: BTreeSet<Ticket>,
     latched: Option<Latched>,
     closing: bool,
     /// The thread waits for work, so it must be woken.
@@ -124,12 +126,12 @@ impl Committer {
 
     pub(in crate::store) fn release(&self, journal: &JournalId, generation: Generation) {
         let queue = &mut *self.shared.lock();
-        queue.owners.release(journal, generation, queue.settled);
+        let settled = queue.settled();
+        queue.owners.release(journal, generation, settled);
     }
 
     pub(in crate::store) fn is_settled(&self) -> bool {
-        let queue = self.shared.lock();
-        queue.settled == queue.newest
+        self.shared.lock().open.is_empty()
     }
 
     pub(in crate::store) fn latched(&self) -> Option<Latched> {
@@ -159,7 +161,7 @@ impl Committer {
             if let Some(latched) = &queue.latched {
                 return Err(latched.clone());
             }
-            if queue.settled >= ticket {
+            if !queue.open.contains(&ticket) {
                 return Ok(());
             }
             queue = self
@@ -194,18 +196,11 @@ impl Queue {
         }
     }
 
-    fn next_group(&mut self) -> Vec<Accepted> {
-        let mut bytes = 0;
-        let count = self
-            .accepted
-            .iter()
-            .take_while(|accepted| {
-                let fits = bytes == 0 || bytes + accepted.bytes <= GROUP_BYTES_MAX;
-                bytes += accepted.bytes;
-                fits
-            })
-            .count();
-        self.accepted.drain(..count).collect()
+    /// Everything up to here is durable or failed.
+    fn settled(&self) -> Ticket {
+        self.open
+            .first()
+            .map_or(self.newest, |oldest| Ticket(oldest.0 - 1))
     }
 }
 
@@ -217,13 +212,12 @@ impl Shared {
     fn push(&self, mut queue: MutexGuard<'_, Queue>, ops: Vec<Op>, done: Done) -> Ticket {
         queue.newest.0 += 1;
         let ticket = queue.newest;
+        queue.open.insert(ticket);
         let bytes = ops.iter().map(Op::bytes).sum();
-        queue.accepted.push_back(Accepted {
-            ops,
-            bytes,
-            ticket,
-            done,
-        });
+        let first = ops.first().map_or(&[][..], Op::key);
+        let line: Line = keys::owner(first).into();
+        let accepted = Accepted { ops, ticket, done };
+        queue.accepted.push(line, bytes, accepted);
         // Waking costs a system call, so only when the thread sleeps.
         let wake = std::mem::take(&mut queue.idle);
         drop(queue);
@@ -254,7 +248,7 @@ impl Shared {
         let mut queue = self.lock();
         loop {
             if !queue.accepted.is_empty() {
-                return Some(queue.next_group());
+                return Some(queue.accepted.next_group(GROUP_BYTES_MAX));
             }
             if queue.closing {
                 return None;
@@ -285,14 +279,14 @@ impl Shared {
     }
 
     fn acknowledge(&self, group: Vec<Accepted>) {
-        if let Some(last) = group.last() {
-            let mut queue = self.lock();
-            let settled = last.ticket;
-            queue.settled = settled;
-            queue.owners.settle(settled);
-            drop(queue);
-            self.settled.notify_all();
+        let mut queue = self.lock();
+        for accepted in &group {
+            queue.open.remove(&accepted.ticket);
         }
+        let settled = queue.settled();
+        queue.owners.settle(settled);
+        drop(queue);
+        self.settled.notify_all();
         for accepted in group {
             call(accepted.done, Ok(()));
         }
@@ -303,8 +297,8 @@ impl Shared {
         let latched = Latched { reason };
         let mut queue = self.lock();
         queue.latched = Some(latched.clone());
-        queue.settled = queue.newest;
-        let behind = std::mem::take(&mut queue.accepted);
+        queue.open.clear();
+        let behind = queue.accepted.drain();
         drop(queue);
         self.settled.notify_all();
         for accepted in group.into_iter().chain(behind) {

@@ -199,6 +199,12 @@ pub(in crate::store) fn tenants_after(of: Option<&TenantId>) -> Range<Vec<u8>> {
     low..everything().end
 }
 
+/// Whose a key is: the bytes of the tenant's name, none for the host's own.
+pub(in crate::store) fn owner(key: &[u8]) -> &[u8] {
+    let end = key.iter().position(|byte| *byte == 0);
+    &key[..end.unwrap_or(key.len())]
+}
+
 /// The tenant of a key; none if it has none, or is none of ours.
 pub(in crate::store) fn tenant_of(key: &[u8]) -> Option<TenantId> {
     let (tenant, _) = until_zero(key)?;
@@ -451,6 +457,7 @@ mod tests {
             };
             prop_assert_eq!(super::tenant(&owner).contains(&key), of_key.as_ref() == Some(&owner));
             prop_assert_eq!(tenant_of(&key), of_key.clone());
+            prop_assert_eq!(super::owner(&key), of_key.as_ref().map_or("", TenantId::as_str).as_bytes());
             prop_assert_eq!(tenants_after(Some(&owner)).contains(&key), of_key.as_ref() > Some(&owner));
             prop_assert_eq!(tenants_after(None).contains(&key), of_key.is_some());
             prop_assert!(everything().contains(&key));

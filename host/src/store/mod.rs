@@ -5,7 +5,7 @@
 //! queues. Nothing asks for more than one journal at a time and no commit spans
 //! two journals, so that a replicated log can stand behind the same trait.
 //!
-//! Invariant: a commit is applied whole or not at all, in the order queued, and
+//! Invariant: a commit is applied whole or not at all, those of a tenant in the order queued, and
 //! its `done` is called only after it is on disk (see `durability`) or failed. After the
 //! first failed sync the store is latched: every later commit fails, reads go on.
 
@@ -16,6 +16,7 @@ pub mod components;
 mod damage;
 mod engine;
 mod keys;
+mod lines;
 mod local;
 mod memory;
 mod owners;

@@ -332,6 +332,7 @@ fn tenants() -> Value {
             "storage_bytes_max": quota(),
             "turns_max": quota(),
             "turns_waiting_max": quota(),
+            "cpu_minute_ms_max": quota(),
         }), &[]),
         "NewTenant": closed(json!({
             "tenant": named("TenantName"),

@@ -137,6 +137,8 @@ pub struct Scope {
     pub cpu: Cpu,
     pub output: TurnOutput,
     pub calls: AtomicU64,
+    /// Bytes that this attempt wrote into the journal.
+    pub written: AtomicU64,
     pub record: Record,
 }
 
@@ -244,6 +246,10 @@ impl Scope {
             telemetry::hit(Limit::HostCalls);
             return Err(Stop::Limit("host calls"));
         }
+        if self.written.load(Ordering::Relaxed) >= self.limits.written_bytes_max {
+            telemetry::hit(Limit::WrittenBytes);
+            return Err(Stop::Limit("bytes in the journal"));
+        }
         Ok(())
     }
 
@@ -329,8 +335,10 @@ impl Scope {
                 .get(&self.turn)
                 .map(|turn| turn.calls)
                 .ok_or(Stop::Over)?;
-            let before = batch.state().last;
+            let (before, written) = (batch.state().last, batch.written_bytes());
             let decided = decide(batch, n);
+            let written = batch.written_bytes() - written;
+            self.written.fetch_add(written, Ordering::Relaxed);
             if answers && batch.state().last != before {
                 self.clock.set(batch.state().time);
             }

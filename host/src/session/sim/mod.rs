@@ -279,7 +279,7 @@ impl World {
             &[tenant()],
         );
         let sessions = Sessions::new(Parts {
-            minutes: Minutes::new(u64::MAX),
+            minutes: Minutes::new(u64::MAX, 1),
             store: store.clone(),
             clock: clock.clone(),
             instances: Instances::Scripted,

@@ -1,6 +1,6 @@
-//! Whose turn gets the next place: fair turns between tenants, in order within each. PURE.
+//! Who gets the next place: fair turns between tenants, in order within each. PURE.
 //!
-//! A tenant that has many turns waiting delays its own and nobody else's: it never has more places than it may, and
+//! A tenant that has many waiting delays its own and nobody else's: it never has more places than it may, and
 //! places that come free go round the tenants that wait.
 //!
 //! Invariant: nobody waits while there is a place that they may have. Invariant: `running` and `waiting` count
@@ -9,17 +9,17 @@
 use std::collections::{BTreeMap, VecDeque};
 
 /// Names one who runs or waits.
-pub(super) type Ticket = u64;
+pub(in crate::fair) type Ticket = u64;
 
 /// How many places there are, and for one tenant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Bounds {
-    pub(super) host_max: usize,
-    pub(super) tenant_max: usize,
+pub struct Bounds {
+    pub host_max: usize,
+    pub tenant_max: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Entry {
+pub(in crate::fair) enum Entry {
     Go(Ticket),
     Wait(Ticket),
 }
@@ -31,9 +31,9 @@ struct Line {
     bounds: Bounds,
 }
 
-/// The places of one depth of calls.
+/// The places of one gate.
 #[derive(Debug)]
-pub(super) struct Fair<K> {
+pub(in crate::fair) struct Fair<K> {
     lines: BTreeMap<K, Line>,
     /// Tenants with somebody waiting; the first is next.
     round: VecDeque<K>,
@@ -54,7 +54,7 @@ impl<K> Default for Fair<K> {
 
 impl<K: Ord + Clone> Fair<K> {
     /// Come in. The bounds hold for the tenant from now on.
-    pub(super) fn enter(&mut self, tenant: &K, bounds: Bounds) -> Entry {
+    pub(in crate::fair) fn enter(&mut self, tenant: &K, bounds: Bounds) -> Entry {
         self.newest += 1;
         let ticket = self.newest;
         let running = self.running;
@@ -77,7 +77,7 @@ impl<K: Ord + Clone> Fair<K> {
     }
 
     /// Leave a place, or the line; answers who goes now.
-    pub(super) fn leave(&mut self, tenant: &K, ticket: Ticket) -> Vec<Ticket> {
+    pub(in crate::fair) fn leave(&mut self, tenant: &K, ticket: Ticket) -> Vec<Ticket> {
         let Some(line) = self.lines.get_mut(tenant) else {
             return Vec::new();
         };
