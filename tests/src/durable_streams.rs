@@ -266,6 +266,19 @@ async fn streams_are_open_only_where_the_operator_opened_them() {
         .expect("an answer");
     let cache = get.headers()["cache-control"].to_str().expect("ASCII");
     assert!(cache.starts_with("public"), "{cache}");
+    // A page that somebody inside looks at writes nothing, wherever it is from; one of this server's does.
+    for (origin, status) in [
+        ("https://evil.example", 403),
+        ("null", 403),
+        (&*server.url, 204),
+    ] {
+        let post = server.client.post(format!("{}/v1/stream/s", server.url));
+        let post = post
+            .header("origin", origin)
+            .header("content-type", "application/octet-stream");
+        let answer = post.body("x").send().await.expect("an answer");
+        assert_eq!(answer.status(), status, "{origin}");
+    }
     // Who shows a key is who the key says.
     let theirs = server.call("GET /v1/stream/s").key(&other).await;
     theirs.refused(404, "stream_not_found");

@@ -11,7 +11,7 @@ use crate::tenants::tenant;
 /// What tenants do. `WORD` is a word of the tenant's own; `<echo>` is a component; `@k` makes it idempotent;
 /// `~` asks for a stream of events. Nothing here
 /// begins what the next step would race with.
-const STEPS: [&str; 48] = [
+const STEPS: [&str; 56] = [
     "PUT /v1/agents/echo <echo>",
     "PUT /v1/agents/echo <echo>",
     "PUT /v1/agents/puppet <puppet>",
@@ -57,6 +57,14 @@ const STEPS: [&str; 48] = [
     "PUT /v1/secrets/example WORD-WORD",
     "GET /v1/secrets",
     "DELETE /v1/secrets/example",
+    r#"PUT /v1/stream/a ["WORD"]"#,
+    r#"PUT /v1/stream/a ["another WORD"]"#,
+    r#"POST /v1/stream/a {"say": "WORD"}"#,
+    "GET /v1/stream/a",
+    "GET /v1/stream/a?offset=-1&live=long-poll",
+    "DELETE /v1/stream/a",
+    "GET /v1/stream/sessions/s",
+    "GET /v1/stream/sessions/t?offset=now",
     "GET /v1/usage",
     "GET /v1/tenants/OWN",
     "GET /v1/tenants/OTHER",
@@ -97,6 +105,10 @@ async fn perform(server: &Server, of: &Tenant<'_>, step: &str) -> String {
             call.body(component).await
         }
         (None, true) if !body.is_empty() => call.text(body).await,
+        (None, _) if line[1].contains("/stream/") => {
+            let call = call.header("content-type", "application/json");
+            call.body(body.to_owned()).await
+        }
         (None, _) => call.body(body.to_owned()).await,
     };
     let text = match serde_json::from_slice::<Value>(&answer.body) {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::extract::FromRequestParts;
 use http::request::Parts;
-use http::{Method, StatusCode, header};
+use http::{HeaderValue, Method, StatusCode, header};
 
 use crate::id::{Author, SessionId, TenantId};
 use crate::tenants::{Denied, Holder, Right, TokenRecord, Who};
@@ -130,6 +130,11 @@ impl FromRequestParts<Api> for StreamCaller {
             parts.headers.contains_key(header::AUTHORIZATION) || presented(parts).is_some();
         match &api.settings.streams_open_to {
             Some(tenant) if !has_key => {
+                if is_of_foreign_page(parts, api) {
+                    let message = "pages of other origins use streams with a key only";
+                    let forbidden = StatusCode::FORBIDDEN;
+                    return Err(ApiError::new(forbidden, "insufficient_scope", message));
+                }
                 api.tenants.admits(tenant).map_err(denied)?;
                 Ok(Self {
                     tenant: tenant.clone(),
@@ -145,6 +150,19 @@ impl FromRequestParts<Api> for StreamCaller {
             }
         }
     }
+}
+
+/// Whether a browser sends this for a page that is neither of this server nor of an origin that may call. Who is on a closed
+/// network must not be used by a page from outside of it to write into streams.
+fn is_of_foreign_page(parts: &Parts, api: &Api) -> bool {
+    let Some(origin) = parts.headers.get(header::ORIGIN) else {
+        return false;
+    };
+    let host = parts.headers.get(header::HOST).map(HeaderValue::as_bytes);
+    let host = host.or(parts.uri.authority().map(|it| it.as_str().as_bytes()));
+    let own = origin.to_str().ok().and_then(|it| it.split_once("://"));
+    let is_own = own.is_some_and(|(_, authority)| host == Some(authority.as_bytes()));
+    !is_own && !api.settings.cors_origins.contains(origin)
 }
 
 /// Whoever may look after tenants: the operator after all of them, an administrator after their own.

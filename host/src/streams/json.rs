@@ -1,6 +1,9 @@
 //! Streams of JSON: messages in, one array out. Nothing is written anew: messages keep their bytes.
 
+use std::fmt;
+
 use bytes::Bytes;
+use serde::de::{Deserializer as _, IgnoredAny, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 /// A body as messages with a comma between them, and how many; an array is taken apart, one level deep.
@@ -10,10 +13,29 @@ pub fn flatten(body: &Bytes) -> Result<(Bytes, usize), serde_json::Error> {
     if !text.starts_with('[') {
         return Ok((body.slice_ref(text.as_bytes()), 1));
     }
-    let messages: Vec<&RawValue> = serde_json::from_str(text)?;
+    let count = serde_json::Deserializer::from_str(text).deserialize_seq(Count)?;
     // Without the brackets, the text of an array is its messages with commas between them.
     let inner = text[1..text.len() - 1].trim_ascii();
-    Ok((body.slice_ref(inner.as_bytes()), messages.len()))
+    Ok((body.slice_ref(inner.as_bytes()), count))
+}
+
+/// Counts the elements of an array and keeps none: a body may be millions of them.
+struct Count;
+
+impl<'de> Visitor<'de> for Count {
+    type Value = usize;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an array")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> Result<usize, A::Error> {
+        let mut count = 0;
+        while array.next_element::<IgnoredAny>()?.is_some() {
+            count += 1;
+        }
+        Ok(count)
+    }
 }
 
 /// The first `count` of messages with commas between them; none if there are fewer.
