@@ -93,6 +93,8 @@ pub enum Durability {
 pub struct Http {
     /// Origins of web pages that may call; none by default.
     pub cors_origins: Vec<String>,
+    /// The tenant whose Durable Streams anybody may use who reaches the server, without a key: for closed networks.
+    pub streams_open_to: Option<TenantId>,
     /// Without it, HTTP is served in the clear.
     pub tls: Option<Tls>,
 }

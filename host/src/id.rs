@@ -239,6 +239,48 @@ impl TryFrom<String> for Digest {
     }
 }
 
+/// One life of a Durable Stream: what is created again at the same path is another. UUID version 7.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct StreamId(pub [u8; 16]);
+
+impl StreamId {
+    pub fn fresh() -> Self {
+        Self(*uuid::Uuid::now_v7().as_bytes())
+    }
+}
+
+impl fmt::Display for StreamId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex::encode(self.0))
+    }
+}
+
+impl fmt::Debug for StreamId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl From<StreamId> for String {
+    fn from(id: StreamId) -> Self {
+        id.to_string()
+    }
+}
+
+impl TryFrom<String> for StreamId {
+    type Error = InvalidName;
+
+    fn try_from(text: String) -> Result<Self, InvalidName> {
+        let mut bytes = [0; 16];
+        hex::decode_to_slice(&text, &mut bytes).map_err(|_| InvalidName {
+            what: "a stream's id",
+            rule: "[0-9a-f]{32}",
+        })?;
+        Ok(Self(bytes))
+    }
+}
+
 /// The number of an entry in its journal, from 1 without gaps. 0 is "before the first".
 #[derive(
     Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,

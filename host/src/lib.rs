@@ -13,6 +13,7 @@
 //! - [`runtime`]: wasmtime: a component and a turn in, an exit out.
 //! - [`agents`], [`tenants`], [`secrets`], [`logs`]: deployments; keys; what goes with agents' requests;
 //!   what agents print.
+//! - [`streams`]: Durable Streams, which anybody may append to and read.
 //! - [`session`]: who runs, when, and what happens after a crash.
 //! - [`http`]: the only place that knows status codes.
 //! - [`config`], [`fair`], [`seal`], [`secret`], [`shutdown`], [`telemetry`], [`guest`]: leaves.
@@ -43,6 +44,7 @@ mod serve;
 pub mod session;
 pub mod shutdown;
 pub mod store;
+pub mod streams;
 pub mod telemetry;
 pub mod tenants;
 

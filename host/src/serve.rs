@@ -33,6 +33,7 @@ use crate::session::{Instances, Parts, Sessions};
 use crate::shutdown::Shutdown;
 use crate::store::components::{ComponentError, Components};
 use crate::store::{self, Durability, ReadError, SledOptions, Store, StoreOpenError};
+use crate::streams::Streams;
 use crate::telemetry::Telemetry;
 use crate::tenants::{TenantError, Tenants};
 
@@ -106,10 +107,12 @@ pub async fn serve(
     let budgets = host.sessions.budgets().clone();
     let forgetting = forget_old_days(budgets, host.tenants.clone(), host.clock.clone());
     let forgetting = tokio::spawn(forgetting);
+    let sweeping = tokio::spawn(host.streams.clone().sweep());
 
     let audit_entries_max = as_usize(config.limits.audit_entries_max);
     let router = http::router(http::Parts {
         sessions: host.sessions.clone(),
+        durable: host.streams.clone(),
         tenants: host.tenants.clone(),
         secrets: host.secrets.clone(),
         audit: Audit::new(host.store.clone(), audit_entries_max),
@@ -142,18 +145,19 @@ pub async fn serve(
         ),
         stop
     );
-    for task in [Some(agenda), Some(forgetting), reloading]
+    for task in [Some(agenda), Some(forgetting), Some(sweeping), reloading]
         .into_iter()
         .flatten()
     {
         task.abort();
-        // Both hold the store: whoever opens it next must not find it taken.
+        // They hold the store: whoever opens it next must not find it taken.
         let _ = task.await;
     }
     // What administrators began is written down before the store closes.
     if !shutdown.finished(LAST_CONNECTIONS).await {
         tracing::warn!("the last requests were still being answered");
     }
+    host.streams.finish().await;
     host.close(&config.data).await;
     Ok(())
 }
@@ -165,6 +169,7 @@ struct Host {
     runtime: Arc<Runtime>,
     tenants: Tenants,
     sessions: Sessions,
+    streams: Streams,
     secrets: Secrets,
     logs: Logs,
     unclean: bool,
@@ -248,12 +253,15 @@ impl Host {
             seal,
             unclean,
         });
+        let open_max = as_usize(config.limits.stream_open_max);
+        let streams = Streams::new(store.clone(), clock.clone(), tenants.clone(), open_max);
         Ok(Self {
             store,
             clock,
             runtime,
             tenants,
             sessions,
+            streams,
             secrets,
             logs,
             unclean,
@@ -457,6 +465,11 @@ fn settings(config: &Config) -> Result<Settings, ServeError> {
         request_bytes_max: as_usize(config.limits.request_bytes_max),
         streams_max: as_usize(config.limits.streams_max),
         streams_tenant_max: as_usize(config.limits.streams_tenant_max),
+        streams_open_to: config.http.streams_open_to.clone(),
+        stream_body_bytes: as_usize(config.limits.stream_body_bytes_max),
+        stream_read_bytes: as_usize(config.limits.stream_read_bytes_max),
+        stream_wait: Duration::from_millis(config.limits.stream_wait_ms_max),
+        stream_live: Duration::from_millis(config.limits.stream_live_ms_max),
         body_stall: Duration::from_millis(config.limits.body_stall_ms_max),
         body_time: Duration::from_millis(config.limits.body_ms_max),
         is_secure: config.http.tls.is_some(),

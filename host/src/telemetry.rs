@@ -202,6 +202,10 @@ pub enum Limit {
     SessionsOpen,
     Forks,
     RequestBytes,
+    StreamBodyBytes,
+    StreamOpen,
+    StreamProducers,
+    StreamForkDepth,
 }
 
 impl Limit {
@@ -245,6 +249,10 @@ impl Limit {
             Self::SessionsOpen => "sessions_open_max",
             Self::Forks => "forks_max",
             Self::RequestBytes => "request_bytes_max",
+            Self::StreamBodyBytes => "stream_body_bytes_max",
+            Self::StreamOpen => "stream_open_max",
+            Self::StreamProducers => "stream_producers_max",
+            Self::StreamForkDepth => "stream_fork_depth_max",
         }
     }
 }

@@ -22,7 +22,10 @@ fn template(path: &str) -> Option<&'static str> {
     let paths = document()["paths"].as_object().expect("paths");
     let is_of = |template: &str| {
         let (rules, parts) = (template.split('/'), path.split('/'));
-        rules.clone().count() == parts.clone().count()
+        // The path of a stream has as many parts as it likes.
+        let is_long =
+            template.ends_with("/{path}") && rules.clone().count() <= parts.clone().count();
+        (is_long || rules.clone().count() == parts.clone().count())
             && rules
                 .zip(parts)
                 .all(|(rule, part)| rule == part || rule.starts_with('{'))

@@ -54,6 +54,8 @@ mod damage;
 #[cfg(test)]
 mod debates;
 #[cfg(test)]
+mod durable_streams;
+#[cfg(test)]
 mod edge;
 #[cfg(test)]
 mod egress;

@@ -125,8 +125,13 @@ fn check_here(store: &Path) -> anyhow::Result<()> {
     let report =
         check::check(store).hint("stop the server first, and name its data folder with --data")?;
     out(&format!(
-        "{} journals, {} entries, {} snapshots, {} values, {} records\n",
-        report.journals, report.entries, report.snapshots, report.values, report.records
+        "{} journals, {} entries, {} snapshots, {} values, {} records, {} pieces of streams\n",
+        report.journals,
+        report.entries,
+        report.snapshots,
+        report.values,
+        report.records,
+        report.pieces
     ))?;
     for journal in &report.half_removed {
         out(&format!("being removed: {journal}\n"))?;

@@ -106,6 +106,16 @@ pub struct Limits {
     pub request_bytes_max: u64,
     /// Of a request's head.
     pub header_bytes_max: u64,
+    /// Durable Streams held in memory; others wait in the store.
+    pub stream_open_max: u64,
+    /// Of one request that appends to a Durable Stream.
+    pub stream_body_bytes_max: u64,
+    /// Of one answer that reads a Durable Stream; one append more than that may be in it.
+    pub stream_read_bytes_max: u64,
+    /// A long poll of a Durable Stream.
+    pub stream_wait_ms_max: u64,
+    /// A live connection to a Durable Stream; its reader comes back.
+    pub stream_live_ms_max: u64,
     /// Entries kept of what administrators did, of each tenant; the oldest goes first.
     pub audit_entries_max: u64,
     /// Kept of what one agent printed and logged; the oldest goes first.
@@ -213,6 +223,16 @@ impl Default for Limits {
             // every byte in six, and the rest of the request.
             request_bytes_max: 8 * MIB,
             header_bytes_max: 64 * KIB,
+            // Some 2 KB each, and 64 KB while they are followed.
+            stream_open_max: 10_000,
+            // A picture, or a batch of ten thousand messages.
+            stream_body_bytes_max: 8 * MIB,
+            // A thousand messages of a kilobyte, in one answer that a cache can keep.
+            stream_read_bytes_max: MIB,
+            // The protocol's: shorter than the minute after which proxies give up.
+            stream_wait_ms_max: 30_000,
+            // The protocol's: caches and balancers in between get their turn.
+            stream_live_ms_max: 60_000,
             // A year of a deploy an hour, 300 bytes each.
             audit_entries_max: 10_000,
             log_bytes_max: MIB,
@@ -232,7 +252,7 @@ fn cores() -> u64 {
 
 impl Limits {
     /// Every limit by name.
-    pub(super) fn named(&self) -> [(&'static str, u64); 50] {
+    pub(super) fn named(&self) -> [(&'static str, u64); 55] {
         // Taken apart whole, so that a new field cannot be forgotten here.
         let Self {
             component_bytes_max,
@@ -280,6 +300,11 @@ impl Limits {
             usage_days_max,
             request_bytes_max,
             header_bytes_max,
+            stream_open_max,
+            stream_body_bytes_max,
+            stream_read_bytes_max,
+            stream_wait_ms_max,
+            stream_live_ms_max,
             audit_entries_max,
             log_bytes_max,
             cache_bytes_max,
@@ -332,6 +357,11 @@ impl Limits {
             ("usage_days_max", usage_days_max),
             ("request_bytes_max", request_bytes_max),
             ("header_bytes_max", header_bytes_max),
+            ("stream_open_max", stream_open_max),
+            ("stream_body_bytes_max", stream_body_bytes_max),
+            ("stream_read_bytes_max", stream_read_bytes_max),
+            ("stream_wait_ms_max", stream_wait_ms_max),
+            ("stream_live_ms_max", stream_live_ms_max),
             ("audit_entries_max", audit_entries_max),
             ("log_bytes_max", log_bytes_max),
             ("cache_bytes_max", cache_bytes_max),

@@ -73,7 +73,7 @@ fn errors_name_the_setting_and_where_it_stands() {
     check_error(
         "[http]\ncors = []",
         &[],
-        "unknown setting `http.cors` in FILE; known here: cors_origins, tls",
+        "unknown setting `http.cors` in FILE; known here: cors_origins, streams_open_to, tls",
     );
     check_error(
         "[limits]\nturns_max = 'many'",

@@ -92,6 +92,61 @@ impl Caller {
     }
 }
 
+/// Whoever uses a tenant's Durable Streams: with a key, or without one where the operator opened them to anybody.
+#[derive(Debug, Clone)]
+pub(super) struct StreamCaller {
+    tenant: TenantId,
+    /// None is anybody.
+    caller: Option<Caller>,
+}
+
+impl StreamCaller {
+    pub(super) fn tenant(&self) -> &TenantId {
+        &self.tenant
+    }
+
+    pub(super) fn is_anybody(&self) -> bool {
+        self.caller.is_none()
+    }
+
+    pub(super) fn need(&self, right: Right) -> ApiResult<()> {
+        self.caller.as_ref().map_or(Ok(()), |it| it.need(right))
+    }
+
+    /// Wait until they may not be here any more.
+    pub(super) async fn lapsed(self, api: Api) {
+        match self.caller {
+            Some(caller) => caller.lapsed(api).await,
+            None => api.tenants.closes(&self.tenant).await,
+        }
+    }
+}
+
+impl FromRequestParts<Api> for StreamCaller {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, ApiError> {
+        let has_key =
+            parts.headers.contains_key(header::AUTHORIZATION) || presented(parts).is_some();
+        match &api.settings.streams_open_to {
+            Some(tenant) if !has_key => {
+                api.tenants.admits(tenant).map_err(denied)?;
+                Ok(Self {
+                    tenant: tenant.clone(),
+                    caller: None,
+                })
+            }
+            Some(_) | None => {
+                let caller = Caller::from_request_parts(parts, api).await?;
+                Ok(Self {
+                    tenant: caller.tenant.clone(),
+                    caller: Some(caller),
+                })
+            }
+        }
+    }
+}
+
 /// Whoever may look after tenants: the operator after all of them, an administrator after their own.
 #[derive(Debug, Clone)]
 pub(super) struct Administrator(Arc<Holder>);
@@ -155,12 +210,18 @@ async fn holder(parts: &Parts, api: &Api) -> ApiResult<Arc<Holder>> {
             }
             Ok(holder)
         }
-        Err(Denied::Unknown) => Err(unknown()),
-        Err(Denied::Suspended) => Err(ApiError::new(
+        Err(why) => Err(denied(why)),
+    }
+}
+
+fn denied(why: Denied) -> ApiError {
+    match why {
+        Denied::Unknown => unknown(),
+        Denied::Suspended => ApiError::new(
             StatusCode::FORBIDDEN,
             "tenant_suspended",
             "the tenant is suspended: whoever runs the server can say why",
-        )),
+        ),
     }
 }
 

@@ -40,6 +40,19 @@ impl FromRequest<Api> for Upload {
     }
 }
 
+/// What is appended to a stream.
+pub(super) struct StreamBody(pub(super) Bytes);
+
+impl FromRequest<Api> for StreamBody {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, api: &Api) -> Result<Self, ApiError> {
+        let bytes_max = api.settings.stream_body_bytes;
+        let read = read(request.into_body(), Limit::StreamBodyBytes, bytes_max, api);
+        Ok(Self(read.await?))
+    }
+}
+
 async fn read(
     body: axum::body::Body,
     limit: Limit,

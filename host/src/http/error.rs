@@ -6,7 +6,7 @@
 
 use axum::Json;
 use axum::response::{IntoResponse, Response};
-use http::{HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde_json::{Value, json};
 
 use crate::agents::{ConfigError, DeployError};
@@ -43,6 +43,8 @@ pub(super) struct ApiError {
     is_final: bool,
     /// The connection ends with the answer.
     closes: bool,
+    /// Beside those that every error has.
+    headers: Option<Box<HeaderMap>>,
 }
 
 /// The code of an answer that is an error, for whoever writes it down.
@@ -63,6 +65,7 @@ impl ApiError {
             retry_after_s: None,
             is_final,
             closes: false,
+            headers: None,
         }
     }
 
@@ -183,6 +186,16 @@ impl ApiError {
         }
     }
 
+    pub(super) fn headers(
+        self,
+        headers: impl IntoIterator<Item = (HeaderName, HeaderValue)>,
+    ) -> Self {
+        Self {
+            headers: Some(Box::new(headers.into_iter().collect())),
+            ..self
+        }
+    }
+
     /// Asking again changes nothing.
     pub(super) fn final_(self) -> Self {
         Self {
@@ -215,6 +228,9 @@ impl IntoResponse for ApiError {
         let mut response = (self.status, Json(body)).into_response();
         response.extensions_mut().insert(Code(self.code));
         let headers = response.headers_mut();
+        if let Some(own) = self.headers {
+            headers.extend(*own);
+        }
         if let Some(seconds) = self.retry_after_s {
             headers.insert("retry-after", HeaderValue::from(seconds));
         }

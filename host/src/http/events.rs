@@ -87,7 +87,7 @@ pub(super) async fn events(
 
 /// Visible durable entries after a place, and whether there were any.
 async fn page(session: &Arc<Session>, after: Seq) -> ApiResult<(Response, bool)> {
-    let (entries, at, up_to_date) = read(session, after, Kind::is_visible).await?;
+    let (entries, at, up_to_date) = read(session, after, PAGE_BYTES, Kind::is_visible).await?;
     let public: Vec<_> = entries.iter().map(Encoded::public).collect();
     let events = public
         .iter()
@@ -107,20 +107,21 @@ async fn page(session: &Arc<Session>, after: Seq) -> ApiResult<(Response, bool)>
 }
 
 /// A page of durable entries of some kinds, where it ends, and whether that is the end.
-async fn read(
+pub(super) async fn read(
     session: &Session,
     after: Seq,
+    bytes_max: usize,
     wanted: impl Fn(Kind) -> bool,
 ) -> ApiResult<(Vec<Encoded>, Seq, bool)> {
     let durable = session.ledger.mark().durable;
     let (mut page, mut bytes, mut at) = (Vec::new(), 0, after);
-    while at < durable && bytes < PAGE_BYTES {
+    while at < durable && bytes < bytes_max {
         let entries = session.ledger.entries(at, durable).await?;
         if entries.is_empty() {
             break;
         }
         for encoded in entries {
-            if bytes >= PAGE_BYTES {
+            if bytes >= bytes_max {
                 break;
             }
             at = encoded.seq;
@@ -277,8 +278,10 @@ pub(super) async fn journal(
     };
     let session = api.sessions.get(caller.tenant(), &id).await?;
     let after = start(&session, query.offset.as_deref())?;
-    let (entries, at, up_to_date) =
-        read(&session, after, |it| kind.is_none_or(|kind| kind == it)).await?;
+    let (entries, at, up_to_date) = read(&session, after, PAGE_BYTES, |it| {
+        kind.is_none_or(|kind| kind == it)
+    })
+    .await?;
     let entries: Result<Vec<Box<RawValue>>, _> = entries.iter().map(wire::entry).collect();
     let page = wire::Page {
         events: None,

@@ -10,6 +10,7 @@ mod audit;
 mod auth;
 mod body;
 mod bus;
+mod durable;
 mod error;
 mod events;
 mod forks;
@@ -47,10 +48,12 @@ use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use crate::audit::Audit;
 use crate::clock::Clock;
+use crate::id::TenantId;
 use crate::logs::Logs;
 use crate::secrets::Secrets;
 use crate::session::Sessions;
 use crate::shutdown::Shutdown;
+use crate::streams::Streams;
 use crate::telemetry::{Stage, Telemetry};
 use crate::tenants::Tenants;
 
@@ -68,6 +71,7 @@ pub(crate) struct Api {
 
 pub struct Parts {
     pub sessions: Sessions,
+    pub durable: Streams,
     pub tenants: Tenants,
     pub secrets: Secrets,
     pub audit: Audit,
@@ -87,6 +91,13 @@ pub struct Settings {
     pub streams_max: usize,
     /// The same of one tenant.
     pub streams_tenant_max: usize,
+    /// Whose Durable Streams anybody may use without a key.
+    pub streams_open_to: Option<TenantId>,
+    pub stream_body_bytes: usize,
+    pub stream_read_bytes: usize,
+    /// A long poll of a Durable Stream, and a live connection to one.
+    pub stream_wait: Duration,
+    pub stream_live: Duration,
     /// Until more of a body comes, and until all of it has come.
     pub body_stall: Duration,
     pub body_time: Duration,
@@ -162,6 +173,18 @@ pub fn router(parts: Parts) -> Router {
             "/v1/sessions/{id}/slots/{name}",
             put(slots::put).get(slots::show),
         )
+        .route(
+            "/v1/stream/sessions/{id}",
+            get(durable::read_session).head(durable::head_session),
+        )
+        .route(
+            "/v1/stream/{*path}",
+            put(durable::put)
+                .post(durable::append)
+                .get(durable::read)
+                .head(durable::head)
+                .delete(durable::remove),
+        )
         .route("/v1/keys", get(keys::list).post(keys::mint))
         .route("/v1/keys/{id}", delete(keys::revoke))
         .route("/v1/keys/{id}/rotate", post(keys::rotate))
@@ -207,6 +230,17 @@ fn cors(origins: &[HeaderValue]) -> CorsLayer {
         "location",
         "retry-after",
         "idempotency-replayed",
+        "stream-next-offset",
+        "stream-up-to-date",
+        "stream-closed",
+        "stream-cursor",
+        "stream-ttl",
+        "stream-expires-at",
+        "stream-sse-data-encoding",
+        "producer-epoch",
+        "producer-seq",
+        "producer-expected-seq",
+        "producer-received-seq",
     ];
     let allowed = [
         "authorization",
@@ -215,10 +249,27 @@ fn cors(origins: &[HeaderValue]) -> CorsLayer {
         "if-match",
         "last-event-id",
         "prefer",
+        "if-none-match",
+        "stream-ttl",
+        "stream-expires-at",
+        "stream-closed",
+        "stream-seq",
+        "stream-forked-from",
+        "stream-fork-offset",
+        "stream-fork-sub-offset",
+        "producer-id",
+        "producer-epoch",
+        "producer-seq",
     ];
     CorsLayer::new()
         .allow_origin(AllowOrigin::list(origins.iter().cloned()))
-        .allow_methods([Method::GET, Method::POST, Method::PUT, Method::DELETE])
+        .allow_methods([
+            Method::GET,
+            Method::HEAD,
+            Method::POST,
+            Method::PUT,
+            Method::DELETE,
+        ])
         .allow_headers(allowed.map(HeaderName::from_static))
         .expose_headers(exposed.map(HeaderName::from_static))
 }
@@ -256,9 +307,10 @@ async fn heads(
 }
 
 /// What browsers are told with every answer.
-const CAREFUL: [(&str, &str); 3] = [
+const CAREFUL: [(&str, &str); 4] = [
     ("x-content-type-options", "nosniff"),
     ("referrer-policy", "no-referrer"),
+    ("cross-origin-resource-policy", "same-origin"),
     (
         "content-security-policy",
         "default-src 'none'; frame-ancestors 'none'",

@@ -39,13 +39,20 @@ const CODES: &[(u16, &[&str])] = &[
             "offset_malformed",
             "offset_ahead",
             "bus_header_malformed",
+            "invalid_header",
+            "empty_body",
         ],
     ),
     (401, &["invalid_key"]),
     (402, &["budget_exhausted"]),
     (
         403,
-        &["insufficient_scope", "author_mismatch", "tenant_suspended"],
+        &[
+            "insufficient_scope",
+            "author_mismatch",
+            "tenant_suspended",
+            "producer_fenced",
+        ],
     ),
     (
         404,
@@ -62,6 +69,7 @@ const CODES: &[(u16, &[&str])] = &[
             "key_not_found",
             "secret_not_found",
             "tenant_not_found",
+            "stream_not_found",
         ],
     ),
     (408, &["request_timeout"]),
@@ -81,9 +89,15 @@ const CODES: &[(u16, &[&str])] = &[
             "tenant_exists",
             "tenant_deleting",
             "too_many_keys",
+            "stream_exists",
+            "stream_closed",
+            "source_deleted",
+            "content_type_mismatch",
+            "out_of_order",
+            "producer_gap",
         ],
     ),
-    (410, &["session_gone"]),
+    (410, &["session_gone", "stream_gone"]),
     (412, &["version_mismatch"]),
     (413, &["too_large"]),
     (415, &["unsupported_media_type"]),
@@ -287,6 +301,7 @@ fn path_parameter(path: &str, name: &str) -> Value {
         ("tenant", _) => "TenantName",
         ("token", _) => "KeyId",
         ("turn", _) => "TurnId",
+        ("path", _) => "StreamPath",
         _ => "Name",
     };
     json!({"name": name, "in": "path", "required": true, "schema": schemas::named(schema)})
@@ -301,10 +316,14 @@ fn query_parameter(name: &str) -> Value {
         "offset" => schemas::named("Offset"),
         "from" | "to" => json!({"type": "string", "format": "date"}),
         "kind" => json!({"type": "string"}),
+        "stream-cursor" => json!({"type": "integer", "minimum": 0}),
         "before-request" => json!({"type": "string"}),
         _ => schemas::named("Offset"),
     };
-    let name = name.split('-').next().unwrap_or(name);
+    let name = match name {
+        "stream-cursor" => "cursor",
+        name => name.split('-').next().unwrap_or(name),
+    };
     json!({"name": name, "in": "query", "required": false, "schema": schema})
 }
 

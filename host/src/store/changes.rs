@@ -88,6 +88,10 @@ pub(in crate::store) fn encode(writes: &[Write]) -> Vec<Op> {
                 ops.push(Op::Replace(stem, rows));
             }
             Write::Unrecord { key } => ops.push(Op::Remove(keys::record(key))),
+            Write::Piece { stream, seq, bytes } => {
+                let stem = keys::piece(stream, *seq);
+                ops.extend(row::encode(&stem, bytes).map(|(key, value)| Op::New(key, value)));
+            }
         }
     }
     ops

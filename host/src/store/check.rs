@@ -12,7 +12,7 @@ use bytes::Bytes;
 use super::engine::{Engine, EngineError, Order};
 use super::keys::{self, Row};
 use super::sled::{SledEngine, SledOptions, StoreOpenError};
-use super::{Damage, JournalId, RecordKey, RecordSpace, row};
+use super::{Damage, JournalId, RecordKey, RecordSpace, StreamKey, row};
 use crate::id::{Digest, Seq, SessionId};
 use crate::journal::codec::{DecodeError, Frame};
 
@@ -27,6 +27,8 @@ pub struct Report {
     pub snapshots: u64,
     pub values: u64,
     pub records: u64,
+    /// What was appended to streams.
+    pub pieces: u64,
     /// Journals of sessions that are gone: the host stopped while it removed them, and
     /// goes on with that when it runs. They may lack their beginning.
     pub half_removed: Vec<String>,
@@ -121,6 +123,8 @@ struct Check {
     journal: Option<(JournalId, Seq)>,
     /// Snapshots stand before the frames: what each was taken at, until its journal ends.
     snapshots: BTreeMap<JournalId, Seq>,
+    /// The stream whose pieces come now, and the number of the last.
+    stream: Option<(StreamKey, Seq)>,
     /// Sessions that are gone. Records stand before the journals of their tenant.
     gone: BTreeSet<JournalId>,
 }
@@ -173,6 +177,23 @@ impl Check {
                 }
             }
             Row::Frame(journal, first) => self.frame(journal, first, payload)?,
+            Row::Piece(stream, seq) => {
+                self.report.pieces += 1;
+                let before = self.stream.replace((stream.clone(), seq));
+                // The first may be any: a fork goes on where it left its source.
+                if let Some((of, last)) = before
+                    && of == stream
+                    && last.next() != seq
+                {
+                    return Err(Wrong {
+                        seq: Some(last.next()),
+                        what: format!(
+                            "pieces of a stream from {} to {seq} are missing",
+                            last.next()
+                        ),
+                    });
+                }
+            }
         }
         Ok(())
     }

@@ -445,7 +445,57 @@ fn a_long_journal_is_cleared_in_steps(store: &dyn Store) {
     assert_eq!(store.latched(), None);
 }
 
-const CONTRACT: [fn(&dyn Store); 7] = [
+fn pieces_stand_in_order_and_apart(store: &dyn Store) {
+    let of = |tenant: &str, id: u8| StreamKey {
+        tenant: TenantId::new(tenant).unwrap(),
+        id: StreamId([id; 16]),
+    };
+    let streams = [of("a", 0), of("a", 1), of("a", 255), of("ab", 0)];
+    let text = |stream: &StreamKey, seq: u64| format!("{} {} {seq} ", stream.tenant, stream.id);
+    for seq in 1..=5 {
+        let piece = |stream: &StreamKey| Write::Piece {
+            stream: stream.clone(),
+            seq: Seq(seq),
+            // The third is of several parts.
+            bytes: text(stream, seq)
+                .repeat(if seq == 3 { 500 } else { 1 })
+                .into(),
+        };
+        write(store, streams.iter().map(piece).collect());
+    }
+    let seqs = |stream: &StreamKey, after, until, max| -> Vec<u64> {
+        let pieces = store.pieces(stream, Seq(after), Seq(until), max).unwrap();
+        pieces.iter().map(|(seq, _)| seq.0).collect()
+    };
+    for stream in &streams {
+        assert_eq!(seqs(stream, 0, u64::MAX, 1 << 20), [1, 2, 3, 4, 5]);
+        assert_eq!(seqs(stream, 2, 4, 1 << 20), [3, 4]);
+        assert_eq!(seqs(stream, 2, 5, 0), [3], "one at least");
+        assert_eq!(seqs(stream, 5, 9, 9), Vec::<u64>::new());
+        assert_eq!(seqs(stream, 5, 2, 9), Vec::<u64>::new());
+        let pieces = store.pieces(stream, Seq(2), Seq(3), 1).unwrap();
+        assert_eq!(pieces[0].1, text(stream, 3).repeat(500));
+    }
+    // They are no sessions, and they count.
+    let tenant = TenantId::new("a").unwrap();
+    assert_eq!(store.journals(&tenant, None, 9).unwrap().sessions, vec![]);
+    let holdings = store.holdings(&tenant).unwrap();
+    assert!(
+        holdings.sessions == 0 && holdings.bytes > 50_000,
+        "{holdings:?}"
+    );
+
+    while !store.clear_stream(&streams[1], 2).unwrap() {}
+    for stream in [&streams[0], &streams[2], &streams[3]] {
+        assert_eq!(seqs(stream, 0, 9, 1 << 20), [1, 2, 3, 4, 5]);
+    }
+    assert_eq!(seqs(&streams[1], 0, 9, 1 << 20), Vec::<u64>::new());
+    while !store.clear_tenant(&tenant, 3).unwrap() {}
+    assert_eq!(store.holdings(&tenant), Ok(Holdings::default()));
+    assert_eq!(seqs(&streams[3], 0, 9, 1 << 20), [1, 2, 3, 4, 5]);
+}
+
+const CONTRACT: [fn(&dyn Store); 8] = [
     appends_continue_the_journal,
     commits_end_in_order,
     frames_are_found_from_inside,
@@ -453,6 +503,7 @@ const CONTRACT: [fn(&dyn Store); 7] = [
     records_are_listed_by_name,
     neighbours_do_not_leak,
     a_long_journal_is_cleared_in_steps,
+    pieces_stand_in_order_and_apart,
 ];
 
 #[test]

@@ -25,6 +25,7 @@ impl Damage {
         let (journal, first) = match keys::parse(stem) {
             Some(Row::Frame(journal, first)) => (Some(journal), Some(first)),
             Some(Row::Snapshot(journal) | Row::Value(journal, _)) => (Some(journal), None),
+            Some(Row::Piece(_, seq)) => (None, Some(seq)),
             Some(Row::Record(_)) | None => (None, None),
         };
         Self {

@@ -9,12 +9,14 @@
 //! | snapshot | tenant `00` session `00` `1` part                | one per journal       |
 //! | value    | tenant `00` session `00` `2` digest(32) part     | digest                |
 //! | frame    | tenant `00` session `00` `3` seq part            | seq of its first entry|
+//! | piece    | tenant `00` `00` `4` stream(16) seq part         | stream, then seq      |
 //!
 //! - Tenants, sessions, spaces and names hold no zero byte, so none is a prefix of
 //!   another with its separator: `a 00` ends before `ab 00` begins, and the rows of
 //!   one owner are one range. A record of the host has the empty tenant, which no
 //!   tenant has; records have the empty session, which no session has.
-//! - Digest and seq have a fixed length and may hold any byte.
+//! - Digest, stream and seq have a fixed length and may hold any byte. Pieces of streams have the empty session
+//!   too, so a tenant's records come first, then what was appended to its streams, then its sessions.
 //! - All parts of a row stand together, in order, before the next row.
 //! - Clearing a journal goes up: its frames go last, so that a half-cleared one
 //!   still exists and its end is still known.
@@ -24,14 +26,15 @@
 
 use std::ops::Range;
 
-use crate::id::{Digest, Seq, SessionId, TenantId};
+use crate::id::{Digest, Seq, SessionId, StreamId, TenantId};
 
-use super::{JournalId, RecordKey, RecordSpace};
+use super::{JournalId, RecordKey, RecordSpace, StreamKey};
 
 const RECORD: u8 = b'0';
 const SNAPSHOT: u8 = b'1';
 const VALUE: u8 = b'2';
 const FRAME: u8 = b'3';
+const PIECE: u8 = b'4';
 
 /// The length of the part number at the end of a key.
 const PART: usize = 2;
@@ -65,6 +68,7 @@ pub(in crate::store) enum Row {
     Snapshot(JournalId),
     Value(JournalId, Digest),
     Frame(JournalId, Seq),
+    Piece(StreamKey, Seq),
 }
 
 fn stem(tenant: &str, session: &str, kind: u8, more: usize) -> Vec<u8> {
@@ -125,6 +129,34 @@ pub(in crate::store) fn frame(journal: &JournalId, first: Seq) -> Stem {
     let mut key = of_journal(journal, FRAME, 8);
     key.extend_from_slice(&first.0.to_be_bytes());
     Stem(key)
+}
+
+/// What one request appended to a stream.
+pub(in crate::store) fn piece(stream: &StreamKey, seq: Seq) -> Stem {
+    let mut key = of_stream(stream, PIECE, 8);
+    key.extend_from_slice(&seq.0.to_be_bytes());
+    Stem(key)
+}
+
+/// Pieces of a stream after one and up to another.
+pub(in crate::store) fn pieces(stream: &StreamKey, after: Seq, until: Seq) -> Range<Vec<u8>> {
+    let bound = |seq: Seq| piece(stream, Seq(seq.0.saturating_add(1))).part(0);
+    bound(after)..bound(until)
+}
+
+/// All pieces of a stream.
+pub(in crate::store) fn stream(stream: &StreamKey) -> Range<Vec<u8>> {
+    let low = of_stream(stream, PIECE, 0);
+    // A seq of 64 bits and a part of 16 of nothing but ones is the last there may be.
+    let mut high = piece(stream, Seq(u64::MAX)).part(u16::MAX);
+    high.push(0);
+    low..high
+}
+
+fn of_stream(stream: &StreamKey, kind: u8, more: usize) -> Vec<u8> {
+    let mut key = stem(stream.tenant.as_str(), "", kind, 16 + more);
+    key.extend_from_slice(&stream.id.0);
+    key
 }
 
 /// All frames of a journal.
@@ -239,6 +271,18 @@ pub(in crate::store) fn parse(stem: &[u8]) -> Option<Row> {
             })
         });
     }
+    if kind == PIECE {
+        if !session.is_empty() {
+            return None;
+        }
+        let (id, seq) = rest.split_at_checked(16)?;
+        let stream = StreamKey {
+            tenant: TenantId::new(tenant).ok()?,
+            id: StreamId(id.try_into().ok()?),
+        };
+        let seq = Seq(u64::from_be_bytes(seq.try_into().ok()?));
+        return Some(Row::Piece(stream, seq));
+    }
     let journal = JournalId {
         tenant: TenantId::new(tenant).ok()?,
         session: SessionId::new(session).ok()?,
@@ -279,6 +323,13 @@ mod tests {
         }
     }
 
+    fn of_stream_id(tenant_name: &str, id: [u8; 16]) -> StreamKey {
+        StreamKey {
+            tenant: tenant(tenant_name),
+            id: StreamId(id),
+        }
+    }
+
     #[test]
     fn the_layout_is_the_golden_one() {
         let mut lines = Vec::new();
@@ -305,6 +356,10 @@ mod tests {
         line("value", value(&journal, &Digest::of(b"x")).part(2));
         line("frame", frame(&journal, Seq(7)).part(0));
         line("frame", frame(&journal, Seq(u64::MAX)).part(u16::MAX));
+        let stream = of_stream_id("acme", [0; 16]);
+        line("piece", piece(&stream, Seq(7)).part(1));
+        let stream = of_stream_id("acme", [0xff; 16]);
+        line("piece", piece(&stream, Seq(u64::MAX)).part(u16::MAX));
         assert_eq!(
             lines.join("\n") + "\n",
             include_str!("testdata/keys.txt"),
@@ -335,10 +390,43 @@ mod tests {
                 .prop_map(|(j, d)| (Row::Value(j.clone(), Digest(d)), value(&j, &Digest(d)))),
             (journal, any::<u64>())
                 .prop_map(|(j, seq)| (Row::Frame(j.clone(), Seq(seq)), frame(&j, Seq(seq)))),
+            any_piece(),
         ]
     }
 
+    fn any_stream() -> impl Strategy<Value = StreamKey> {
+        // Few, and those at the ends, so that they meet.
+        let id = prop_oneof![
+            Just([0; 16]),
+            Just([0xff; 16]),
+            Just([1; 16]),
+            any::<[u8; 16]>()
+        ];
+        ("[a-b]{1,2}", id).prop_map(|(t, id)| of_stream_id(&t, id))
+    }
+
+    fn any_piece() -> impl Strategy<Value = (Row, Stem)> {
+        let seq = prop_oneof![Just(0), Just(u64::MAX), any::<u64>()];
+        (any_stream(), seq).prop_map(|(stream, seq)| {
+            let stem = piece(&stream, Seq(seq));
+            (Row::Piece(stream, Seq(seq)), stem)
+        })
+    }
+
     proptest! {
+        #[test]
+        fn ranges_of_streams_hold_their_pieces(
+            (row, stem) in any_row(), part: u16, of in any_stream(), after: u64, until: u64,
+        ) {
+            let key = stem.part(part);
+            let is_own = matches!(&row, Row::Piece(stream, _) if *stream == of);
+            prop_assert_eq!(stream(&of).contains(&key), is_own);
+            // The last of all numbers is nobody's: one a nanosecond lasts for five centuries.
+            prop_assume!(after < u64::MAX && until < u64::MAX);
+            let is_between = is_own && matches!(&row, Row::Piece(_, Seq(seq)) if *seq > after && *seq <= until);
+            prop_assert_eq!(pieces(&of, Seq(after), Seq(until)).contains(&key), is_between);
+        }
+
         #[test]
         fn keys_come_back((row, stem) in any_row(), part: u16) {
             let key = stem.part(part);
@@ -356,6 +444,7 @@ mod tests {
                 Row::Record(key) => (false, false, false, key.tenant.as_ref() == Some(&owner) && key.space == space),
                 Row::Snapshot(j) | Row::Value(j, _) => (*j == of, false, j.tenant == owner, false),
                 Row::Frame(j, _) => (*j == of, *j == of, j.tenant == owner, false),
+                Row::Piece(..) => (false, false, false, false),
             };
             prop_assert_eq!(journal(&of).contains(&key), in_journal);
             prop_assert_eq!(frames(&of).contains(&key), in_frames);
@@ -364,6 +453,7 @@ mod tests {
             let of_key = match &row {
                 Row::Record(key) => key.tenant.clone(),
                 Row::Snapshot(j) | Row::Value(j, _) | Row::Frame(j, _) => Some(j.tenant.clone()),
+                Row::Piece(stream, _) => Some(stream.tenant.clone()),
             };
             prop_assert_eq!(super::tenant(&owner).contains(&key), of_key.as_ref() == Some(&owner));
             prop_assert_eq!(tenant_of(&key), of_key.clone());
@@ -378,6 +468,7 @@ mod tests {
             let (left, right) = (x.part(p), y.part(q));
             match (&a, &b) {
                 (Row::Frame(j, m), Row::Frame(k, n)) if j == k && m != n => prop_assert_eq!(left < right, m < n),
+                (Row::Piece(s, m), Row::Piece(t, n)) if s == t && m != n => prop_assert_eq!(left < right, m < n),
                 (Row::Record(m), Row::Record(n)) if m.tenant == n.tenant && m.space == n.space && m.name != n.name =>
                     prop_assert_eq!(left < right, m.name < n.name),
                 _ if a == b => prop_assert_eq!(left.cmp(&right), p.cmp(&q)),

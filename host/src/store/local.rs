@@ -15,7 +15,7 @@ use super::transfer;
 use super::view::{InFlight, View};
 use super::{
     Commit, CommitError, Generation, Holdings, JournalId, JournalPage, Latched, OpenError, Opened,
-    ReadError, RecordKey, RecordSpace, Store, Tail,
+    ReadError, RecordKey, RecordSpace, Store, StreamKey, Tail,
 };
 use crate::id::{Digest, Seq, SessionId, TenantId};
 use crate::journal::codec::{DecodeError, Frame};
@@ -220,7 +220,7 @@ impl Store for LocalStore {
                 Some(Row::Snapshot(journal) | Row::Value(journal, _) | Row::Frame(journal, _)) => {
                     journal
                 }
-                Some(Row::Record(_)) | None => {
+                Some(Row::Record(_) | Row::Piece(..)) | None => {
                     return Err(ReadError::bad_row(&key, None, "not a journal's key"));
                 }
             };
@@ -318,6 +318,36 @@ impl Store for LocalStore {
                 }
             })
             .collect()
+    }
+
+    fn pieces(
+        &self,
+        stream: &StreamKey,
+        after: Seq,
+        until: Seq,
+        bytes_max: usize,
+    ) -> Result<Vec<(Seq, Bytes)>, ReadError> {
+        let (mut pieces, mut bytes) = (Vec::new(), 0);
+        let range = keys::pieces(stream, after, until);
+        if range.start >= range.end {
+            return Ok(pieces);
+        }
+        for row in self.view.rows(range, Order::Forward, all) {
+            let (stem, payload) = row?;
+            let Some(Row::Piece(_, seq)) = keys::parse(stem.bytes()) else {
+                return Err(ReadError::bad_row(stem.bytes(), None, "not a piece's key"));
+            };
+            bytes += payload.len();
+            pieces.push((seq, payload));
+            if bytes > bytes_max {
+                break;
+            }
+        }
+        Ok(pieces)
+    }
+
+    fn clear_stream(&self, stream: &StreamKey, rows_max: usize) -> Result<bool, OpenError> {
+        self.remove_some(keys::stream(stream), rows_max)
     }
 
     fn is_settled(&self) -> bool {

@@ -1,4 +1,4 @@
-//! What is durable: journals, snapshots, long values and records.
+//! What is durable: journals, snapshots, long values, records, and what was appended to streams.
 //!
 //! This file is the contract; the engines keep it. Everything here blocks, so
 //! async code calls it on blocking threads, except [`Store::commit`], which only
@@ -41,7 +41,7 @@ pub use self::sled::{Durability, SledOptions, StoreOpenError};
 
 use self::local::LocalStore;
 use self::sled::SledEngine;
-use crate::id::{Digest, Seq, SessionId, TenantId};
+use crate::id::{Digest, Seq, SessionId, StreamId, TenantId};
 use crate::journal::codec::Frame;
 use crate::journal::entry::Kind;
 
@@ -51,6 +51,14 @@ use crate::journal::entry::Kind;
 pub struct JournalId {
     pub tenant: TenantId,
     pub session: SessionId,
+}
+
+/// Names one life of a stream. Whoever appends to one numbers its pieces, under a lock of its own: the
+/// store takes them as they come.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct StreamKey {
+    pub tenant: TenantId,
+    pub id: StreamId,
 }
 
 /// Who may append: each opening of a journal gets a higher one, and appends of
@@ -97,10 +105,16 @@ pub enum RecordSpace {
     Usage,
     /// What administrators did, by request.
     Audit,
+    /// Durable Streams by path: what they are.
+    Stream,
+    /// How far a stream had come, by its id: a fold of its pieces.
+    StreamState,
+    /// Streams that are gone and whose pieces are being removed, by id.
+    StreamGone,
 }
 
 impl RecordSpace {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 14] = [
         Self::Tenant,
         Self::Key,
         Self::Agent,
@@ -112,6 +126,9 @@ impl RecordSpace {
         Self::Secret,
         Self::Usage,
         Self::Audit,
+        Self::Stream,
+        Self::StreamState,
+        Self::StreamGone,
     ];
 
     pub fn name(self) -> &'static str {
@@ -127,6 +144,9 @@ impl RecordSpace {
             Self::Secret => "secret",
             Self::Usage => "usage",
             Self::Audit => "audit",
+            Self::Stream => "stream",
+            Self::StreamState => "stream-state",
+            Self::StreamGone => "stream-gone",
         }
     }
 }
@@ -158,6 +178,12 @@ pub enum Write {
     Record { key: RecordKey, bytes: Bytes },
     /// Remove a record; fine if it is not there.
     Unrecord { key: RecordKey },
+    /// Add a piece to a stream, under a number that it never had. A crash leaves all of it or nothing.
+    Piece {
+        stream: StreamKey,
+        seq: Seq,
+        bytes: Bytes,
+    },
 }
 
 /// Writes that become durable together, and who is told.
@@ -320,6 +346,20 @@ pub trait Store: Send + Sync + 'static {
         after: Option<&str>,
         count_max: usize,
     ) -> Result<Vec<(String, Bytes)>, ReadError>;
+
+    /// Durable pieces of a stream after `after` and up to `until`, in order, until `bytes_max` is passed (at
+    /// least one, if there is one). What is missing in between is passed over: whoever numbers them sees it.
+    fn pieces(
+        &self,
+        stream: &StreamKey,
+        after: Seq,
+        until: Seq,
+        bytes_max: usize,
+    ) -> Result<Vec<(Seq, Bytes)>, ReadError>;
+
+    /// Remove up to `rows_max` rows of a stream that nobody appends to or reads any more, and wait until that is
+    /// durable. True when nothing is left. A crash in between leaves a part.
+    fn clear_stream(&self, stream: &StreamKey, rows_max: usize) -> Result<bool, OpenError>;
 
     /// Why the store takes no more writes, if so.
     fn latched(&self) -> Option<Latched>;

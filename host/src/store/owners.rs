@@ -130,7 +130,10 @@ impl Owners {
                     generation,
                     ..
                 } => (journal, *generation),
-                Write::Value { .. } | Write::Record { .. } | Write::Unrecord { .. } => continue,
+                Write::Value { .. }
+                | Write::Record { .. }
+                | Write::Unrecord { .. }
+                | Write::Piece { .. } => continue,
             };
             assert!(
                 written.is_none_or(|(other, _)| other == journal),
@@ -160,7 +163,8 @@ impl Owners {
                 Write::Snapshot { .. }
                 | Write::Value { .. }
                 | Write::Record { .. }
-                | Write::Unrecord { .. } => {}
+                | Write::Unrecord { .. }
+                | Write::Piece { .. } => {}
             }
             written = Some((journal, tail));
         }

@@ -1,7 +1,7 @@
 //! A store as lines of JSON, and back: the way to another engine or machine.
 //!
 //! The first line is `{"export":1}`. Then one line for each record, value and entry,
-//! in the order of the keys: of each tenant first the records, then of each
+//! in the order of the keys: of each tenant first the records, then what was appended to its streams, then of each
 //! session first the values and then the entries. Bytes are `text` where they are
 //! UTF-8 and `hex` where not. Snapshots are left out, as they can be made again.
 //! The last line counts the lines before it, so that a file cut short is seen.
@@ -26,9 +26,9 @@ use super::engine::{Change, Changes, Engine, EngineError, Order};
 use super::keys::{self, Row, Stem};
 use super::sled::{SledEngine, SledOptions, StoreOpenError};
 use super::view::View;
-use super::{Damage, JournalId, ReadError, RecordKey, RecordSpace, row};
+use super::{Damage, JournalId, ReadError, RecordKey, RecordSpace, StreamKey, row};
 use crate::clock::Time;
-use crate::id::{Digest, Seq, SessionId, TenantId};
+use crate::id::{Digest, Seq, SessionId, StreamId, TenantId};
 use crate::journal::codec::{DecodeError, Encoded, Frame};
 use crate::journal::entry::Kind;
 
@@ -111,6 +111,14 @@ enum Line {
         public: Box<RawValue>,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         private: Option<Box<RawValue>>,
+    },
+    /// What one request appended to a stream, as it is stored.
+    Piece {
+        tenant: TenantId,
+        stream: StreamId,
+        seq: Seq,
+        #[serde(flatten)]
+        bytes: Text,
     },
     /// A row that is not what was written.
     Damaged {
@@ -324,6 +332,12 @@ fn payload_lines(
             tenant,
             session,
             digest,
+            bytes: Text::of(&payload),
+        }],
+        Row::Piece(StreamKey { tenant, id }, seq) => vec![Line::Piece {
+            tenant,
+            stream: id,
+            seq,
             bytes: Text::of(&payload),
         }],
         Row::Frame(journal, first) => {
@@ -573,6 +587,15 @@ impl Import<'_> {
                     &keys::value(&JournalId { tenant, session }, &digest),
                     &bytes,
                 );
+            }
+            Line::Piece {
+                tenant,
+                stream: id,
+                seq,
+                bytes,
+            } => {
+                let stream = StreamKey { tenant, id };
+                self.row(&keys::piece(&stream, seq), &bytes.bytes()?);
             }
             Line::Damaged { row, .. } => {
                 for (key, value) in row {

@@ -290,9 +290,11 @@ impl Tenants {
         if holder.is_expired(self.0.clock.now()) {
             return Err(Denied::Unknown);
         }
-        let Some(tenant) = holder.tenant() else {
-            return Ok(());
-        };
+        holder.tenant().map_or(Ok(()), |tenant| self.admits(tenant))
+    }
+
+    /// Whether anybody of the tenant is let in.
+    pub fn admits(&self, tenant: &TenantId) -> Result<(), Denied> {
         match self.get(tenant).map(|record| record.standing) {
             Some(Standing::Active) => Ok(()),
             Some(Standing::Suspended) => Err(Denied::Suspended),
@@ -322,6 +324,17 @@ impl Tenants {
                 return Ok(Some(holder));
             }
             self.0.holders.invalidate(&at.digest);
+        }
+    }
+
+    /// Wait until nobody of the tenant is let in any more.
+    pub async fn closes(&self, tenant: &TenantId) {
+        let mut changes = self.0.changes.subscribe();
+        loop {
+            changes.mark_unchanged();
+            if self.admits(tenant).is_err() || changes.changed().await.is_err() {
+                return;
+            }
         }
     }
 

@@ -169,6 +169,7 @@ pub(super) fn all() -> Vec<Operation> {
         in_sessions(),
         reading(),
         slots(),
+        streams(),
         keys(),
         tenants(),
         rest(),
@@ -613,6 +614,126 @@ fn slots() -> Vec<Operation> {
             "version_mismatch",
             "version_required",
         ]),
+    ]
+}
+
+/// Anything: a stream has the type that whoever made it gave it.
+const ANY: &str = "*/*";
+
+/// What a reading of a stream takes.
+const FOLLOWED: &[&str] = &["offset", "live", "stream-cursor"];
+const REFUSED_READING: &[&str] = &[
+    "invalid_live",
+    "offset_ahead",
+    "offset_malformed",
+    "overloaded",
+];
+
+fn streams() -> Vec<Operation> {
+    let reads = |operation: Operation| {
+        operation
+            .query(FOLLOWED)
+            .headers(&["if-none-match"])
+            .answer(200, STREAM, "Stream")
+            .empty(204)
+            .empty(304)
+            .codes(REFUSED_READING)
+    };
+    let mut put = of(
+        "PUT",
+        "/v1/stream/{path}",
+        "createStream",
+        "Make a Durable Stream, or a fork of one",
+    )
+    .scope("invoke")
+    .headers(&[
+        "stream-ttl",
+        "stream-expires-at",
+        "stream-closed",
+        "stream-forked-from",
+        "stream-fork-offset",
+        "stream-fork-sub-offset",
+    ])
+    .or_takes(ANY, "Bytes")
+    .empty(200)
+    .empty(201)
+    .codes(WRITE)
+    .codes(&[
+        "content_type_mismatch",
+        "invalid_header",
+        "invalid_json",
+        "offset_ahead",
+        "offset_malformed",
+        "overloaded",
+        "quota_exceeded",
+        "source_deleted",
+        "stream_exists",
+        "stream_not_found",
+    ]);
+    let mut append = of(
+        "POST",
+        "/v1/stream/{path}",
+        "appendToStream",
+        "Append to a Durable Stream, close it, or both",
+    )
+    .scope("invoke")
+    .headers(&[
+        "stream-closed",
+        "stream-seq",
+        "producer-id",
+        "producer-epoch",
+        "producer-seq",
+    ])
+    .or_takes(ANY, "Bytes")
+    .empty(200)
+    .empty(204)
+    .codes(WRITE)
+    .codes(&[
+        "content_type_mismatch",
+        "empty_body",
+        "invalid_header",
+        "invalid_json",
+        "out_of_order",
+        "overloaded",
+        "producer_fenced",
+        "producer_gap",
+        "quota_exceeded",
+        "stream_closed",
+        "stream_gone",
+        "stream_not_found",
+    ]);
+    (put.body_required, append.body_required) = (false, false);
+    let read = of(
+        "GET",
+        "/v1/stream/{path}",
+        "readStream",
+        "Read a Durable Stream from a place on, or follow it",
+    );
+    let session = of(
+        "GET",
+        "/v1/stream/sessions/{id}",
+        "readSessionAsStream",
+        "A session's events as a Durable Stream of JSON",
+    );
+    vec![
+        put,
+        append,
+        reads(read.scope("read").answer(200, ANY, "Bytes")).codes(&[
+            "stream_gone",
+            "stream_not_found",
+            "store_latched",
+        ]),
+        of(
+            "DELETE",
+            "/v1/stream/{path}",
+            "deleteStream",
+            "Remove a Durable Stream; what forks of it took over stays theirs",
+        )
+        .scope("invoke")
+        .empty(204)
+        .codes(WRITE)
+        .codes(&["overloaded", "stream_gone", "stream_not_found"]),
+        reads(session.token("read", "read").json(200, "StreamedEvents")).codes(SESSION),
     ]
 }
 

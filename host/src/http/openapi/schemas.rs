@@ -83,6 +83,7 @@ fn names() -> Value {
         "Any": {},
         "Text": {"type": "string"},
         "Bytes": {"type": "string", "format": "binary"},
+        "StreamPath": {"type": "string", "minLength": 1, "maxLength": 256, "description": "Of as many segments as one likes: slashes are part of it."},
         "Stream": {
             "type": "object",
             "description": "one event of text/event-stream; `data` is one line of JSON",
@@ -202,6 +203,7 @@ fn sessions() -> Value {
 fn journal() -> Value {
     json!({
         "Event": open(json!({"offset": named("Offset"), "time": time(), "kind": text()})),
+        "StreamedEvents": list("Event"),
         "Events": open(json!({"events": list("Event"), "offset": named("Offset"), "up_to_date": {"type": "boolean"}})),
         "Entries": open(json!({"entries": list("Event"), "offset": named("Offset"), "up_to_date": {"type": "boolean"}})),
         "Item": open(json!({"offset": named("Offset"), "time": time(), "text": text()})),

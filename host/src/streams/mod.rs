@@ -1,0 +1,285 @@
+//! Durable Streams: appended to by whoever may, read by whoever may, for as long as they live.
+//!
+//! ```text
+//! http -> Streams::find -> Stream::append -> store (commit thread) -> Mark -> whoever waits
+//!                       -> Stream::read   <- store
+//!      -> Streams::create, delete            one at a time in each tenant
+//! sweep: removes what expired and what was deleted, at a bounded rate
+//! ```
+//!
+//! - `piece`, `state`, `head`, `path`, `json`: pure: what is stored, what may be appended, what a stream is.
+//! - `live`, `read`: an open stream.
+//! - `making`: creating, forking, deleting. `sweep`: what goes on behind.
+//!
+//! Invariants: a stream that is open is open once, and whoever loads, makes or removes one of a tenant holds
+//! the tenant's `making` lock; one is closed only when nobody uses it and all it was told is durable. Status codes,
+//! headers and sessions are not known here.
+
+mod head;
+mod json;
+mod live;
+mod making;
+mod path;
+mod piece;
+mod read;
+mod state;
+mod sweep;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+use tokio_util::task::TaskTracker;
+
+use crate::clock::{Clock, Time};
+use crate::id::{Seq, TenantId};
+use crate::store::{Latched, ReadError, RecordKey, RecordSpace, Store, StreamKey};
+use crate::telemetry::{self, Limit};
+use crate::tenants::{Standing, Tenants};
+
+pub use self::head::{Expiry, TYPE_BYTES_MAX, essence, is_json};
+pub use self::json::{array, flatten};
+pub use self::live::{AppendError, Appended, End, Mark, Stream};
+pub use self::making::{CreateError, Fork, NewStream};
+pub use self::path::{PATH_BYTES_MAX, StreamPath};
+pub use self::piece::Tag;
+pub use self::read::Batch;
+pub use self::state::{LABEL_BYTES_MAX, Refusal, Verdict, Wish};
+
+use self::head::Head;
+use self::piece::Piece;
+use self::state::State;
+
+/// Why a stream cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StreamError {
+    #[error("there is no such stream")]
+    NotFound,
+    /// Only its forks still use it.
+    #[error("the stream was deleted")]
+    Gone,
+    #[error("as many streams are in use as may be")]
+    Busy,
+    #[error(transparent)]
+    Latched(#[from] Latched),
+    #[error(transparent)]
+    Read(#[from] ReadError),
+}
+
+/// The streams of all tenants. Cheap to clone.
+#[derive(Clone)]
+pub struct Streams(Arc<Inner>);
+
+type Name = (TenantId, StreamPath);
+type Making = Arc<tokio::sync::Mutex<()>>;
+
+struct Inner {
+    store: Arc<dyn Store>,
+    clock: Clock,
+    tenants: Tenants,
+    open_max: usize,
+    open: Mutex<HashMap<Name, Arc<Stream>>>,
+    making: Mutex<HashMap<TenantId, Making>>,
+    /// Tenants with streams whose pieces are to be removed.
+    to_clear: Mutex<HashSet<TenantId>>,
+    cleared: Notify,
+    /// Removals that a client no longer waits for.
+    tasks: TaskTracker,
+}
+
+fn head_key(tenant: &TenantId, path: &StreamPath) -> RecordKey {
+    RecordKey {
+        tenant: Some(tenant.clone()),
+        space: RecordSpace::Stream,
+        name: path.as_str().to_owned(),
+    }
+}
+
+fn of_id(space: RecordSpace, stream: &StreamKey) -> RecordKey {
+    RecordKey {
+        tenant: Some(stream.tenant.clone()),
+        space,
+        name: stream.id.to_string(),
+    }
+}
+
+fn state_key(stream: &StreamKey) -> RecordKey {
+    of_id(RecordSpace::StreamState, stream)
+}
+
+fn gone_key(stream: &StreamKey) -> RecordKey {
+    of_id(RecordSpace::StreamGone, stream)
+}
+
+impl Streams {
+    pub fn new(store: Arc<dyn Store>, clock: Clock, tenants: Tenants, open_max: usize) -> Self {
+        Self(Arc::new(Inner {
+            store,
+            clock,
+            tenants,
+            open_max,
+            open: Mutex::default(),
+            making: Mutex::default(),
+            to_clear: Mutex::default(),
+            cleared: Notify::new(),
+            tasks: TaskTracker::new(),
+        }))
+    }
+
+    fn open(&self) -> MutexGuard<'_, HashMap<Name, Arc<Stream>>> {
+        self.0.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn making(&self, tenant: &TenantId) -> Making {
+        let making = self.0.making.lock();
+        let mut making = making.unwrap_or_else(PoisonError::into_inner);
+        making.entry(tenant.clone()).or_default().clone()
+    }
+
+    /// A stream that can be read, and appended to unless it is closed.
+    pub async fn find(
+        &self,
+        tenant: &TenantId,
+        path: &StreamPath,
+    ) -> Result<Arc<Stream>, StreamError> {
+        let name = (tenant.clone(), path.clone());
+        let open = self.open().get(&name).cloned();
+        let stream = match open {
+            Some(stream) => stream,
+            None => {
+                let making = self.making(tenant);
+                let _making = making.lock().await;
+                self.load(&name).await?.ok_or(StreamError::NotFound)?
+            }
+        };
+        // Nobody hears of it before it is there for good.
+        stream.reached(1).await?;
+        if stream.is_expired(self.0.clock.now()) {
+            self.expire(&stream).await?;
+        }
+        let end = stream.mark.borrow().end.clone();
+        match end {
+            None | Some(End::Latched(_)) => Ok(stream),
+            Some(End::Deleted) => Err(StreamError::Gone),
+            Some(End::Removed) => Err(StreamError::NotFound),
+        }
+    }
+
+    /// The stream of this name, whatever it is worth. Call it with the tenant's `making` lock held.
+    async fn load(&self, name: &Name) -> Result<Option<Arc<Stream>>, StreamError> {
+        if let Some(stream) = self.open().get(name).cloned() {
+            return Ok(Some(stream));
+        }
+        let (store, clock, owner) = (self.0.store.clone(), self.0.clock.clone(), name.clone());
+        let reading = tokio::task::spawn_blocking(move || opened(store, clock, owner)).await;
+        let read =
+            reading.map_err(|_| ReadError::Io("the reading thread ended early".into()))??;
+        let Some(stream) = read else {
+            return Ok(None);
+        };
+        let stream = Arc::new(stream);
+        self.keep(name.clone(), &stream)?;
+        Ok(Some(stream))
+    }
+
+    /// Have it found by its name from now on. With the tenant's `making` lock held.
+    fn keep(&self, name: Name, stream: &Arc<Stream>) -> Result<(), StreamError> {
+        match self.0.tenants.get(&name.0).map(|record| record.standing) {
+            Some(Standing::Active | Standing::Suspended) => {}
+            Some(Standing::Deleting) | None => return Err(StreamError::NotFound),
+        }
+        let mut open = self.open();
+        if open.len() >= self.0.open_max {
+            let is_idle = |(name, stream): (&Name, &Arc<Stream>)| {
+                let is_idle = Arc::strong_count(stream) == 1 && stream.is_settled();
+                is_idle.then(|| name.clone())
+            };
+            let Some(idle) = open.iter().find_map(is_idle) else {
+                telemetry::hit(Limit::StreamOpen);
+                return Err(StreamError::Busy);
+            };
+            open.remove(&idle);
+        }
+        open.insert(name, stream.clone());
+        Ok(())
+    }
+
+    /// Let go of what a tenant has open, for good: it is being removed, and is marked as such.
+    pub async fn forget_tenant(&self, tenant: &TenantId) {
+        let making = self.making(tenant);
+        let _making = making.lock().await;
+        let mut left = Vec::new();
+        self.open().retain(|(owner, _), stream| {
+            let stays = owner != tenant;
+            if !stays {
+                left.push(stream.clone());
+            }
+            stays
+        });
+        for stream in left {
+            stream.lock().is_leaving = true;
+            stream
+                .mark
+                .send_modify(|mark| mark.end = Some(End::Removed));
+        }
+        let making = self.0.making.lock();
+        making
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(tenant);
+    }
+
+    #[cfg(test)]
+    fn open_count(&self) -> usize {
+        self.open().len()
+    }
+}
+
+/// From the store: its head, its newest snapshot, and the pieces after that. Blocks.
+fn opened(store: Arc<dyn Store>, clock: Clock, name: Name) -> Result<Option<Stream>, ReadError> {
+    let Some(bytes) = store.record(&head_key(&name.0, &name.1))? else {
+        return Ok(None);
+    };
+    let damaged = |error: String| ReadError::bad_record(format!("stream {}: {error}", name.1));
+    let head: Head = serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))?;
+    let key = StreamKey {
+        tenant: name.0.clone(),
+        id: head.id,
+    };
+    let mut state = match store.record(&state_key(&key))? {
+        None => State::new(head.base(), head.created),
+        Some(bytes) => {
+            serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))?
+        }
+    };
+    loop {
+        let pieces = store.pieces(&key, state.tail, Seq(u64::MAX), FOLD_BYTES)?;
+        if pieces.is_empty() {
+            break;
+        }
+        for (seq, bytes) in pieces {
+            if seq != state.tail.next() {
+                return Err(damaged(format!("piece {} is missing", state.tail.next())));
+            }
+            let piece = Piece::parse(&bytes).map_err(|error| damaged(error.to_string()))?;
+            state.next(&piece.head);
+        }
+    }
+    let now = clock.now();
+    let slack = head.expiry.map_or(0, Expiry::slack_ms);
+    let touched: Time = head.touched.max(state.time).plus_ms(slack).min(now);
+    let deleted = head.deleted;
+    let stream = Stream::new(name, head, state, (1, touched), (store, clock));
+    if deleted {
+        stream.lock().is_leaving = true;
+        stream
+            .mark
+            .send_modify(|mark| mark.end = Some(End::Deleted));
+    }
+    Ok(Some(stream))
+}
+
+/// Read at a time to fold a stream.
+const FOLD_BYTES: usize = 1024 * 1024;
