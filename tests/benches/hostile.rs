@@ -1,8 +1,8 @@
 //! What hostile agents cost others, and what is left of them.
 //!
-//! `cargo bench -p antiphon-tests --bench hostile [-- TIMES]` starts the real binary, and has the agent `worker` of one
-//! tenant do a durable turn every few milliseconds, alone and then while each mode of another tenant's hostile agent runs
-//! TIMES times (1,000), four at once. Prints the good agent's latencies of both, mode by mode, in one run; and what the
+//! `cargo bench -p antiphon-tests --bench hostile [-- TIMES MODES…]` starts the real binary, and has the agent `worker` of
+//! one tenant do a durable turn every few milliseconds, alone and then while each mode of another tenant's hostile agent
+//! (all, or those that are named) runs TIMES times (1,000), four at once. Prints the good agent's latencies of both, mode by mode, in one run; and what the
 //! server's process holds before and after: memory, descriptors, threads, turns that run. The modes after which it held
 //! more memory run once more in the end: what is a leak grows again, what is a cache does not.
 
@@ -47,10 +47,14 @@ struct Place {
 }
 
 fn main() {
-    let times = std::env::args()
-        .skip(1)
-        .find_map(|argument| argument.parse().ok())
-        .unwrap_or(1_000);
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let times = arguments.iter().find_map(|argument| argument.parse().ok());
+    let times = times.unwrap_or(1_000);
+    let named = |mode: &Mode| arguments.iter().any(|argument| argument == mode.name());
+    let mut modes: Vec<Mode> = Mode::ALL.iter().copied().filter(named).collect();
+    if modes.is_empty() {
+        modes.extend(Mode::ALL);
+    }
     let components = components(&["worker", "hostile"]);
     let data = tempfile::tempdir().expect("a scratch folder");
     let server = Process::start(data.path());
@@ -99,7 +103,7 @@ fn main() {
     let server = &place.server;
 
     // Once around, so that what is made once is there.
-    for mode in Mode::ALL {
+    for mode in &modes {
         attack(&place, *mode, AT_ONCE);
     }
     good_turns(&place, || std::thread::sleep(Duration::from_secs(1)));
@@ -110,7 +114,7 @@ fn main() {
     let start = Instant::now();
     let mut all = Vec::new();
     let mut grew = Vec::new();
-    for mode in Mode::ALL {
+    for mode in &modes {
         let begun = Instant::now();
         let memory = rss_kb(server);
         let (mut latencies, ends) = good_turns(&place, || attack(&place, *mode, times));
