@@ -194,17 +194,25 @@ pub fn open_sessions(server: &Process, count: usize) {
 
 /// Turns of `worker`, one after the other on each connection, which has a session of its own.
 pub fn turns(server: &Process, connections: usize, time: Duration) -> Run {
+    let path = "/v1/agents/worker/invoke";
+    exchanges(server, connections, time, 200, |worker| {
+        let body = format!(r#"{{"session":"b{worker}","body":"go"}}"#);
+        request(server, "POST", path, "application/json", body.as_bytes())
+    })
+}
+
+/// The same request again and again on each connection. One with another status than this has failed.
+pub fn exchanges(
+    server: &Process,
+    connections: usize,
+    time: Duration,
+    expected: u16,
+    of: impl Fn(usize) -> Vec<u8>,
+) -> Run {
     let stop = Arc::new(AtomicBool::new(false));
     let workers: Vec<_> = (0..connections)
         .map(|worker| {
-            let body = format!(r#"{{"session":"b{worker}","body":"go"}}"#);
-            let request = request(
-                server,
-                "POST",
-                "/v1/agents/worker/invoke",
-                "application/json",
-                body.as_bytes(),
-            );
+            let request = of(worker);
             let stop = stop.clone();
             let mut connection = Connection::open(server);
             std::thread::spawn(move || {
@@ -213,7 +221,7 @@ pub fn turns(server: &Process, connections: usize, time: Duration) -> Run {
                     let start = Instant::now();
                     let (status, _) = connection.exchange(&request);
                     latencies.push(start.elapsed());
-                    failed += usize::from(status != 200);
+                    failed += usize::from(status != expected);
                 }
                 (latencies, failed)
             })
