@@ -405,9 +405,10 @@ pub(super) fn queue(
     change: impl FnOnce(&mut Mark) + Send + 'static,
 ) -> Result<Settled, StreamError> {
     let (sender, settled) = oneshot::channel();
-    let told = stream.clone();
+    // Not the stream: one that nobody uses must be seen to be so.
+    let mark = stream.mark.clone();
     let done = Box::new(move |result: Result<(), Latched>| {
-        told.mark.send_modify(|mark| match &result {
+        mark.send_modify(|mark| match &result {
             Ok(()) => {
                 mark.version = version;
                 change(mark);
