@@ -3,7 +3,7 @@
 //! ```text
 //! callers: encode, then under the lock: check, number, queue
 //! thread:  take a group -> publish its changes -> apply -> sync -> take the changes back
-//!          -> settle -> call each `done` in order
+//!          -> settle -> call each `done` in order -> let the engine tidy up
 //! ```
 //!
 //! Invariant: the commits of one tenant are applied in the order accepted; those of several go in
@@ -239,6 +239,13 @@ impl Shared {
             match written {
                 Ok(()) => self.acknowledge(group),
                 Err(EngineError::Failed(reason)) => return self.latch(group, reason),
+                Err(EngineError::Stopped) => return,
+            }
+            let tidied = catch_unwind(AssertUnwindSafe(|| self.engine.tidy()))
+                .unwrap_or_else(|panic| Err(EngineError::Failed(text_of(&*panic))));
+            match tidied {
+                Ok(()) => {}
+                Err(EngineError::Failed(reason)) => return self.latch(Vec::new(), reason),
                 Err(EngineError::Stopped) => return,
             }
         }

@@ -48,6 +48,12 @@ pub(in crate::store) trait Engine: Send + Sync + 'static {
     /// was applied since the last one; a crash after loses nothing.
     fn sync(&self) -> Result<(), EngineError>;
 
+    /// Put in order what changes left behind, if that is needed: called after each sync, when nobody waits for it. Changes
+    /// no row. A crash in it, or before the next sync, loses nothing.
+    fn tidy(&self) -> Result<(), EngineError> {
+        Ok(())
+    }
+
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, EngineError>;
 
     /// Keys from `low` up to, not including, `high`.

@@ -17,6 +17,7 @@
 //! never makes a file under `blobs`, which it would not sync.
 
 mod files;
+mod room;
 #[cfg(test)]
 mod tests;
 
@@ -24,13 +25,14 @@ use std::any::Any;
 use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
 use bytes::Bytes;
 use sled::{Batch, Db, IVec};
 
+use self::room::Room;
 use super::engine::{Changes, Engine, EngineError, Order, Rows};
 
 pub use self::files::StoreOpenError;
@@ -53,6 +55,8 @@ pub struct SledOptions {
     /// The store latches before less than this is free on its disk: sled splits pages
     /// while it reads, so on a disk that is really full even reads fail.
     pub reserve_bytes: u64,
+    /// The file may grow by this much more than twice what the rows do.
+    pub slack_bytes: u64,
 }
 
 impl Default for SledOptions {
@@ -63,6 +67,8 @@ impl Default for SledOptions {
             // A group of up to 256 KiB makes sled rewrite pages around its rows, in the
             // worst case hundreds of them; opening again needs some, too.
             reserve_bytes: 64 << 20,
+            // A hundredth of what disks have, and more than a small store ever takes.
+            slack_bytes: 16 << 20,
         }
     }
 }
@@ -74,6 +80,8 @@ pub(in crate::store) struct SledEngine {
     options: SledOptions,
     path: PathBuf,
     watchdog: Watchdog,
+    /// Used by the commit thread alone.
+    room: Mutex<Room>,
     /// Held until the end: a second process is told so.
     _lock: File,
 }
@@ -103,9 +111,14 @@ impl SledEngine {
             what: "start the watchdog's thread",
             text: error.to_string(),
         })?;
+        let file = opened.log.metadata().map_err(|error| StoreOpenError::Io {
+            what: "look at the store's file",
+            text: error.to_string(),
+        })?;
         Ok(Self {
             db: opened.db,
             log: opened.log,
+            room: Mutex::new(Room::of(file.len(), options.slack_bytes)),
             options,
             path: path.to_owned(),
             watchdog,
@@ -136,9 +149,12 @@ impl SledEngine {
     }
 }
 
-impl Engine for SledEngine {
-    fn apply(&self, changes: &Changes) -> Result<(), EngineError> {
-        self.check_room()?;
+impl SledEngine {
+    fn room(&self) -> MutexGuard<'_, Room> {
+        self.room.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self, changes: &Changes) -> Result<(), EngineError> {
         // sled writes and syncs the head of a batch on its own, before the rows; one change alone
         // is whole without it.
         if let (1, Some((key, change))) = (changes.len(), changes.first_key_value()) {
@@ -156,6 +172,23 @@ impl Engine for SledEngine {
             }
         }
         self.guarded(|| self.db.apply_batch(batch).map_err(|error| of_sled(&error)))
+    }
+}
+
+impl Engine for SledEngine {
+    fn apply(&self, changes: &Changes) -> Result<(), EngineError> {
+        self.check_room()?;
+        self.write(changes)?;
+        self.room().add(changes);
+        Ok(())
+    }
+
+    fn tidy(&self) -> Result<(), EngineError> {
+        if self.check_room().is_err() {
+            return Ok(());
+        }
+        let file = self.log.metadata().map_err(|error| of_io(&error))?.len();
+        self.guarded(|| self.room().make(&self.db, file, || self.sync()))
     }
 
     fn sync(&self) -> Result<(), EngineError> {
@@ -202,6 +235,12 @@ impl Drop for SledEngine {
 /// A view of what sled read, not a copy.
 fn bytes_of(value: IVec) -> Bytes {
     Bytes::from_owner(value)
+}
+
+impl From<sled::Error> for EngineError {
+    fn from(error: sled::Error) -> Self {
+        of_sled(&error)
+    }
 }
 
 fn of_sled(error: &sled::Error) -> EngineError {
