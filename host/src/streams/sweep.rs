@@ -66,9 +66,9 @@ impl Streams {
     pub(super) async fn clear_tenant(&self, tenant: &TenantId) -> Result<(), StreamError> {
         loop {
             let (store, of) = (self.0.store.clone(), tenant.clone());
-            let gone =
-                blocking(move || store.records(Some(&of), RecordSpace::StreamGone, None, HEADS))
-                    .await?;
+            let gone = self
+                .blocking(move || store.records(Some(&of), RecordSpace::StreamGone, None, HEADS))
+                .await?;
             if gone.is_empty() {
                 return Ok(());
             }
@@ -84,10 +84,25 @@ impl Streams {
         }
     }
 
+    /// Off the async threads, and waited for by [`Self::finish`]: it holds the store.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, ReadError> + Send + 'static,
+    ) -> Result<T, StreamError> {
+        match self.0.tasks.spawn_blocking(work).await {
+            Ok(result) => Ok(result?),
+            Err(_) => Err(ended().into()),
+        }
+    }
+
     async fn clear_stream(&self, stream: &StreamKey) -> Result<(), StreamError> {
         loop {
             let (store, of) = (self.0.store.clone(), stream.clone());
-            let cleared = tokio::task::spawn_blocking(move || store.clear_stream(&of, ROWS)).await;
+            let cleared = self
+                .0
+                .tasks
+                .spawn_blocking(move || store.clear_stream(&of, ROWS))
+                .await;
             let is_clear = match cleared {
                 Ok(Ok(is_clear)) => is_clear,
                 Ok(Err(crate::store::OpenError::Read(error))) => return Err(error.into()),
@@ -123,10 +138,11 @@ impl Streams {
         let mut after: Option<String> = None;
         loop {
             let (store, of) = (self.0.store.clone(), tenant.clone());
-            let page = blocking(move || {
-                store.records(Some(&of), RecordSpace::Stream, after.as_deref(), HEADS)
-            })
-            .await?;
+            let page = self
+                .blocking(move || {
+                    store.records(Some(&of), RecordSpace::Stream, after.as_deref(), HEADS)
+                })
+                .await?;
             let Some((last, _)) = page.last() else {
                 return Ok(());
             };
@@ -165,13 +181,4 @@ impl Streams {
 
 fn ended() -> ReadError {
     ReadError::Io("the reading thread ended early".into())
-}
-
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, ReadError> + Send + 'static,
-) -> Result<T, StreamError> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => Ok(result?),
-        Err(_) => Err(ended().into()),
-    }
 }
