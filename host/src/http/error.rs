@@ -380,6 +380,7 @@ impl From<ForkError> for ApiError {
             ForkError::Exists => Self::conflict("session_exists", text),
             ForkError::KeyReused => key_reused(text),
             ForkError::Busy => Self::overloaded(text),
+            ForkError::GivenUp => Self::internal(text),
         }
     }
 }

@@ -12,8 +12,10 @@
 //! that done after a crash too.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
+use tokio_util::sync::CancellationToken;
 
 use crate::clock::Time;
 use crate::id::{Digest, Seq, SessionId, TenantId};
@@ -58,6 +60,18 @@ pub enum ForkError {
     KeyReused,
     #[error("as many sessions are being copied as may be")]
     Busy,
+    #[error("whoever asked for it went away")]
+    GivenUp,
+}
+
+/// A fork as it is made.
+struct Making {
+    journal: JournalId,
+    parent: Result<(Arc<Session>, Seq), ForkError>,
+    idempotency: Option<Idempotency>,
+    given_up: CancellationToken,
+    /// Set if it was not there before.
+    made: Arc<AtomicBool>,
 }
 
 /// A fork that is there, whole and durable.
@@ -82,34 +96,26 @@ impl Sessions {
         // Held from before the new one's place in memory is: whoever holds such a place waits
         // for no other session, or two could wait for each other.
         let parent = self.parent(tenant, from, new.at).await;
+        // Gone with whoever asked for the fork.
+        let asked = CancellationToken::new();
+        let _asked = asked.clone().drop_guard();
         for _ in 0..TRIES_MAX {
             self.admit(&journal)?;
-            let cell = self.place(&journal)?;
-            let mut made = false;
-            let making = async {
-                if wake::is_gone(self, &journal).await? {
-                    return Err(SessionError::Gone.into());
+            let made = Arc::new(AtomicBool::new(false));
+            let making = Box::pin(self.clone().make(Making {
+                journal: journal.clone(),
+                parent: parent.clone(),
+                idempotency: new.idempotency,
+                given_up: asked.clone(),
+                made: made.clone(),
+            }));
+            let opened = self.enter(&journal)?.run::<ForkError>(making).await;
+            let (session, opening) = opened.inspect_err(|error| {
+                if let ForkError::Session(error) = error {
+                    self.0.set_aside.learn(&journal, error);
                 }
-                remove_unfinished(self, &journal).await?;
-                let (store, name) = (self.0.parts.store.clone(), journal.clone());
-                if !blocking(move || Ok(store.exists(&name)?)).await? {
-                    let (parent, at) = parent.as_ref().map_err(ForkError::clone)?;
-                    self.copy(parent, *at, &journal, new.idempotency).await?;
-                    made = true;
-                }
-                Ok::<_, ForkError>(self.wake(&journal, false).await?)
-            };
-            let session = match cell.get_or_try_init(|| making).await {
-                Ok(session) => session.clone(),
-                Err(error) => {
-                    if let ForkError::Session(error) = &error {
-                        self.0.set_aside.learn(&journal, error);
-                    }
-                    self.forget(&journal, &cell);
-                    return Err(error);
-                }
-            };
-            if made {
+            })?;
+            if made.load(Ordering::Acquire) {
                 let replayed = false;
                 return Ok(Forked { session, replayed });
             }
@@ -137,12 +143,27 @@ impl Sessions {
                         return Err(SessionError::Latched(latched).into());
                     }
                     if session.ledger.close() {
-                        self.forget(&journal, &cell);
+                        opening.leave();
                     }
                 }
             }
         }
         Err(SessionError::dies().into())
+    }
+
+    /// Open the session, made first if there is none.
+    async fn make(self, making: Making) -> Result<Arc<Session>, ForkError> {
+        let journal = &making.journal;
+        if wake::is_gone(&self, journal).await? {
+            return Err(SessionError::Gone.into());
+        }
+        remove_unfinished(&self, journal).await?;
+        let (store, name) = (self.0.parts.store.clone(), journal.clone());
+        if !blocking(move || Ok(store.exists(&name)?)).await? {
+            self.copy(&making).await?;
+            making.made.store(true, Ordering::Release);
+        }
+        Ok(self.wake(journal, false).await?)
     }
 
     /// The session to copy, and the last entry to copy.
@@ -163,13 +184,9 @@ impl Sessions {
 
     /// Copy, and wait until it is durable. A crash, and whoever gives this up, leaves either the
     /// whole fork or one that is removed.
-    async fn copy(
-        &self,
-        parent: &Session,
-        at: Seq,
-        journal: &JournalId,
-        idempotency: Option<Idempotency>,
-    ) -> Result<(), ForkError> {
+    async fn copy(&self, making: &Making) -> Result<(), ForkError> {
+        let (parent, at) = making.parent.as_ref().map_err(ForkError::clone)?;
+        let journal = &making.journal;
         let _permit = self.0.forks.try_acquire().map_err(|_| {
             telemetry::hit(Limit::Forks);
             ForkError::Busy
@@ -189,15 +206,18 @@ impl Sessions {
             .await
             .map_err(failed)?;
         let mut copy = Copy::open(store, journal).await?;
-        while copy.state.last < at {
+        while copy.state.last < *at {
+            if making.given_up.is_cancelled() {
+                return Err(ForkError::GivenUp);
+            }
             if self.0.draining.is_cancelled() {
                 return Err(SessionError::Draining.into());
             }
-            copy = copy.batch(parent, at).await?;
+            copy = copy.batch(parent, *at).await?;
         }
         let private = SessionOpenedPrivate {
             secret: fresh_secret(),
-            idempotency,
+            idempotency: making.idempotency,
         };
         let from = parent.journal.session.clone();
         copy.finish(from, private, self.now()).await?;

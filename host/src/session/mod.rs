@@ -9,6 +9,7 @@
 //!
 //! - [`machine`](self): pure, what follows from a state.
 //! - `rules`: what of an agent's configuration decides when its turns begin.
+//! - `opening`: which sessions are in memory, and how one gets there and leaves.
 //! - `driver`: the only loop; one task per open session, which owns the tasks of its turns.
 //! - `turn`: one turn from `turn-started` to `turn-ended`.
 //! - [`commands`]: what people do to a session. [`outcome`]: what became of a message.
@@ -33,6 +34,7 @@ pub mod fork;
 mod instances;
 mod machine;
 mod nested;
+mod opening;
 pub mod outcome;
 mod places;
 mod quotas;
@@ -46,11 +48,10 @@ mod tenants;
 mod turn;
 mod wake;
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::sync::{OnceCell, Semaphore};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -58,8 +59,6 @@ use crate::agents::Agents;
 use crate::budgets::Budgets;
 use crate::clock::{Clock, Time};
 use crate::egress::Egress;
-use crate::id::{SessionId, TenantId};
-use crate::journal::state::Phase;
 use crate::ledger::{Dead, Ledger};
 use crate::logs::Logs;
 use crate::model::Models;
@@ -177,7 +176,7 @@ struct Inner {
     parts: Parts,
     /// Turns begun before this were begun by another process.
     started_at: Time,
-    open: Mutex<HashMap<JournalId, Arc<OnceCell<Arc<Session>>>>>,
+    open: Mutex<opening::Map>,
     set_aside: SetAside,
     served: Served,
     agenda: Agenda,
@@ -185,7 +184,8 @@ struct Inner {
     quotas: Quotas,
     forks: Semaphore,
     burials: Semaphore,
-    drivers: TaskTracker,
+    /// The drivers of open sessions, and whatever else ends by itself when the host drains.
+    tasks: TaskTracker,
     /// Nothing new is started.
     draining: CancellationToken,
     /// What still runs is dropped.
@@ -207,7 +207,7 @@ impl Sessions {
         Self(Arc::new(Inner {
             parts,
             started_at,
-            open: Mutex::new(HashMap::new()),
+            open: Mutex::new(opening::Map::new()),
             set_aside: SetAside::default(),
             served: Served::default(),
             agenda: Agenda::default(),
@@ -215,170 +215,10 @@ impl Sessions {
             quotas,
             forks,
             burials: Semaphore::new(wake::BURIALS_MAX),
-            drivers: TaskTracker::new(),
+            tasks: TaskTracker::new(),
             draining: CancellationToken::new(),
             stopping: CancellationToken::new(),
         }))
-    }
-
-    /// The session, woken if it rests.
-    pub async fn get(
-        &self,
-        tenant: &TenantId,
-        session: &SessionId,
-    ) -> Result<Arc<Session>, SessionError> {
-        let open = self.open(tenant, session, false).await?;
-        match open.ledger.look(|state| state.phase) {
-            Phase::Open => Ok(open),
-            Phase::Ended => Err(SessionError::Gone),
-            Phase::Absent => Err(SessionError::NotFound),
-        }
-    }
-
-    /// The session, or an empty journal under its name for whoever opens it next. An id that
-    /// is gone stays gone for a day.
-    pub async fn get_or_absent(
-        &self,
-        tenant: &TenantId,
-        session: &SessionId,
-    ) -> Result<Arc<Session>, SessionError> {
-        let open = self.open(tenant, session, true).await?;
-        match open.ledger.look(|state| state.phase) {
-            Phase::Open | Phase::Absent => Ok(open),
-            Phase::Ended => Err(SessionError::Gone),
-        }
-    }
-
-    async fn open(
-        &self,
-        tenant: &TenantId,
-        session: &SessionId,
-        absent: bool,
-    ) -> Result<Arc<Session>, SessionError> {
-        let journal = JournalId {
-            tenant: tenant.clone(),
-            session: session.clone(),
-        };
-        for _ in 0..TRIES_MAX {
-            self.admit(&journal)?;
-            let cell = self.place(&journal)?;
-            let open = cell.get_or_try_init(|| self.wake(&journal, absent)).await;
-            match open {
-                Ok(open) => {
-                    // Under the map's lock, for `rest` counts who holds it there: either it
-                    // sees this one, or we see that it rests.
-                    let map = self.map();
-                    let open = open.clone();
-                    drop(map);
-                    let dead = open.ledger.mark().dead;
-                    if dead.is_none() || open.ledger.is_read_only() {
-                        return Ok(open);
-                    }
-                    if let Some(Dead::Damaged(damage)) = dead {
-                        self.0.set_aside.put(&journal, damage);
-                    }
-                    self.forget(&journal, &cell);
-                }
-                Err(error) => {
-                    self.0.set_aside.learn(&journal, &error);
-                    self.forget(&journal, &cell);
-                    return Err(error);
-                }
-            }
-        }
-        Err(SessionError::dies())
-    }
-
-    /// Refuse what is set aside, and what would have to be woken while the host stops; what is open
-    /// is served while it drains.
-    fn admit(&self, journal: &JournalId) -> Result<(), SessionError> {
-        self.0.set_aside.check(journal)?;
-        let is_open = self.map().contains_key(journal);
-        if self.0.stopping.is_cancelled() || (self.0.draining.is_cancelled() && !is_open) {
-            return Err(SessionError::Draining);
-        }
-        Ok(())
-    }
-
-    /// The session's place in memory, unless its tenant is being removed: looked at under the lock under which
-    /// the places of such a tenant are taken away.
-    fn place(&self, journal: &JournalId) -> Result<Arc<OnceCell<Arc<Session>>>, SessionError> {
-        let mut map = self.map();
-        if self.0.served.is_leaving(&journal.tenant) {
-            return Err(SessionError::NotFound);
-        }
-        Ok(map.entry(journal.clone()).or_default().clone())
-    }
-
-    /// Read the journal, settle what an older process left open, and start the driver.
-    async fn wake(&self, journal: &JournalId, absent: bool) -> Result<Arc<Session>, SessionError> {
-        if wake::is_gone(self, journal).await? {
-            return Err(SessionError::Gone);
-        }
-        fork::remove_unfinished(self, journal).await?;
-        let (store, clock) = (self.0.parts.store.clone(), self.0.parts.clock.clone());
-        let budgets = self.0.parts.budgets.clone();
-        let name = journal.clone();
-        let opening = tokio::task::spawn_blocking(move || {
-            if !absent && !store.exists(&name)? {
-                return Err(SessionError::NotFound);
-            }
-            if let Some(latched) = store.latched() {
-                // What is durable can still be read.
-                return Ok(Ledger::open_latched(store, name, clock, latched)?);
-            }
-            let meter = budgets.meter(&name.tenant, clock.now())?;
-            Ok(Ledger::open_metered(store, name, clock, meter)?)
-        });
-        let ledger = match opening.await {
-            Ok(ledger) => ledger?,
-            Err(panicked) => return Err(SessionError::Broken(panicked.to_string())),
-        };
-        let session = Arc::new(Session {
-            journal: journal.clone(),
-            ledger,
-        });
-        if !session.ledger.is_read_only() {
-            recovery::recover(&session.ledger)?;
-            self.0
-                .drivers
-                .spawn(driver::drive(self.clone(), session.clone()));
-        }
-        Ok(session)
-    }
-
-    /// Forget a session, if nobody put a newer one in its place.
-    fn forget(&self, journal: &JournalId, cell: &Arc<OnceCell<Arc<Session>>>) {
-        let mut map = self.map();
-        if map
-            .get(journal)
-            .is_some_and(|current| Arc::ptr_eq(current, cell))
-        {
-            map.remove(journal);
-        }
-    }
-
-    /// Let a session go to rest; false if somebody holds it or it has something to do.
-    fn rest(&self, session: &Arc<Session>) -> bool {
-        let mut map = self.map();
-        // The map's and the driver's: under the map's lock nobody gets another.
-        if Arc::strong_count(session) > 2 || !session.ledger.close() {
-            return false;
-        }
-        map.remove(&session.journal);
-        drop(map);
-        if let Some(due) = session.ledger.look(|state| state.next_due()) {
-            self.0.agenda.put(
-                &session.journal,
-                due.max(self.now().plus_ms(wake::AGAIN_MS)),
-            );
-        }
-        true
-    }
-
-    /// Sessions in memory.
-    pub fn open_count(&self) -> usize {
-        self.map().len()
     }
 
     pub fn agents(&self) -> &Arc<Agents> {
@@ -419,19 +259,12 @@ impl Sessions {
     /// taken up by the next process. True if nothing was left.
     pub async fn stop(&self, drain: Duration) -> bool {
         self.0.draining.cancel();
-        self.0.drivers.close();
-        let drained = tokio::time::timeout(drain, self.0.drivers.wait())
+        self.0.tasks.close();
+        let drained = tokio::time::timeout(drain, self.0.tasks.wait())
             .await
             .is_ok();
         self.0.stopping.cancel();
-        self.0.drivers.wait().await;
+        self.0.tasks.wait().await;
         drained
-    }
-
-    fn map(&self) -> MutexGuard<'_, HashMap<JournalId, Arc<OnceCell<Arc<Session>>>>> {
-        self.0
-            .open
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }

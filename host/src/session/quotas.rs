@@ -156,7 +156,7 @@ impl Sessions {
             Some(false) => {}
             Some(true) => {
                 let (sessions, tenant) = (self.clone(), tenant.clone());
-                self.0.drivers.spawn(async move {
+                self.0.tasks.spawn(async move {
                     if let Err(error) = sessions.0.quotas.count(&tenant).await {
                         tracing::warn!(%tenant, %error, "what a tenant holds was not counted");
                     }

@@ -111,7 +111,7 @@ impl Sessions {
             return;
         }
         let (sessions, tenants) = (self.clone(), tenants.clone());
-        self.0.drivers.spawn(async move {
+        self.0.tasks.spawn(async move {
             let removing = async {
                 while let Err(error) = sessions.remove(&tenants, &tenant).await {
                     tracing::warn!(%tenant, %error, "a tenant is not removed yet");

@@ -85,7 +85,7 @@ fn what_is_found_while_it_is_open_ends_it() {
         assert_eq!(world.get().await.err(), Some(error));
         drop(session);
         world
-            .until("its driver is gone", || world.sessions.0.drivers.is_empty())
+            .until("its driver is gone", || world.sessions.0.tasks.is_empty())
             .await;
         let text = print(&entries(&*world.store));
         assert!(!text.contains("two"), "nothing is built on it: {text}");

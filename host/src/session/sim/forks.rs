@@ -313,39 +313,78 @@ fn a_fork_that_is_given_up_is_removed() {
 fn as_many_are_made_at_once_as_may_be() {
     let (disk, now) = long();
     life(&disk, now, async |world| {
-        let (owner, from) = (tenant(), name("s"));
-        let (new, other) = (
-            new_fork(None),
-            NewFork {
-                session: name("other"),
-                ..new_fork(None)
-            },
-        );
-        let mut making: Pin<Box<dyn Future<Output = _> + Send>> =
-            Box::pin(world.sessions.fork(&owner, &from, &new));
-        begin(world, &mut making).await;
-        // Two may be: one beside it goes through, and whoever comes as a third does not.
-        let permit = world.sessions.0.forks.try_acquire().expect("there are two");
-        assert!(matches!(fork(world, &other).await, Err(ForkError::Busy)));
-        drop(permit);
-        assert!(fork(world, &other).await.is_ok());
-        // While it is made, others wait for it rather than see half of it.
-        let sessions = world.sessions.clone();
-        let waiting = tokio::spawn(async move { sessions.get(&tenant(), &name("fork")).await });
+        let permit = || world.sessions.0.forks.try_acquire().expect("there are two");
+        let permits = [permit(), permit()];
+        let busy = fork(world, &new_fork(None)).await;
+        assert!(matches!(busy, Err(ForkError::Busy)));
+        drop(permits);
+        let _one = permit();
+        assert!(fork(world, &new_fork(None)).await.is_ok());
+    });
+}
+
+fn keyed(body: &[u8]) -> NewFork {
+    NewFork {
+        idempotency: Some(Idempotency {
+            key: Digest::of(b"key"),
+            body: Digest::of(body),
+        }),
+        ..new_fork(None)
+    }
+}
+
+#[test]
+fn whoever_waits_for_one_that_is_not_opened_opens_it_alone() {
+    let (disk, now) = long();
+    life(&disk, now, async |world| {
+        let fork = || {
+            let sessions = world.sessions.clone();
+            async move {
+                let new = keyed(b"one");
+                sessions.fork(&tenant(), &name("s"), &new).await
+            }
+        };
+        // In memory, so that no fork waits for it.
+        let _parent = world.session().await;
+        let (fail, failing) = tokio::sync::oneshot::channel::<SessionError>();
+        let make = Box::pin(async move { Err(failing.await.expect("it is sent")) });
+        let opening = world.sessions.enter(&fork_journal()).expect("it is served");
+        let comes = fork();
+        let fails = tokio::spawn(async move {
+            let error = opening.run::<SessionError>(make).await.err();
+            assert_eq!(error, Some(SessionError::NotFound));
+            // At once, before the one that waited is done with it.
+            comes.await
+        });
+        let waits = tokio::spawn(fork());
         for _ in 0..100 {
             world.advance(1).await;
             tokio::task::yield_now().await;
         }
-        assert!(!waiting.is_finished());
-        let mut step = || {
-            let polled = making
-                .as_mut()
-                .poll(&mut Context::from_waker(Waker::noop()));
-            matches!(polled, std::task::Poll::Ready(Ok(_)))
-        };
-        world.until("it is made", &mut step).await;
-        let found = world.wait("it is there", waiting).await.expect("no panic");
-        assert_eq!(found.expect("it opens").journal, fork_journal());
+        assert!(!waits.is_finished(), "it is being opened");
+        fail.send(SessionError::NotFound).expect("it waits");
+        let both = async move { tokio::join!(waits, fails) };
+        let (one, two) = world.wait("both answer", both).await;
+        let (one, two) = (one.expect("no panic"), two.expect("no panic"));
+        let (one, two) = (one.expect("it is made"), two.expect("it is there"));
+        assert!(one.replayed != two.replayed, "one of them made it");
+        assert!(Arc::ptr_eq(&one.session, &two.session));
+    });
+}
+
+#[test]
+fn nothing_stays_of_an_opening_that_is_given_up() {
+    let (disk, now) = long();
+    life(&disk, now, async |world| {
+        let (owner, unknown) = (tenant(), name("unknown"));
+        let mut waiter = Box::pin(world.sessions.get(&owner, &unknown));
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(waiter.as_mut().poll(&mut context).is_pending());
+        assert_eq!(world.sessions.open_count(), 1);
+        drop(waiter);
+        world
+            .until("it is forgotten", || world.sessions.open_count() == 0)
+            .await;
     });
 }
 
@@ -386,13 +425,6 @@ fn forks_are_refused_where_there_is_nothing_or_somebody() {
 fn a_key_makes_one_fork_whatever_becomes_of_the_session_it_comes_from() {
     let (disk, now) = long();
     life(&disk, now, async |world| {
-        let keyed = |body: &[u8]| NewFork {
-            idempotency: Some(Idempotency {
-                key: Digest::of(b"key"),
-                body: Digest::of(body),
-            }),
-            ..new_fork(None)
-        };
         let (first, second) = (keyed(b"one"), keyed(b"one"));
         let both = {
             let (one, two) = (world.sessions.clone(), world.sessions.clone());

@@ -447,7 +447,7 @@ fn a_failed_sync_refuses_everything_after_it() {
         );
         assert_eq!(session.ledger.mark().durable, last);
         world
-            .until("its driver is gone", || world.sessions.0.drivers.is_empty())
+            .until("its driver is gone", || world.sessions.0.tasks.is_empty())
             .await;
     });
 }

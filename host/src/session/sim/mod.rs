@@ -34,10 +34,11 @@ use super::*;
 use crate::agents::{AgentConfig, Deployment};
 use crate::budgets::{TenantBudget, Terms};
 use crate::egress::simulated::Log as Origin;
-use crate::id::{Digest, MessageId, Seq};
+use crate::id::{Digest, MessageId, Seq, SessionId, TenantId};
 use crate::journal::codec::Encoded;
 use crate::journal::entry::{Entry, Kind, Outcome, Payload, Price};
 use crate::journal::script::{name, print};
+use crate::journal::state::Phase;
 use crate::journal::state::{Batching, Policy, State};
 use crate::model::simulated::Log;
 use crate::runtime::cpu::Minutes;
@@ -378,7 +379,7 @@ impl World {
         let sessions = self.sessions.clone();
         let stop = async move { sessions.stop(Duration::from_millis(drain_ms)).await };
         let drained = self.wait("it stops", stop).await;
-        assert!(self.sessions.0.drivers.is_empty(), "a driver was left");
+        assert!(self.sessions.0.tasks.is_empty(), "a driver was left");
         drained
     }
 
