@@ -126,8 +126,7 @@ impl Committer {
 
     pub(in crate::store) fn release(&self, journal: &JournalId, generation: Generation) {
         let queue = &mut *self.shared.lock();
-        let settled = queue.settled();
-        queue.owners.release(journal, generation, settled);
+        queue.owners.release(journal, generation, &queue.open);
     }
 
     pub(in crate::store) fn is_settled(&self) -> bool {
@@ -194,13 +193,6 @@ impl Queue {
             }),
             None => Ok(()),
         }
-    }
-
-    /// Everything up to here is durable or failed.
-    fn settled(&self) -> Ticket {
-        self.open
-            .first()
-            .map_or(self.newest, |oldest| Ticket(oldest.0 - 1))
     }
 }
 
@@ -286,13 +278,13 @@ impl Shared {
     }
 
     fn acknowledge(&self, group: Vec<Accepted>) {
-        let mut queue = self.lock();
+        let mut locked = self.lock();
+        let queue = &mut *locked;
         for accepted in &group {
             queue.open.remove(&accepted.ticket);
         }
-        let settled = queue.settled();
-        queue.owners.settle(settled);
-        drop(queue);
+        queue.owners.settle(&queue.open);
+        drop(locked);
         self.settled.notify_all();
         for accepted in group {
             call(accepted.done, Ok(()));

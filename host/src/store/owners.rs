@@ -8,13 +8,13 @@
 //! back, or that still has accepted writes in flight; so the map is bounded by the
 //! open sessions.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use crate::id::Seq;
 
 use super::{CommitError, Generation, JournalId, Tail, Write};
 
-/// Counts accepted commits. Those up to the settled one are durable or failed.
+/// The number of an accepted commit. Those of several tenants are settled out of order.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(in crate::store) struct Ticket(pub(in crate::store) u64);
 
@@ -75,11 +75,12 @@ impl Owners {
         }
     }
 
+    /// Given back by an owner, if it still is that; `open` has the commits that are not settled.
     pub(in crate::store) fn release(
         &mut self,
         journal: &JournalId,
         of: Generation,
-        settled: Ticket,
+        open: &BTreeSet<Ticket>,
     ) {
         let fence = self.next_generation();
         let Some(owner) = self.owners.get_mut(journal) else {
@@ -88,19 +89,21 @@ impl Owners {
         if owner.generation != of {
             return;
         }
-        if owner.last <= settled {
+        if !open.contains(&owner.last) {
             self.owners.remove(journal);
         } else {
             owner.generation = fence;
+            // The next one waits for the last commit, and reads where that left the journal.
+            owner.tail = None;
             self.leaving.push((owner.last, journal.clone(), fence));
         }
     }
 
     /// Drop what was given back and has nothing in flight any more.
-    pub(in crate::store) fn settle(&mut self, settled: Ticket) {
+    pub(in crate::store) fn settle(&mut self, open: &BTreeSet<Ticket>) {
         let owners = &mut self.owners;
         self.leaving.retain(|(last, journal, fence)| {
-            let stays = *last > settled;
+            let stays = open.contains(last);
             // Opened again meanwhile, it has a newer generation and stays.
             if !stays && owners.get(journal).is_some_and(|o| o.generation == *fence) {
                 owners.remove(journal);
@@ -180,5 +183,58 @@ impl Owners {
     #[cfg(test)]
     pub(in crate::store) fn len(&self) -> usize {
         self.owners.len() + self.leaving.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::{SessionId, TenantId};
+    use crate::store::contract::frame;
+
+    fn journal() -> JournalId {
+        JournalId {
+            tenant: TenantId::new("t").expect("a name"),
+            session: SessionId::new("s").expect("a name"),
+        }
+    }
+
+    /// Opened on an empty journal, with one entry accepted as this commit.
+    fn with_one(owners: &mut Owners, ticket: Ticket) -> Generation {
+        let journal = journal();
+        let taken = owners.take_over(&journal);
+        owners.set_tail(&journal, taken.generation, Seq(0));
+        let append = Write::Append {
+            journal,
+            generation: taken.generation,
+            expected: Tail(Seq(0)),
+            frame: frame(1, 1),
+        };
+        let tail = owners.accept(&[append], ticket).expect("it is accepted");
+        assert_eq!(tail, Some(Tail(Seq(1))));
+        taken.generation
+    }
+
+    #[test]
+    fn commits_of_others_keep_nobody() {
+        let (mut owners, theirs, ours) = (Owners::default(), Ticket(1), Ticket(2));
+        let generation = with_one(&mut owners, ours);
+        // Theirs is older and still open, ours is durable.
+        owners.release(&journal(), generation, &BTreeSet::from([theirs]));
+        assert_eq!(owners.len(), 0);
+    }
+
+    #[test]
+    fn what_was_given_back_is_read_anew() {
+        let (mut owners, ours) = (Owners::default(), Ticket(1));
+        let generation = with_one(&mut owners, ours);
+        owners.release(&journal(), generation, &BTreeSet::from([ours]));
+        let next = owners.take_over(&journal());
+        assert_eq!((next.last, next.tail), (ours, None));
+        // It is the next one's now, and stays.
+        owners.settle(&BTreeSet::new());
+        owners.set_tail(&journal(), next.generation, Seq(1));
+        assert_eq!(owners.take_over(&journal()).tail, Some(Seq(1)));
+        assert_eq!(owners.len(), 1);
     }
 }
