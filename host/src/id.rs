@@ -208,37 +208,6 @@ impl Digest {
     }
 }
 
-impl fmt::Display for Digest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&hex::encode(self.0))
-    }
-}
-
-impl fmt::Debug for Digest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
-impl From<Digest> for String {
-    fn from(digest: Digest) -> Self {
-        digest.to_string()
-    }
-}
-
-impl TryFrom<String> for Digest {
-    type Error = InvalidName;
-
-    fn try_from(text: String) -> Result<Self, InvalidName> {
-        let mut bytes = [0; 32];
-        hex::decode_to_slice(&text, &mut bytes).map_err(|_| InvalidName {
-            what: "a digest",
-            rule: "[0-9a-f]{64}",
-        })?;
-        Ok(Self(bytes))
-    }
-}
-
 /// One life of a Durable Stream: what is created again at the same path is another. UUID version 7.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -250,36 +219,44 @@ impl StreamId {
     }
 }
 
-impl fmt::Display for StreamId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&hex::encode(self.0))
-    }
+/// Bytes that are written as lower-case hexadecimal digits.
+macro_rules! hexadecimal {
+    ($type:ident, $what:literal, $rule:literal) => {
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&hex::encode(self.0))
+            }
+        }
+
+        impl fmt::Debug for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(self, f)
+            }
+        }
+
+        impl From<$type> for String {
+            fn from(id: $type) -> Self {
+                id.to_string()
+            }
+        }
+
+        impl TryFrom<String> for $type {
+            type Error = InvalidName;
+
+            fn try_from(text: String) -> Result<Self, InvalidName> {
+                let mut bytes = [0; size_of::<Self>()];
+                hex::decode_to_slice(&text, &mut bytes).map_err(|_| InvalidName {
+                    what: $what,
+                    rule: $rule,
+                })?;
+                Ok(Self(bytes))
+            }
+        }
+    };
 }
 
-impl fmt::Debug for StreamId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
-impl From<StreamId> for String {
-    fn from(id: StreamId) -> Self {
-        id.to_string()
-    }
-}
-
-impl TryFrom<String> for StreamId {
-    type Error = InvalidName;
-
-    fn try_from(text: String) -> Result<Self, InvalidName> {
-        let mut bytes = [0; 16];
-        hex::decode_to_slice(&text, &mut bytes).map_err(|_| InvalidName {
-            what: "a stream's id",
-            rule: "[0-9a-f]{32}",
-        })?;
-        Ok(Self(bytes))
-    }
-}
+hexadecimal!(Digest, "a digest", "[0-9a-f]{64}");
+hexadecimal!(StreamId, "a stream's id", "[0-9a-f]{32}");
 
 /// The number of an entry in its journal, from 1 without gaps. 0 is "before the first".
 #[derive(

@@ -9,7 +9,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use antiphon_tests::load::{Connection, components, open_sessions, request_as, turns};
+use antiphon_tests::load::{Connection, components, open_sessions, operator_key, turns};
 use antiphon_tests::process::Process;
 use serde_json::json;
 
@@ -53,7 +53,6 @@ fn main() {
 }
 
 fn give_quotas(server: &Process, data: &Path) {
-    let operator = std::fs::read_to_string(data.join("operator.key")).expect("its key");
     let quotas = json!({
         "sessions_max": 1_000_000,
         "storage_bytes_max": 1_000_000_000_000_u64,
@@ -61,10 +60,7 @@ fn give_quotas(server: &Process, data: &Path) {
         "turns_waiting_max": 5_000,
     });
     let path = "/v1/tenants/default/quotas";
-    let body = quotas.to_string();
-    let put = request_as(&operator, "PUT", path, "application/json", body.as_bytes());
-    let (status, _) = Connection::open(server).exchange(&put);
-    assert_eq!(status, 200);
+    Connection::open(server).json_as(&operator_key(data), "PUT", path, &quotas);
 }
 
 fn median(mut figures: Vec<f64>) -> f64 {

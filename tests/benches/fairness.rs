@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use antiphon_tests::load::{Connection, components, percentile, request, request_as};
 use antiphon_tests::process::Process;
-use serde_json::{Value, json};
+use serde_json::json;
 
 const JSON: &str = "application/json";
 
@@ -26,34 +26,17 @@ fn main() {
     let built = components(&["worker", "puppet"]);
     let data = tempfile::tempdir().expect("a scratch folder");
     let server = Process::start(data.path());
-    let operator = std::fs::read_to_string(data.path().join("operator.key")).expect("its key");
     let mut connection = Connection::open(&server);
     connection.deploy(&server, "worker", &built[0]);
     let agents = json!({"agents": ["worker"]});
     connection.json(&server, "PUT", "/v1/sessions/q", &agents);
 
-    let mut call = |key: &str, method: &str, path: &str, kind: &str, body: &[u8]| {
-        let (status, body) = connection.exchange(&request_as(key, method, path, kind, body));
-        assert!((200..300).contains(&status), "{path}: {status}");
-        serde_json::from_slice::<Value>(&body).unwrap_or_default()
-    };
-    let [busy, computing] = ["busy", "computing"].map(|tenant| {
-        let new = json!({"tenant": tenant}).to_string();
-        let made = call(&operator, "POST", "/v1/tenants", JSON, new.as_bytes());
-        made["key"]["key"].as_str().expect("a key").to_owned()
-    });
-    for (key, agent, file) in [
-        (&busy, "puppet", &built[1]),
-        (&computing, "worker", &built[0]),
-    ] {
-        let bytes = std::fs::read(file).expect("it was built");
-        let path = format!("/v1/agents/{agent}");
-        call(key, "PUT", &path, "application/wasm", &bytes);
-    }
+    let [busy, computing] = ["busy", "computing"].map(|it| connection.tenant(data.path(), it));
+    connection.deploy_as(&busy, "puppet", &built[1]);
+    connection.deploy_as(&computing, "worker", &built[0]);
     for n in 0..16 {
-        let body = agents.to_string();
         let path = format!("/v1/sessions/b{n}");
-        call(&computing, "PUT", &path, JSON, body.as_bytes());
+        connection.json_as(&computing, "PUT", &path, &agents);
     }
 
     // The first round is for touching everything.

@@ -72,31 +72,9 @@ fn main() {
     ];
     let config = json!({"grants": grants, "limits": limits()});
     connection.deploy(&server, "worker", &components[0]);
-    let operator = std::fs::read_to_string(data.path().join("operator.key")).expect("its key");
-    let mut call = |key: &str, method: &str, path: &str, kind: &str, body: &[u8]| {
-        let (status, body) = connection.exchange(&request_as(key, method, path, kind, body));
-        assert!((200..300).contains(&status), "{path}: {status}");
-        serde_json::from_slice::<Value>(&body).unwrap_or_default()
-    };
-    let made = call(
-        &operator,
-        "POST",
-        "/v1/tenants",
-        JSON,
-        br#"{"tenant": "bad"}"#,
-    );
-    let hostile = made["key"]["key"].as_str().expect("a key").to_owned();
-    let config = config.to_string();
-    let component = std::fs::read(&components[1]).expect("it was built");
-    let path = "/v1/agents/hostile";
-    call(
-        &hostile,
-        "PUT",
-        &format!("{path}/config"),
-        JSON,
-        config.as_bytes(),
-    );
-    call(&hostile, "PUT", path, "application/wasm", &component);
+    let hostile = connection.tenant(data.path(), "bad");
+    connection.json_as(&hostile, "PUT", "/v1/agents/hostile/config", &config);
+    connection.deploy_as(&hostile, "hostile", &components[1]);
     let good = json!({"agents": ["worker"]});
     connection.json(&server, "PUT", "/v1/sessions/good", &good);
     let place = Arc::new(Place { server, hostile });

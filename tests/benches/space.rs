@@ -9,7 +9,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use antiphon_tests::load::{Connection, components, request, request_as};
+use antiphon_tests::load::{Connection, components, operator_key, request, request_as};
 use antiphon_tests::process::Process;
 use serde_json::{Value, json};
 
@@ -87,8 +87,7 @@ fn each(server: &Process, count: usize, work: impl Fn(&mut Connection, usize) + 
 
 /// Sessions and bytes that the tenant holds.
 fn held(server: &Process, data: &Path) -> (u64, u64) {
-    let operator = std::fs::read_to_string(data.join("operator.key")).expect("its key");
-    let show = request_as(&operator, "GET", "/v1/tenants/default", JSON, b"");
+    let show = request_as(&operator_key(data), "GET", "/v1/tenants/default", JSON, b"");
     let (status, body) = Connection::open(server).exchange(&show);
     assert_eq!(status, 200);
     let shown: Value = serde_json::from_slice(&body).expect("JSON");

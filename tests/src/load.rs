@@ -33,6 +33,11 @@ pub fn request_as(key: &str, method: &str, path: &str, kind: &str, body: &[u8]) 
     [head.as_bytes(), body].concat()
 }
 
+/// The key that makes tenants, of the server on this folder.
+pub fn operator_key(data: &Path) -> String {
+    std::fs::read_to_string(data.join("operator.key")).expect("the server wrote it")
+}
+
 /// One keep-alive connection.
 pub struct Connection {
     stream: TcpStream,
@@ -77,22 +82,39 @@ impl Connection {
 
     /// A request with a body of JSON; panics unless it succeeds.
     pub fn json(&mut self, process: &Process, method: &str, path: &str, body: &Value) -> Value {
+        self.json_as(&process.key, method, path, body)
+    }
+
+    /// The same by the holder of another key.
+    pub fn json_as(&mut self, key: &str, method: &str, path: &str, body: &Value) -> Value {
         let body = body.to_string();
-        let kind = "application/json";
-        let (status, answer) =
-            self.exchange(&request(process, method, path, kind, body.as_bytes()));
-        let text = String::from_utf8_lossy(&answer);
-        assert!((200..300).contains(&status), "{path}: {status} {text}");
-        serde_json::from_slice(&answer).unwrap_or(Value::Null)
+        self.succeed(key, method, path, "application/json", body.as_bytes())
     }
 
     /// Deploy a component.
     pub fn deploy(&mut self, process: &Process, agent: &str, component: &Path) {
+        self.deploy_as(&process.key, agent, component);
+    }
+
+    /// The same by the holder of another key.
+    pub fn deploy_as(&mut self, key: &str, agent: &str, component: &Path) {
         let bytes = std::fs::read(component).expect("the component is there");
         let path = format!("/v1/agents/{agent}");
-        let (status, _) =
-            self.exchange(&request(process, "PUT", &path, "application/wasm", &bytes));
-        assert!(status == 200 || status == 201, "{path}: {status}");
+        self.succeed(key, "PUT", &path, "application/wasm", &bytes);
+    }
+
+    /// Make a tenant of the server on this folder; its key.
+    pub fn tenant(&mut self, data: &Path, name: &str) -> String {
+        let new = json!({"tenant": name});
+        let made = self.json_as(&operator_key(data), "POST", "/v1/tenants", &new);
+        made["key"]["key"].as_str().expect("a key").to_owned()
+    }
+
+    fn succeed(&mut self, key: &str, method: &str, path: &str, kind: &str, body: &[u8]) -> Value {
+        let (status, answer) = self.exchange(&request_as(key, method, path, kind, body));
+        let text = String::from_utf8_lossy(&answer);
+        assert!((200..300).contains(&status), "{path}: {status} {text}");
+        serde_json::from_slice(&answer).unwrap_or(Value::Null)
     }
 
     /// The server's own figures.

@@ -21,23 +21,27 @@ pub(super) fn event(id: &str, kind: &str, data: &[u8]) -> Bytes {
         bytes.put_slice(value.as_bytes());
         bytes.put_u8(b'\n');
     }
-    let mut rest = data;
-    loop {
-        let end = rest
-            .iter()
-            .position(|byte| matches!(byte, b'\n' | b'\r'))
-            .unwrap_or(rest.len());
+    for line in lines(data) {
         bytes.put_slice(b"data: ");
-        bytes.put_slice(&rest[..end]);
+        bytes.put_slice(line);
         bytes.put_u8(b'\n');
-        if end == rest.len() {
-            break;
-        }
-        let both = rest[end..].starts_with(b"\r\n");
-        rest = &rest[end + 1 + usize::from(both)..];
     }
     bytes.put_u8(b'\n');
     bytes.freeze()
+}
+
+/// What stands between line breaks, as the HTML standard has them in event streams; at least one line.
+pub(super) fn lines(data: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut left = Some(data);
+    std::iter::from_fn(move || {
+        let rest = left.take()?;
+        let Some(end) = rest.iter().position(|byte| matches!(byte, b'\n' | b'\r')) else {
+            return Some(rest);
+        };
+        let both = rest[end..].starts_with(b"\r\n");
+        left = Some(&rest[end + 1 + usize::from(both)..]);
+        Some(&rest[..end])
+    })
 }
 
 /// A response that streams events, with a comment when nothing happens for a while. It ends when `over` does: when
@@ -81,7 +85,7 @@ pub(super) fn response(
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use proptest::prelude::*;
 
     use super::*;
@@ -98,7 +102,7 @@ mod tests {
     }
 
     /// What a browser makes of a stream: id, name and data of each event, by the rules of the HTML standard.
-    fn heard(stream: &str) -> Vec<(String, String, String)> {
+    pub(in crate::http) fn heard(stream: &str) -> Vec<(String, String, String)> {
         let (mut events, mut id, mut kind, mut data) =
             (Vec::new(), String::new(), String::new(), Vec::new());
         for line in stream.replace("\r\n", "\n").replace('\r', "\n").split('\n') {

@@ -5,9 +5,9 @@
 //! few places, which tenants take in turns, tick by tick. So there is a core for those who compute for a
 //! moment, which is what most turns do.
 //!
-//! Invariants: waiting for anything costs nobody anything, and is done without such a place; what a turn computed is the tenant's in the
-//! end, however the turn ended. The tenant's count is touched when a guest was looked at (each tick)
-//! and when its turn is over, never by a host call.
+//! Invariants: waiting for anything costs nobody anything, and is done without such a place; what a
+//! turn computed is the tenant's in the end, however the turn ended. The tenant's count is touched
+//! when a guest was looked at (each tick) and when its turn is over, never by a host call.
 
 use std::collections::HashMap;
 use std::pin::pin;
@@ -207,12 +207,7 @@ impl TenantCpu {
 
     /// A place among those that compute for long, or in their line.
     fn place(&self) -> Pass {
-        let all = usize::try_from(self.places.max).unwrap_or(usize::MAX);
-        let bounds = Bounds {
-            host_max: all,
-            tenant_max: all,
-        };
-        self.places.gate.enter(&self.tenant, bounds)
+        self.places.gate.enter(&self.tenant, self.places.bounds)
     }
 
     fn allow(&self, allowance: Duration) {
@@ -228,7 +223,7 @@ impl TenantCpu {
 #[derive(Debug, Clone)]
 struct Places {
     gate: Arc<Gate>,
-    max: u64,
+    bounds: Bounds,
 }
 
 /// Every tenant's minute, in memory: a host that starts has seen nobody compute. Cheap to clone.
@@ -246,17 +241,24 @@ struct Inner {
 impl Minutes {
     /// With what each tenant may compute in a minute, and how many guests may compute for long at once.
     pub fn new(minute_ms_max: u64, computing_max: u64) -> Self {
+        let all = usize::try_from(computing_max).unwrap_or(usize::MAX);
+        // A tenant that is alone may have them all: they go round when others come.
+        let bounds = Bounds {
+            host_max: all,
+            tenant_max: all,
+        };
         Self(Arc::new(Inner {
             allowance: Duration::from_millis(minute_ms_max),
             places: Places {
                 gate: Arc::default(),
-                max: computing_max,
+                bounds,
             },
             tenants: Mutex::default(),
         }))
     }
 
-    /// Of a tenant that may compute so much in a minute, and never more than the host gives everybody; none for that.
+    /// Of a tenant that may compute so much in a minute, and never more than the host gives everybody;
+    /// none for that.
     pub fn of(&self, tenant: &TenantId, minute_ms_max: Option<u64>) -> Arc<TenantCpu> {
         let all = self.0.allowance;
         let own = minute_ms_max.map_or(all, |own| Duration::from_millis(own).min(all));

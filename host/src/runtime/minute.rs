@@ -34,6 +34,9 @@ impl Minute {
 
     /// Another allowance from now on. What was taken stays taken.
     pub fn allow(&mut self, allowance: Duration, now: Duration) {
+        if allowance == self.allowance {
+            return;
+        }
         self.refill(now);
         let taken = ns(self.allowance) - self.left_ns;
         self.allowance = allowance;

@@ -7,8 +7,8 @@
 //! ```
 //!
 //! Invariant: the commits of one tenant are applied in the order accepted; those of several go in
-//! turns ([`super::lines`]). Nothing of one depends on another's: whoever needs two tenants' rows in order
-//! waits for the first. A `done` is called with `Ok` only after a sync that covers it. The
+//! turns ([`super::lines`]). Nothing of one depends on another's: whoever needs two tenants' rows in
+//! order waits for the first. A `done` is called with `Ok` only after a sync that covers it. The
 //! first failure latches: the group and everything queued behind it is told so, and its changes
 //! stay published, so that readers go on seeing the last good sync.
 //!
@@ -226,19 +226,18 @@ impl Shared {
 
     fn run(&self) {
         while let Some(mut group) = self.wait_for_work() {
-            let written = catch_unwind(AssertUnwindSafe(|| self.write(&mut group)))
-                .unwrap_or_else(|panic| Err(EngineError::Failed(text_of(&*panic))));
-            match written {
-                Ok(()) => self.acknowledge(group),
-                Err(EngineError::Failed(reason)) => return self.latch(group, reason),
-                Err(EngineError::Stopped) => return,
-            }
-            let tidied = catch_unwind(AssertUnwindSafe(|| self.engine.tidy()))
-                .unwrap_or_else(|panic| Err(EngineError::Failed(text_of(&*panic))));
-            match tidied {
-                Ok(()) => {}
-                Err(EngineError::Failed(reason)) => return self.latch(Vec::new(), reason),
-                Err(EngineError::Stopped) => return,
+            // What was acknowledged before is not undone by a failure to tidy up.
+            let (group, failed) = match unwinding(|| self.write(&mut group)) {
+                Ok(()) => {
+                    self.acknowledge(group);
+                    (Vec::new(), unwinding(|| self.engine.tidy()).err())
+                }
+                Err(error) => (group, Some(error)),
+            };
+            match failed {
+                None => {}
+                Some(EngineError::Failed(reason)) => return self.latch(group, reason),
+                Some(EngineError::Stopped) => return,
             }
         }
     }
@@ -304,6 +303,12 @@ impl Shared {
             call(accepted.done, Err(latched.clone()));
         }
     }
+}
+
+/// A panic of the engine is a failure of it.
+fn unwinding(work: impl FnOnce() -> Result<(), EngineError>) -> Result<(), EngineError> {
+    catch_unwind(AssertUnwindSafe(work))
+        .unwrap_or_else(|panic| Err(EngineError::Failed(text_of(&*panic))))
 }
 
 /// A panic of one who is told must not keep the others from being told.

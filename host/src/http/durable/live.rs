@@ -19,8 +19,8 @@ use tokio::time::Instant;
 
 use super::answers::{self, Heads};
 use super::source::{Source, Waiter};
-use crate::http::Api;
 use crate::http::streams::StreamPermit;
+use crate::http::{Api, sse};
 use crate::id::{Offset, Seq};
 use crate::streams::{Batch, essence};
 
@@ -142,19 +142,13 @@ fn event(out: &mut BytesMut, name: &str, data: &[u8]) {
     out.put_slice(b"event: ");
     out.put_slice(name.as_bytes());
     out.put_u8(b'\n');
-    let mut rest = data;
-    loop {
-        let end = rest.iter().position(|byte| matches!(byte, b'\n' | b'\r'));
-        let line = &rest[..end.unwrap_or(rest.len())];
+    for line in sse::lines(data) {
         out.put_slice(match line.first() {
             Some(b' ') => b"data: ",
             _ => b"data:",
         });
         out.put_slice(line);
         out.put_u8(b'\n');
-        let Some(end) = end else { break };
-        let both = rest[end..].starts_with(b"\r\n");
-        rest = &rest[end + 1 + usize::from(both)..];
     }
     out.put_u8(b'\n');
 }
@@ -164,28 +158,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-
-    /// What a browser makes of a stream: name and data of each event, by the rules of the HTML standard.
-    fn heard(stream: &str) -> Vec<(String, String)> {
-        let (mut events, mut kind, mut data) = (Vec::new(), String::new(), Vec::new());
-        for line in stream.replace("\r\n", "\n").replace('\r', "\n").split('\n') {
-            if line.is_empty() {
-                if !data.is_empty() {
-                    events.push((std::mem::take(&mut kind), data.join("\n")));
-                    data.clear();
-                }
-                continue;
-            }
-            let (name, value) = line.split_once(':').unwrap_or((line, ""));
-            let value = value.strip_prefix(' ').unwrap_or(value);
-            match name {
-                "event" => value.clone_into(&mut kind),
-                "data" => data.push(value.to_owned()),
-                _ => {}
-            }
-        }
-        events
-    }
+    use crate::http::sse::tests::heard;
 
     proptest! {
         #[test]
@@ -197,7 +170,7 @@ mod tests {
                 event(&mut out, "data", text.as_bytes());
             }
             let expected: Vec<_> = texts.iter().map(|text| {
-                ("data".to_owned(), text.replace("\r\n", "\n").replace('\r', "\n"))
+                (String::new(), "data".to_owned(), text.replace("\r\n", "\n").replace('\r', "\n"))
             }).collect();
             prop_assert_eq!(heard(std::str::from_utf8(&out).unwrap()), expected);
         }
