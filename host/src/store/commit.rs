@@ -3,7 +3,7 @@
 //! ```text
 //! callers: encode, then under the lock: check, number, queue
 //! thread:  take a group -> publish its changes -> apply -> sync -> take the changes back
-//!          -> settle -> call each `done` in order -> let the engine tidy up
+//!          -> settle -> call each `done` in order -> let the engine tidy up, more while nobody waits
 //! ```
 //!
 //! Invariant: the commits of one tenant are applied in the order accepted; those of several go in
@@ -22,7 +22,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle};
 
 use super::changes::{Op, add, encode};
-use super::engine::{Changes, Engine, EngineError};
+use super::engine::{Changes, Engine, EngineError, Others};
 use super::keys;
 use super::lines::{Line, Lines};
 use super::owners::{Owners, Taken, Ticket};
@@ -54,6 +54,14 @@ struct Queue {
     closing: bool,
     /// The thread waits for work, so it must be woken.
     idle: bool,
+}
+
+/// What the thread does next.
+enum Next {
+    Group(Vec<Accepted>),
+    /// Nobody waits.
+    Idle,
+    Closed,
 }
 
 struct Shared {
@@ -225,37 +233,54 @@ impl Shared {
     }
 
     fn run(&self) {
-        while let Some(mut group) = self.wait_for_work() {
-            // What was acknowledged before is not undone by a failure to tidy up.
-            let (group, failed) = match unwinding(|| self.write(&mut group)) {
-                Ok(()) => {
-                    self.acknowledge(group);
-                    (Vec::new(), unwinding(|| self.engine.tidy()).err())
-                }
-                Err(error) => (group, Some(error)),
+        let mut is_tidy = true;
+        loop {
+            let (group, written) = match self.next(is_tidy) {
+                Next::Group(mut group) => match unwinding(|| self.write(&mut group)) {
+                    Ok(()) => {
+                        self.acknowledge(group);
+                        (Vec::new(), Ok(()))
+                    }
+                    failed => (group, failed),
+                },
+                Next::Idle => (Vec::new(), Ok(())),
+                Next::Closed => return,
             };
-            match failed {
-                None => {}
-                Some(EngineError::Failed(reason)) => return self.latch(group, reason),
-                Some(EngineError::Stopped) => return,
+            // What was acknowledged is not undone by a failure in this.
+            let tidied = written.and_then(|()| unwinding(|| self.engine.tidy(self.others())));
+            match tidied {
+                Ok(more) => is_tidy = !more,
+                Err(EngineError::Failed(reason)) => return self.latch(group, reason),
+                Err(EngineError::Stopped) => return,
             }
         }
     }
 
-    fn wait_for_work(&self) -> Option<Vec<Accepted>> {
+    /// Wait for work, unless there is some to do that nobody waits for.
+    fn next(&self, is_tidy: bool) -> Next {
         let mut queue = self.lock();
         loop {
             if !queue.accepted.is_empty() {
-                return Some(queue.accepted.next_group(GROUP_BYTES_MAX));
+                return Next::Group(queue.accepted.next_group(GROUP_BYTES_MAX));
             }
             if queue.closing {
-                return None;
+                return Next::Closed;
+            }
+            if !is_tidy {
+                return Next::Idle;
             }
             queue.idle = true;
             queue = self
                 .work
                 .wait(queue)
                 .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn others(&self) -> Others {
+        match self.lock().accepted.is_empty() {
+            true => Others::Absent,
+            false => Others::Wait,
         }
     }
 
@@ -306,7 +331,7 @@ impl Shared {
 }
 
 /// A panic of the engine is a failure of it.
-fn unwinding(work: impl FnOnce() -> Result<(), EngineError>) -> Result<(), EngineError> {
+fn unwinding<T>(work: impl FnOnce() -> Result<T, EngineError>) -> Result<T, EngineError> {
     catch_unwind(AssertUnwindSafe(work))
         .unwrap_or_else(|panic| Err(EngineError::Failed(text_of(&*panic))))
 }

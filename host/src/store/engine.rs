@@ -30,6 +30,15 @@ pub(in crate::store) struct Change {
 /// The changes of one group of commits.
 pub(in crate::store) type Changes = BTreeMap<Vec<u8>, Change>;
 
+/// Whether commits wait while the engine tidies up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::store) enum Others {
+    /// Some do: as much as the last group makes necessary, and no more.
+    Wait,
+    /// None does: one short step, so that none waits for long if it comes now.
+    Absent,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::store) enum Order {
     Forward,
@@ -48,10 +57,11 @@ pub(in crate::store) trait Engine: Send + Sync + 'static {
     /// was applied since the last one; a crash after loses nothing.
     fn sync(&self) -> Result<(), EngineError>;
 
-    /// Put in order what changes left behind, if that is needed: called after each sync, when nobody waits for it. Changes
-    /// no row. A crash in it, or before the next sync, loses nothing.
-    fn tidy(&self) -> Result<(), EngineError> {
-        Ok(())
+    /// Put some of what changes left behind in order, if that is needed; true if more of it is left.
+    /// Called between two groups of commits. Changes no row. A crash in it, or before the next sync,
+    /// loses nothing.
+    fn tidy(&self, _others: Others) -> Result<bool, EngineError> {
+        Ok(false)
     }
 
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, EngineError>;

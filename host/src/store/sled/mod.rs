@@ -33,7 +33,7 @@ use bytes::Bytes;
 use sled::{Batch, Db, IVec};
 
 use self::room::Room;
-use super::engine::{Changes, Engine, EngineError, Order, Rows};
+use super::engine::{Changes, Engine, EngineError, Order, Others, Rows};
 
 pub use self::files::StoreOpenError;
 
@@ -175,6 +175,16 @@ impl SledEngine {
     }
 }
 
+impl SledEngine {
+    fn write_out(&self) -> Result<(), EngineError> {
+        self.db.flush().map_err(|error| of_sled(&error))?;
+        match self.options.durability {
+            Durability::Process => Ok(()),
+            Durability::Power => self.log.sync_data().map_err(|error| of_io(&error)),
+        }
+    }
+}
+
 impl Engine for SledEngine {
     fn apply(&self, changes: &Changes) -> Result<(), EngineError> {
         self.check_room()?;
@@ -183,22 +193,21 @@ impl Engine for SledEngine {
         Ok(())
     }
 
-    fn tidy(&self) -> Result<(), EngineError> {
+    fn tidy(&self, others: Others) -> Result<bool, EngineError> {
         if self.check_room().is_err() {
-            return Ok(());
+            return Ok(false);
         }
         let file = self.log.metadata().map_err(|error| of_io(&error))?.len();
-        self.guarded(|| self.room().make(&self.db, file, || self.sync()))
+        let mut room = self.room();
+        let moves = room.moves(file, others);
+        self.guarded(|| room.make(&self.db, moves, || self.write_out()))?;
+        Ok(room.is_owed())
     }
 
     fn sync(&self) -> Result<(), EngineError> {
-        self.guarded(|| {
-            self.db.flush().map_err(|error| of_sled(&error))?;
-            match self.options.durability {
-                Durability::Process => Ok(()),
-                Durability::Power => self.log.sync_data().map_err(|error| of_io(&error)),
-            }
-        })
+        self.guarded(|| self.write_out())?;
+        self.room().is_synced();
+        Ok(())
     }
 
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
