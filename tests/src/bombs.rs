@@ -301,14 +301,8 @@ async fn a_child_compiles_within_its_bounds() {
         // And goes on: the next is told the same.
         let (status, _, message) = upload(&server, slow(7)).await;
         assert_eq!(status, 422, "{message}");
-        let (_, metrics) = (
-            0,
-            server
-                .request("GET", "/metrics")
-                .send()
-                .await
-                .expect("an answer"),
-        );
+        let asked = server.request("GET", "/metrics").send();
+        let metrics = asked.await.expect("an answer");
         let metrics = metrics.text().await.expect("a text");
         let series = format!(
             "antiphon_limits_hit_total{{limit=\"{}\"}} 2",

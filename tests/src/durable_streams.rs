@@ -579,6 +579,42 @@ async fn every_bound_is_met_with_a_clear_answer() {
     server.stop().await;
 }
 
+/// A fork of a fork of a fork, and so many producers that the first is forgotten.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn forks_are_as_deep_as_may_be_and_producers_as_many() {
+    const DEPTH_MAX: usize = 64;
+    const PRODUCERS_MAX: usize = 1_000;
+    let server = Server::start().await;
+    made(&server, "f0", "x").await;
+    let fork = |n: usize| {
+        let call = server.call(&format!("PUT /v1/stream/f{}", n + 1));
+        call.header("stream-forked-from", &format!("/v1/stream/f{n}"))
+    };
+    for n in 0..DEPTH_MAX {
+        assert_eq!(fork(n).await.status, 201, "{n}");
+        // One that adds nothing is not looked into.
+        appended(&server, &format!("f{}", n + 1), "x").await;
+    }
+    fork(DEPTH_MAX).await.refused(400, "invalid_header");
+    made(&server, "p", "").await;
+    let produced = async |producer: usize| {
+        let call = text(&server, "POST /v1/stream/p", "x");
+        let call = call.header("producer-id", &format!("p{producer}"));
+        let call = call.header("producer-epoch", "0");
+        call.header("producer-seq", "0").await.status
+    };
+    for producer in 0..=PRODUCERS_MAX {
+        assert_eq!(produced(producer).await, 200);
+    }
+    assert_eq!(produced(PRODUCERS_MAX).await, 204, "it is known");
+    assert_eq!(produced(0).await, 200, "it was forgotten");
+    let hit = server.limits_hit().await;
+    for limit in ["stream_fork_depth_max", "stream_producers_max"] {
+        assert!(hit.contains(limit), "{limit}: {hit}");
+    }
+    server.stop().await;
+}
+
 /// As many streams as may be in use, and one more.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn streams_in_use_are_bounded_and_those_at_rest_make_room() {

@@ -263,6 +263,26 @@ async fn an_overloaded_host_says_when_to_come_back() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_that_holds_as_many_sessions_as_it_may_takes_nothing_more() {
+    let server = Server::with(|config| config.limits.sessions_open_max = 1).await;
+    server.deploy("echo").await;
+    server.session("s", &["echo"]).await;
+    server.post("s", json!("one")).await;
+    server.session("t", &["echo"]).await;
+    let message = server.call("POST /v1/sessions/s/messages");
+    let refused = message.json(json!({"body": "two"})).await;
+    refused.refused(429, "overloaded");
+    assert_eq!(refused.header("retry-after"), Some("1"));
+    let hit = server.limits_hit().await;
+    assert!(hit.contains("sessions_open_max"), "{hit}");
+    // What is not in memory any more is in nobody's way.
+    server.call("DELETE /v1/sessions/t").await.is(204);
+    let server = server.restart().await;
+    server.post("s", json!("two")).await;
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_head_that_is_too_long_is_refused() {
     let server = Server::with(|config| config.limits.header_bytes_max = 8 * 1024).await;
     let call = server

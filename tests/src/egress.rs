@@ -487,6 +487,10 @@ async fn bounds_of_a_request_and_its_answer() {
         told[10]["why"],
         "the turn has made as many requests as it may"
     );
+    let hit = server.limits_hit().await;
+    for limit in ["http_bytes", "http_ms_max", "http_calls_max"] {
+        assert!(hit.contains(limit), "{limit}: {hit}");
+    }
     server.stop().await;
 }
 

@@ -557,6 +557,8 @@ async fn a_tenant_with_many_turns_waiting_delays_nobody_else() {
     };
     refused.refused(429, "overloaded");
     assert!(refused.header("retry-after").is_some());
+    let hit = server.limits_hit().await;
+    assert!(hit.contains("turns_waiting_tenant_max"), "{hit}");
     server.deploy("echo").await;
     server.session("s", &["echo"]).await;
     assert_eq!(server.reply("echo", "s", json!("here")).await, "here");
