@@ -118,6 +118,8 @@ names! {
     SecretName: "a secret", NAME, is_name;
     /// A person, or a program on behalf of one.
     Author: "an author", NAME, is_name;
+    /// A subscription to Durable Streams.
+    SubscriptionId: "a subscription", NAME, is_name;
     /// All turns that one request caused.
     RunId: "a run", RUN, is_name;
     /// One activation of one agent: `<run>.t<index>.<agent>`.

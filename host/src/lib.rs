@@ -45,6 +45,7 @@ pub mod session;
 pub mod shutdown;
 pub mod store;
 pub mod streams;
+pub mod subscriptions;
 pub mod telemetry;
 pub mod tenants;
 

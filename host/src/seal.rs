@@ -2,7 +2,8 @@
 //!
 //! The key is 256 random bits in `DATA/host.key`, made at the first start. It is in no backup of
 //! the store: whoever has only the store's files, or an export, has no secret. Lost, it makes
-//! what was sealed with it unreadable; nothing else depends on it.
+//! what was sealed with it unreadable, and other keys that are derived from it are others then:
+//! what webhooks are signed with. Nothing else depends on it.
 //!
 //! A sealed value is `1 | nonce (24) | ciphertext | tag (16)`: XChaCha20-Poly1305 with a random
 //! nonce, long enough that chance repeats none. The context (what the value is, and whose) is
@@ -19,6 +20,8 @@ use std::path::Path;
 
 use chacha20poly1305::aead::{Aead as _, Payload};
 use chacha20poly1305::{Key, KeyInit as _, XChaCha20Poly1305, XNonce};
+use hmac::{Hmac, Mac as _};
+use sha2::Sha256;
 
 /// The name of the key's file in the data folder.
 const KEY_FILE: &str = "host.key";
@@ -38,7 +41,10 @@ pub enum SealError {
 
 /// The host's key. Cheap to copy by reference, never shown.
 #[derive(Clone)]
-pub struct Seal(XChaCha20Poly1305);
+pub struct Seal {
+    cipher: XChaCha20Poly1305,
+    derive: Hmac<Sha256>,
+}
 
 impl Seal {
     /// The key in this data folder, made if there is none: durable when it returns. Blocks. For
@@ -62,7 +68,17 @@ impl Seal {
 
     /// Of a given key: for tests, and for whoever keeps it elsewhere.
     pub fn of_key(key: &[u8; KEY_BYTES]) -> Self {
-        Self(XChaCha20Poly1305::new(&Key::from(*key)))
+        Self {
+            cipher: XChaCha20Poly1305::new(&Key::from(*key)),
+            derive: Hmac::new_from_slice(key).expect("any length is a key"),
+        }
+    }
+
+    /// Another key, for this use alone: the same as long as the host's key is.
+    pub fn derived(&self, purpose: &str) -> [u8; KEY_BYTES] {
+        let mut mac = self.derive.clone();
+        mac.update(purpose.as_bytes());
+        mac.finalize().into_bytes().into()
     }
 
     /// Seal `bytes` for `context`: what they are and whose, in a form that names one thing only.
@@ -70,7 +86,7 @@ impl Seal {
     pub fn seal(&self, context: &str, bytes: &[u8]) -> io::Result<Vec<u8>> {
         let mut nonce = [0; NONCE_BYTES];
         getrandom::fill(&mut nonce).map_err(io::Error::other)?;
-        let sealed = self.0.encrypt(
+        let sealed = self.cipher.encrypt(
             &XNonce::from(nonce),
             Payload {
                 msg: bytes,
@@ -94,7 +110,7 @@ impl Seal {
             msg: text,
             aad: context.as_bytes(),
         };
-        let opened = self.0.decrypt(&XNonce::from(*nonce), payload);
+        let opened = self.cipher.decrypt(&XNonce::from(*nonce), payload);
         opened.map_err(|_| SealError::NotOurs)
     }
 }

@@ -34,6 +34,8 @@ use crate::shutdown::Shutdown;
 use crate::store::components::{ComponentError, Components};
 use crate::store::{self, Durability, ReadError, SledOptions, Store, StoreOpenError};
 use crate::streams::Streams;
+use crate::subscriptions::keys::Keys;
+use crate::subscriptions::{self, Subscriptions};
 use crate::telemetry::Telemetry;
 use crate::tenants::{TenantError, Tenants};
 
@@ -107,12 +109,16 @@ pub async fn serve(
     let budgets = host.sessions.budgets().clone();
     let forgetting = forget_old_days(budgets, host.tenants.clone(), host.clock.clone());
     let forgetting = tokio::spawn(forgetting);
+    // Before any stream can change.
+    host.subscriptions.take_up().await;
     let sweeping = tokio::spawn(host.streams.clone().sweep());
+    let waking = tokio::spawn(host.subscriptions.clone().run());
 
     let audit_entries_max = as_usize(config.limits.audit_entries_max);
     let router = http::router(http::Parts {
         sessions: host.sessions.clone(),
         durable: host.streams.clone(),
+        subscriptions: host.subscriptions.clone(),
         tenants: host.tenants.clone(),
         secrets: host.secrets.clone(),
         audit: Audit::new(host.store.clone(), audit_entries_max),
@@ -145,10 +151,9 @@ pub async fn serve(
         ),
         stop
     );
-    for task in [Some(agenda), Some(forgetting), Some(sweeping), reloading]
-        .into_iter()
-        .flatten()
-    {
+    host.subscriptions.stop().await;
+    let tasks = [agenda, forgetting, sweeping, waking];
+    for task in tasks.into_iter().chain(reloading) {
         task.abort();
         // They hold the store: whoever opens it next must not find it taken.
         let _ = task.await;
@@ -170,6 +175,7 @@ struct Host {
     tenants: Tenants,
     sessions: Sessions,
     streams: Streams,
+    subscriptions: Subscriptions,
     secrets: Secrets,
     logs: Logs,
     unclean: bool,
@@ -223,13 +229,15 @@ impl Host {
         }
         let secrets = secrets(config, &store, seal.clone())?;
         let logs = Logs::new(as_usize(config.limits.log_bytes_max));
+        let egress = Egress::new(&config.egress.private_allowed, config.egress.names.clone())?;
+        let keys = Keys::of(&seal);
         let sessions = Sessions::new(Parts {
             store: store.clone(),
             clock: clock.clone(),
             instances: Instances::Components(runtime.clone()),
             agents: Arc::new(agents),
             models: models(config)?,
-            egress: Egress::new(&config.egress.private_allowed, config.egress.names.clone())?,
+            egress: egress.clone(),
             secrets: secrets.clone(),
             budgets: Budgets::new(store.clone(), terms(config)),
             logs: logs.clone(),
@@ -255,6 +263,19 @@ impl Host {
         });
         let open_max = as_usize(config.limits.stream_open_max);
         let streams = Streams::new(store.clone(), clock.clone(), tenants.clone(), open_max);
+        let subscriptions = Subscriptions::new(subscriptions::Parts {
+            store: store.clone(),
+            clock: clock.clone(),
+            streams: streams.clone(),
+            tenants: tenants.clone(),
+            egress,
+            keys,
+            bounds: subscriptions::Bounds {
+                subscriptions_max: as_usize(config.limits.subscriptions_max),
+                streams_max: as_usize(config.limits.subscription_streams_max),
+                webhooks_max: as_usize(config.limits.webhooks_max),
+            },
+        });
         Ok(Self {
             store,
             clock,
@@ -262,6 +283,7 @@ impl Host {
             tenants,
             sessions,
             streams,
+            subscriptions,
             secrets,
             logs,
             unclean,

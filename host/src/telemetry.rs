@@ -206,6 +206,8 @@ pub enum Limit {
     StreamOpen,
     StreamProducers,
     StreamForkDepth,
+    Subscriptions,
+    SubscriptionStreams,
 }
 
 impl Limit {
@@ -253,6 +255,8 @@ impl Limit {
             Self::StreamOpen => "stream_open_max",
             Self::StreamProducers => "stream_producers_max",
             Self::StreamForkDepth => "stream_fork_depth_max",
+            Self::Subscriptions => "subscriptions_max",
+            Self::SubscriptionStreams => "subscription_streams_max",
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::tenants::tenant;
 /// What tenants do. `WORD` is a word of the tenant's own; `<echo>` is a component; `@k` makes it idempotent;
 /// `~` asks for a stream of events. Nothing here
 /// begins what the next step would race with.
-const STEPS: [&str; 56] = [
+const STEPS: [&str; 60] = [
     "PUT /v1/agents/echo <echo>",
     "PUT /v1/agents/echo <echo>",
     "PUT /v1/agents/puppet <puppet>",
@@ -63,6 +63,10 @@ const STEPS: [&str; 56] = [
     "GET /v1/stream/a",
     "GET /v1/stream/a?offset=-1&live=long-poll",
     "DELETE /v1/stream/a",
+    r#"PUT /v1/stream/__ds/subscriptions/s {"type": "pull-wake", "pattern": "WORD/*", "wake_stream": "a"}"#,
+    r#"PUT /v1/stream/__ds/subscriptions/s {"type": "pull-wake", "streams": ["WORD"], "wake_stream": "a"}"#,
+    "GET /v1/stream/__ds/subscriptions/s",
+    "DELETE /v1/stream/__ds/subscriptions/s",
     "GET /v1/stream/sessions/s",
     "GET /v1/stream/sessions/t?offset=now",
     "GET /v1/usage",

@@ -100,6 +100,8 @@ mod slots;
 #[cfg(test)]
 mod slow;
 #[cfg(test)]
+mod subscriptions;
+#[cfg(test)]
 mod suspended;
 #[cfg(test)]
 mod tenants;

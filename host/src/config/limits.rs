@@ -116,6 +116,12 @@ pub struct Limits {
     pub stream_wait_ms_max: u64,
     /// A live connection to a Durable Stream; its reader comes back.
     pub stream_live_ms_max: u64,
+    /// Subscriptions to Durable Streams, of one tenant.
+    pub subscriptions_max: u64,
+    /// Streams that one subscription looks at.
+    pub subscription_streams_max: u64,
+    /// Requests to webhooks under way; more wait.
+    pub webhooks_max: u64,
     /// Entries kept of what administrators did, of each tenant; the oldest goes first.
     pub audit_entries_max: u64,
     /// Kept of what one agent printed and logged; the oldest goes first.
@@ -233,6 +239,10 @@ impl Default for Limits {
             stream_wait_ms_max: 30_000,
             // The protocol's: caches and balancers in between get their turn.
             stream_live_ms_max: 60_000,
+            subscriptions_max: 1_000,
+            // Some 300 bytes each, in memory and in the store.
+            subscription_streams_max: 10_000,
+            webhooks_max: 64,
             // A year of a deploy an hour, 300 bytes each.
             audit_entries_max: 10_000,
             log_bytes_max: MIB,
@@ -252,7 +262,7 @@ fn cores() -> u64 {
 
 impl Limits {
     /// Every limit by name.
-    pub(super) fn named(&self) -> [(&'static str, u64); 55] {
+    pub(super) fn named(&self) -> [(&'static str, u64); 58] {
         // Taken apart whole, so that a new field cannot be forgotten here.
         let Self {
             component_bytes_max,
@@ -305,6 +315,9 @@ impl Limits {
             stream_read_bytes_max,
             stream_wait_ms_max,
             stream_live_ms_max,
+            subscriptions_max,
+            subscription_streams_max,
+            webhooks_max,
             audit_entries_max,
             log_bytes_max,
             cache_bytes_max,
@@ -362,6 +375,9 @@ impl Limits {
             ("stream_read_bytes_max", stream_read_bytes_max),
             ("stream_wait_ms_max", stream_wait_ms_max),
             ("stream_live_ms_max", stream_live_ms_max),
+            ("subscriptions_max", subscriptions_max),
+            ("subscription_streams_max", subscription_streams_max),
+            ("webhooks_max", webhooks_max),
             ("audit_entries_max", audit_entries_max),
             ("log_bytes_max", log_bytes_max),
             ("cache_bytes_max", cache_bytes_max),

@@ -38,6 +38,8 @@ pub(super) struct ApiError {
     internal: Option<String>,
     /// Beside `error` in the body.
     fields: Option<Value>,
+    /// They are inside of it instead.
+    are_inside: bool,
     retry_after_s: Option<u32>,
     /// Clients that retry on 409 and 5xx must not: asking again changes nothing.
     is_final: bool,
@@ -62,6 +64,7 @@ impl ApiError {
             message,
             internal: None,
             fields: None,
+            are_inside: false,
             retry_after_s: None,
             is_final,
             closes: false,
@@ -197,6 +200,14 @@ impl ApiError {
     }
 
     /// Asking again changes nothing.
+    /// More about it, inside of `error`.
+    pub(super) fn within(self, fields: Value) -> Self {
+        Self {
+            are_inside: true,
+            ..self.with(fields)
+        }
+    }
+
     pub(super) fn final_(self) -> Self {
         Self {
             is_final: true,
@@ -222,8 +233,10 @@ impl IntoResponse for ApiError {
             "invalid_request_error"
         };
         let mut body = json!({"error": {"code": self.code, "message": self.message, "type": kind}});
-        if let (Value::Object(body), Some(Value::Object(fields))) = (&mut body, self.fields) {
-            body.extend(fields);
+        let place = if self.are_inside { "/error" } else { "" };
+        let object = body.pointer_mut(place).and_then(Value::as_object_mut);
+        if let (Some(object), Some(Value::Object(fields))) = (object, self.fields) {
+            object.extend(fields);
         }
         let mut response = (self.status, Json(body)).into_response();
         response.extensions_mut().insert(Code(self.code));

@@ -54,6 +54,7 @@ use crate::secrets::Secrets;
 use crate::session::Sessions;
 use crate::shutdown::Shutdown;
 use crate::streams::Streams;
+use crate::subscriptions::Subscriptions;
 use crate::telemetry::{Stage, Telemetry};
 use crate::tenants::Tenants;
 
@@ -72,6 +73,7 @@ pub(crate) struct Api {
 pub struct Parts {
     pub sessions: Sessions,
     pub durable: Streams,
+    pub subscriptions: Subscriptions,
     pub tenants: Tenants,
     pub secrets: Secrets,
     pub audit: Audit,
@@ -176,6 +178,41 @@ pub fn router(parts: Parts) -> Router {
         .route(
             "/v1/stream/sessions/{id}",
             get(durable::read_session).head(durable::head_session),
+        )
+        .route(
+            "/v1/stream/__ds/jwks.json",
+            get(durable::subscriptions::jwks),
+        )
+        .route(
+            "/v1/stream/__ds/subscriptions/{id}",
+            put(durable::subscriptions::put)
+                .get(durable::subscriptions::get)
+                .delete(durable::subscriptions::remove),
+        )
+        .route(
+            "/v1/stream/__ds/subscriptions/{id}/streams",
+            post(durable::subscriptions::link),
+        )
+        .route(
+            "/v1/stream/__ds/subscriptions/{id}/streams/{*path}",
+            delete(durable::subscriptions::unlink),
+        )
+        .route(
+            "/v1/stream/__ds/subscriptions/{id}/claim",
+            post(durable::subscriptions::claim),
+        )
+        // The same report, by whoever was sent for and whoever claimed.
+        .route(
+            "/v1/stream/__ds/subscriptions/{id}/callback",
+            post(durable::subscriptions::ack),
+        )
+        .route(
+            "/v1/stream/__ds/subscriptions/{id}/ack",
+            post(durable::subscriptions::ack),
+        )
+        .route(
+            "/v1/stream/__ds/subscriptions/{id}/release",
+            post(durable::subscriptions::release),
         )
         .route(
             "/v1/stream/{*path}",

@@ -9,6 +9,7 @@
 
 mod operations;
 mod schemas;
+mod streams;
 
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
@@ -41,9 +42,11 @@ const CODES: &[(u16, &[&str])] = &[
             "bus_header_malformed",
             "invalid_header",
             "empty_body",
+            "INVALID_REQUEST",
+            "WEBHOOK_URL_REJECTED",
         ],
     ),
-    (401, &["invalid_key"]),
+    (401, &["invalid_key", "TOKEN_INVALID"]),
     (402, &["budget_exhausted"]),
     (
         403,
@@ -70,6 +73,7 @@ const CODES: &[(u16, &[&str])] = &[
             "secret_not_found",
             "tenant_not_found",
             "stream_not_found",
+            "SUBSCRIPTION_NOT_FOUND",
         ],
     ),
     (408, &["request_timeout"]),
@@ -95,6 +99,11 @@ const CODES: &[(u16, &[&str])] = &[
             "content_type_mismatch",
             "out_of_order",
             "producer_gap",
+            "ALREADY_CLAIMED",
+            "FENCED",
+            "INVALID_OFFSET",
+            "NO_PENDING_WORK",
+            "SUBSCRIPTION_ALREADY_EXISTS",
         ],
     ),
     (410, &["session_gone", "stream_gone"]),
@@ -295,6 +304,7 @@ fn path_parameter(path: &str, name: &str) -> Value {
     let schema = match (name, path) {
         ("id", path) if path.starts_with("/v1/operations") => "MessageId",
         ("id", path) if path.starts_with("/v1/keys") => "KeyId",
+        ("id", path) if path.starts_with("/v1/stream/__ds") => "Name",
         ("id", _) => "SessionId",
         ("agent", _) => "AgentName",
         ("digest", _) => "Digest",

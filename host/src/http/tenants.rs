@@ -138,6 +138,7 @@ pub(super) async fn remove(
 ) -> ApiResult<Response> {
     administrator.of_all()?;
     api.tenants.begin_deletion(&tenant).await?;
+    api.subscriptions.forget_tenant(&tenant).await;
     api.durable.forget_tenant(&tenant).await;
     api.sessions.remove_tenant(&api.tenants, tenant.clone());
     let json = json!({"tenant": tenant, "standing": Standing::Deleting.name()});

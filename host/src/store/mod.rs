@@ -111,10 +111,14 @@ pub enum RecordSpace {
     StreamState,
     /// Streams that are gone and whose pieces are being removed, by id.
     StreamGone,
+    /// Subscriptions to streams, by id.
+    Subscription,
+    /// The streams that they look at, each with a cursor, by subscription and digest of the path.
+    SubscriptionLink,
 }
 
 impl RecordSpace {
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 16] = [
         Self::Tenant,
         Self::Key,
         Self::Agent,
@@ -129,6 +133,8 @@ impl RecordSpace {
         Self::Stream,
         Self::StreamState,
         Self::StreamGone,
+        Self::Subscription,
+        Self::SubscriptionLink,
     ];
 
     pub fn name(self) -> &'static str {
@@ -147,6 +153,8 @@ impl RecordSpace {
             Self::Stream => "stream",
             Self::StreamState => "stream-state",
             Self::StreamGone => "stream-gone",
+            Self::Subscription => "subscription",
+            Self::SubscriptionLink => "subscription-link",
         }
     }
 }

@@ -11,11 +11,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use tokio::sync::{oneshot, watch};
 
+use super::changes::{Change, Changes, Extent};
 use super::head::{Expiry, Head, Span, is_json};
 use super::path::StreamPath;
 use super::piece::{Piece, PieceHead};
 use super::state::{Refusal, State, Verdict, Wish};
-use super::{StreamError, head_key, state_key};
+use super::{Ground, StreamError, head_key, state_key};
 use crate::clock::{Clock, Time};
 use crate::id::{Seq, TenantId};
 use crate::store::{Commit, CommitError, Latched, Store, StreamKey, Write};
@@ -60,6 +61,7 @@ pub struct Stream {
     pub(super) inherited: Vec<Span>,
     pub(super) store: Arc<dyn Store>,
     pub(super) clock: Clock,
+    pub(super) changes: Arc<Changes>,
     touched: AtomicU64,
     live: Mutex<Live>,
     pub(super) mark: watch::Sender<Mark>,
@@ -102,7 +104,7 @@ impl Stream {
         head: Head,
         state: State,
         (version, touched): (u64, Time),
-        (store, clock): (Arc<dyn Store>, Clock),
+        ground: Ground,
     ) -> Self {
         let (tenant, path) = owner;
         let mark = Mark {
@@ -122,8 +124,9 @@ impl Stream {
             content_type: head.content_type.clone(),
             expiry: head.expiry,
             inherited: head.inherited.clone(),
-            store,
-            clock,
+            store: ground.store,
+            clock: ground.clock,
+            changes: ground.changes,
             touched: AtomicU64::new(touched.0),
             live: Mutex::new(Live {
                 head,
@@ -141,6 +144,11 @@ impl Stream {
 
     pub(super) fn lock(&self) -> MutexGuard<'_, Live> {
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The last piece that it took over.
+    fn base(&self) -> Seq {
+        self.inherited.last().map_or(Seq(0), |span| span.until)
     }
 
     /// Names this life of it, for whoever keeps what was read.
@@ -407,11 +415,19 @@ pub(super) fn queue(
     let (sender, settled) = oneshot::channel();
     // Not the stream: one that nobody uses must be seen to be so.
     let mark = stream.mark.clone();
+    let (changes, tenant, path) = (
+        stream.changes.clone(),
+        stream.tenant.clone(),
+        stream.path.clone(),
+    );
+    let (id, base) = (stream.key.id, stream.base());
     let done = Box::new(move |result: Result<(), Latched>| {
         mark.send_modify(|mark| match &result {
             Ok(()) => {
                 mark.version = version;
                 change(mark);
+                let tail = mark.tail;
+                changes.tell(&tenant, &path, Change::Grown(Extent { id, base, tail }));
             }
             Err(latched) => mark.end = Some(End::Latched(latched.clone())),
         });

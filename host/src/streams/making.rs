@@ -8,6 +8,7 @@ use std::sync::{Arc, MutexGuard};
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
+use super::changes::Change;
 use super::head::{Expiry, FORK_DEPTH_MAX, Head, Source, essence, is_json};
 use super::json;
 use super::live::{End, Live, Stream, queue, told};
@@ -273,8 +274,7 @@ impl Streams {
         if closes_bare {
             state.close(None, now);
         }
-        let (store, clock) = (self.0.store.clone(), self.0.clock.clone());
-        let stream = Stream::new(name.clone(), head, state, (0, now), (store, clock));
+        let stream = Stream::new(name.clone(), head, state, (0, now), self.ground());
         let stream = Arc::new(stream);
         {
             let live = stream.lock();
@@ -383,6 +383,7 @@ impl Streams {
             let leaving: Vec<bool> = ends.iter().map(|(_, _, end)| end.is_some()).collect();
             let done = Box::new(move |result: Result<(), Latched>| {
                 for (stream, version, end) in ends {
+                    let is_over = end.is_some() && result.is_ok();
                     stream.mark.send_modify(|mark| match &result {
                         Ok(()) => {
                             mark.version = version;
@@ -390,6 +391,10 @@ impl Streams {
                         }
                         Err(latched) => mark.end = Some(End::Latched(latched.clone())),
                     });
+                    if is_over {
+                        let removed = Change::Removed(stream.key.id);
+                        stream.changes.tell(&stream.tenant, &stream.path, removed);
+                    }
                 }
                 // Nobody may wait; it stands all the same.
                 let _ = sender.send(result);

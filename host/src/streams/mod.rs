@@ -8,13 +8,14 @@
 //! ```
 //!
 //! - `piece`, `state`, `head`, `path`, `json`: pure: what is stored, what may be appended, what a stream is.
-//! - `live`, `read`: an open stream.
+//! - `live`, `read`: an open stream. `changes`: which ones changed, for whoever acts on that.
 //! - `making`: creating, forking, deleting. `sweep`: what goes on behind.
 //!
 //! Invariants: a stream that is open is open once, and whoever loads, makes or removes one of a tenant holds
 //! the tenant's `making` lock; one is closed only when nobody uses it and all it was told is durable. Status codes,
 //! headers and sessions are not known here.
 
+mod changes;
 mod head;
 mod json;
 mod live;
@@ -36,10 +37,11 @@ use tokio_util::task::TaskTracker;
 
 use crate::clock::{Clock, Time};
 use crate::id::{Seq, TenantId};
-use crate::store::{Latched, ReadError, RecordKey, RecordSpace, Store, StreamKey};
+use crate::store::{Latched, OpenError, ReadError, RecordKey, RecordSpace, Store, StreamKey};
 use crate::telemetry::{self, Limit};
 use crate::tenants::{Standing, Tenants};
 
+pub use self::changes::{Change, Changes, Extent};
 pub use self::head::{Expiry, TYPE_BYTES_MAX, essence, is_json};
 pub use self::json::{array, flatten};
 pub use self::live::{AppendError, Appended, End, Mark, Stream};
@@ -69,6 +71,15 @@ pub enum StreamError {
     Read(#[from] ReadError),
 }
 
+impl From<OpenError> for StreamError {
+    fn from(error: OpenError) -> Self {
+        match error {
+            OpenError::Read(error) => error.into(),
+            OpenError::Latched(latched) => latched.into(),
+        }
+    }
+}
+
 /// The streams of all tenants. Cheap to clone.
 #[derive(Clone)]
 pub struct Streams(Arc<Inner>);
@@ -86,8 +97,17 @@ struct Inner {
     /// Tenants with streams whose pieces are to be removed.
     to_clear: Mutex<HashSet<TenantId>>,
     cleared: Notify,
+    changes: Arc<Changes>,
     /// Removals that a client no longer waits for.
     tasks: TaskTracker,
+}
+
+/// What a stream works with.
+#[derive(Clone)]
+struct Ground {
+    store: Arc<dyn Store>,
+    clock: Clock,
+    changes: Arc<Changes>,
 }
 
 fn head_key(tenant: &TenantId, path: &StreamPath) -> RecordKey {
@@ -125,8 +145,22 @@ impl Streams {
             making: Mutex::default(),
             to_clear: Mutex::default(),
             cleared: Notify::new(),
+            changes: Arc::default(),
             tasks: TaskTracker::new(),
         }))
+    }
+
+    /// Tells which streams changed.
+    pub fn changes(&self) -> &Changes {
+        &self.0.changes
+    }
+
+    fn ground(&self) -> Ground {
+        Ground {
+            store: self.0.store.clone(),
+            clock: self.0.clock.clone(),
+            changes: self.0.changes.clone(),
+        }
     }
 
     fn open(&self) -> MutexGuard<'_, HashMap<Name, Arc<Stream>>> {
@@ -173,8 +207,8 @@ impl Streams {
         if let Some(stream) = self.open().get(name).cloned() {
             return Ok(Some(stream));
         }
-        let (store, clock, owner) = (self.0.store.clone(), self.0.clock.clone(), name.clone());
-        let reading = tokio::task::spawn_blocking(move || opened(store, clock, owner)).await;
+        let (ground, owner) = (self.ground(), name.clone());
+        let reading = tokio::task::spawn_blocking(move || opened(ground, owner)).await;
         let read =
             reading.map_err(|_| ReadError::Io("the reading thread ended early".into()))??;
         let Some(stream) = read else {
@@ -231,6 +265,47 @@ impl Streams {
             .remove(tenant);
     }
 
+    /// How far the tenant's streams go whose paths are wanted, as they are stored. Those that are deleted are not there.
+    /// Blocks: one small reading for each.
+    pub fn extents(
+        &self,
+        tenant: &TenantId,
+        is_wanted: impl Fn(&StreamPath) -> bool,
+    ) -> Result<Vec<(StreamPath, Extent)>, ReadError> {
+        let (mut found, mut after) = (Vec::new(), None::<String>);
+        loop {
+            let space = RecordSpace::Stream;
+            let page = (self.0.store).records(Some(tenant), space, after.as_deref(), HEADS)?;
+            let Some((last, _)) = page.last() else {
+                return Ok(found);
+            };
+            after = Some(last.clone());
+            let paths = page
+                .iter()
+                .filter_map(|(name, _)| StreamPath::new(name).ok());
+            for path in paths.filter(&is_wanted) {
+                if let Some(extent) = self.extent(tenant, &path)? {
+                    found.push((path, extent));
+                }
+            }
+        }
+    }
+
+    /// The same of one stream. Blocks.
+    pub fn extent(
+        &self,
+        tenant: &TenantId,
+        path: &StreamPath,
+    ) -> Result<Option<Extent>, ReadError> {
+        let stored = stored(&*self.0.store, &(tenant.clone(), path.clone()))?;
+        let there = stored.filter(|(head, _)| !head.deleted);
+        Ok(there.map(|(head, state)| Extent {
+            id: head.id,
+            base: head.base(),
+            tail: state.tail,
+        }))
+    }
+
     #[cfg(test)]
     fn open_count(&self) -> usize {
         self.open().len()
@@ -238,7 +313,26 @@ impl Streams {
 }
 
 /// From the store: its head, its newest snapshot, and the pieces after that. Blocks.
-fn opened(store: Arc<dyn Store>, clock: Clock, name: Name) -> Result<Option<Stream>, ReadError> {
+fn opened(ground: Ground, name: Name) -> Result<Option<Stream>, ReadError> {
+    let Some((head, state)) = stored(&*ground.store, &name)? else {
+        return Ok(None);
+    };
+    let now = ground.clock.now();
+    let slack = head.expiry.map_or(0, Expiry::slack_ms);
+    let touched: Time = head.touched.max(state.time).plus_ms(slack).min(now);
+    let deleted = head.deleted;
+    let stream = Stream::new(name, head, state, (1, touched), ground);
+    if deleted {
+        stream.lock().is_leaving = true;
+        stream
+            .mark
+            .send_modify(|mark| mark.end = Some(End::Deleted));
+    }
+    Ok(Some(stream))
+}
+
+/// What a stream is, and the fold of its pieces. Blocks.
+fn stored(store: &dyn Store, name: &Name) -> Result<Option<(Head, State)>, ReadError> {
     let Some(bytes) = store.record(&head_key(&name.0, &name.1))? else {
         return Ok(None);
     };
@@ -257,7 +351,7 @@ fn opened(store: Arc<dyn Store>, clock: Clock, name: Name) -> Result<Option<Stre
     loop {
         let pieces = store.pieces(&key, state.tail, Seq(u64::MAX), FOLD_BYTES)?;
         if pieces.is_empty() {
-            break;
+            return Ok(Some((head, state)));
         }
         for (seq, bytes) in pieces {
             if seq != state.tail.next() {
@@ -267,19 +361,10 @@ fn opened(store: Arc<dyn Store>, clock: Clock, name: Name) -> Result<Option<Stre
             state.next(&piece.head);
         }
     }
-    let now = clock.now();
-    let slack = head.expiry.map_or(0, Expiry::slack_ms);
-    let touched: Time = head.touched.max(state.time).plus_ms(slack).min(now);
-    let deleted = head.deleted;
-    let stream = Stream::new(name, head, state, (1, touched), (store, clock));
-    if deleted {
-        stream.lock().is_leaving = true;
-        stream
-            .mark
-            .send_modify(|mark| mark.end = Some(End::Deleted));
-    }
-    Ok(Some(stream))
 }
 
 /// Read at a time to fold a stream.
 const FOLD_BYTES: usize = 1024 * 1024;
+
+/// Heads looked at in one reading.
+const HEADS: usize = 100;

@@ -6,13 +6,12 @@ use std::time::Duration;
 
 use super::head::{Expiry, Head};
 use super::path::StreamPath;
-use super::{StreamError, Streams, gone_key};
+use super::{HEADS, StreamError, Streams, gone_key};
 use crate::id::{StreamId, TenantId};
 use crate::store::{ReadError, RecordSpace, StreamKey, Write};
 
-/// Rows removed by one commit, heads looked at in one reading, and the pause between.
+/// Rows removed by one commit, and the pause between.
 const ROWS: usize = 1_000;
-const HEADS: usize = 100;
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// Between two looks at all streams. Whoever asks for one that has expired is told so before.
@@ -67,7 +66,9 @@ impl Streams {
         loop {
             let (store, of) = (self.0.store.clone(), tenant.clone());
             let gone = self
-                .blocking(move || store.records(Some(&of), RecordSpace::StreamGone, None, HEADS))
+                .blocking(move || {
+                    Ok(store.records(Some(&of), RecordSpace::StreamGone, None, HEADS)?)
+                })
                 .await?;
             if gone.is_empty() {
                 return Ok(());
@@ -87,28 +88,20 @@ impl Streams {
     /// Off the async threads, and waited for by [`Self::finish`]: it holds the store.
     async fn blocking<T: Send + 'static>(
         &self,
-        work: impl FnOnce() -> Result<T, ReadError> + Send + 'static,
+        work: impl FnOnce() -> Result<T, StreamError> + Send + 'static,
     ) -> Result<T, StreamError> {
         match self.0.tasks.spawn_blocking(work).await {
-            Ok(result) => Ok(result?),
-            Err(_) => Err(ended().into()),
+            Ok(result) => result,
+            Err(_) => Err(ReadError::Io("the reading thread ended early".into()).into()),
         }
     }
 
     async fn clear_stream(&self, stream: &StreamKey) -> Result<(), StreamError> {
         loop {
             let (store, of) = (self.0.store.clone(), stream.clone());
-            let cleared = self
-                .0
-                .tasks
-                .spawn_blocking(move || store.clear_stream(&of, ROWS))
-                .await;
-            let is_clear = match cleared {
-                Ok(Ok(is_clear)) => is_clear,
-                Ok(Err(crate::store::OpenError::Read(error))) => return Err(error.into()),
-                Ok(Err(crate::store::OpenError::Latched(latched))) => return Err(latched.into()),
-                Err(_) => return Err(ended().into()),
-            };
+            let is_clear = self
+                .blocking(move || Ok(store.clear_stream(&of, ROWS)?))
+                .await?;
             tokio::time::sleep(PAUSE).await;
             if is_clear {
                 break;
@@ -140,7 +133,7 @@ impl Streams {
             let (store, of) = (self.0.store.clone(), tenant.clone());
             let page = self
                 .blocking(move || {
-                    store.records(Some(&of), RecordSpace::Stream, after.as_deref(), HEADS)
+                    Ok(store.records(Some(&of), RecordSpace::Stream, after.as_deref(), HEADS)?)
                 })
                 .await?;
             let Some((last, _)) = page.last() else {
@@ -177,8 +170,4 @@ impl Streams {
         let slack = head.expiry.map_or(0, Expiry::slack_ms);
         ends.is_some_and(|ends| ends.plus_ms(slack) <= self.0.clock.now())
     }
-}
-
-fn ended() -> ReadError {
-    ReadError::Io("the reading thread ended early".into())
 }

@@ -1,6 +1,7 @@
 //! `/v1/stream/…`: Durable Streams, and sessions as such.
 //!
 //! - `asked`: what a request asks for. `answers`: heads of answers. `refusals`: errors.
+//! - `subscriptions`: who is woken when streams grow.
 //! - `source`: what can be read. `live`: following it by server-sent events.
 //!
 //! Invariant: the tenant comes from the key, or, without one, from the one setting that opens a tenant's streams;
@@ -11,6 +12,7 @@ mod asked;
 mod live;
 mod refusals;
 mod source;
+pub(super) mod subscriptions;
 
 use axum::extract::State;
 use axum::response::Response;
@@ -46,21 +48,23 @@ async fn room(api: &Api, tenant: &TenantId, bytes: usize) -> ApiResult<()> {
     held.map_err(|exceeded| ApiError::quota_exceeded(&exceeded))
 }
 
-/// The address of this request, as whoever sent it sees it.
-fn location(api: &Api, uri: &Uri, headers: &HeaderMap) -> String {
+/// Scheme and host of this server, as whoever sent this request reached it.
+fn authority(api: &Api, uri: &Uri, headers: &HeaderMap) -> Option<String> {
     let host = headers
         .get(header::HOST)
         .and_then(|host| host.to_str().ok());
-    let host = host.or(uri.authority().map(http::uri::Authority::as_str));
-    let scheme = if api.settings.is_secure {
-        "https"
-    } else {
-        "http"
+    let host = host.or(uri.authority().map(http::uri::Authority::as_str))?;
+    let scheme = match api.settings.is_secure {
+        true => "https",
+        false => "http",
     };
-    match host {
-        Some(host) => format!("{scheme}://{host}{}", uri.path()),
-        None => uri.path().to_owned(),
-    }
+    Some(format!("{scheme}://{host}"))
+}
+
+/// The address of this request, as whoever sent it sees it.
+fn location(api: &Api, uri: &Uri, headers: &HeaderMap) -> String {
+    let authority = authority(api, uri, headers).unwrap_or_default();
+    format!("{authority}{}", uri.path())
 }
 
 pub(super) async fn put(

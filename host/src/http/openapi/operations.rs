@@ -33,16 +33,16 @@ pub(super) struct Operation {
     pub(super) codes: Vec<&'static str>,
 }
 
-const JSON: &str = "application/json";
-const STREAM: &str = "text/event-stream";
+pub(super) const JSON: &str = "application/json";
+pub(super) const STREAM: &str = "text/event-stream";
 const TEXT: &str = "text/plain";
 
 /// What reading a body may answer.
-const BODY: &[&str] = &["too_large", "request_timeout", "incomplete_body"];
+pub(super) const BODY: &[&str] = &["too_large", "request_timeout", "incomplete_body"];
 const OBJECT: &[&str] = &["invalid_json", "unknown_field", "invalid_name"];
 
 /// What may become of looking for a session.
-const SESSION: &[&str] = &[
+pub(super) const SESSION: &[&str] = &[
     "session_not_found",
     "session_gone",
     "session_damaged",
@@ -51,7 +51,7 @@ const SESSION: &[&str] = &[
 ];
 
 /// What may become of a write.
-const WRITE: &[&str] = &["store_latched", "draining"];
+pub(super) const WRITE: &[&str] = &["store_latched", "draining"];
 
 /// What may become of a message.
 const MESSAGE: &[&str] = &[
@@ -68,7 +68,7 @@ const MESSAGE: &[&str] = &[
     "too_large",
 ];
 
-fn of(
+pub(super) fn of(
     method: &'static str,
     path: &'static str,
     id: &'static str,
@@ -102,11 +102,11 @@ impl Operation {
         .codes(if named { &["invalid_name"] } else { &[] })
     }
 
-    fn scope(self, scope: &'static str) -> Self {
+    pub(super) fn scope(self, scope: &'static str) -> Self {
         self.keyed(Access::Scope(scope))
     }
 
-    fn token(self, scope: &'static str, right: &'static str) -> Self {
+    pub(super) fn token(self, scope: &'static str, right: &'static str) -> Self {
         self.keyed(Access::Token { scope, right })
     }
 
@@ -114,12 +114,12 @@ impl Operation {
         self.keyed(Access::Operator)
     }
 
-    fn query(mut self, names: &[&'static str]) -> Self {
+    pub(super) fn query(mut self, names: &[&'static str]) -> Self {
         self.query.extend(names);
         self.codes(&["invalid_query", "invalid_name"])
     }
 
-    fn headers(mut self, names: &[&'static str]) -> Self {
+    pub(super) fn headers(mut self, names: &[&'static str]) -> Self {
         self.headers.extend(names);
         self
     }
@@ -136,26 +136,26 @@ impl Operation {
         operation
     }
 
-    fn or_takes(mut self, media: &'static str, schema: &'static str) -> Self {
+    pub(super) fn or_takes(mut self, media: &'static str, schema: &'static str) -> Self {
         self.bodies.push((media, schema));
         self.body_required = true;
         self.codes(BODY)
     }
 
-    fn json(self, status: u16, schema: &'static str) -> Self {
+    pub(super) fn json(self, status: u16, schema: &'static str) -> Self {
         self.answer(status, JSON, schema)
     }
 
-    fn answer(mut self, status: u16, media: &'static str, schema: &'static str) -> Self {
+    pub(super) fn answer(mut self, status: u16, media: &'static str, schema: &'static str) -> Self {
         self.answers.push((status, media, schema));
         self
     }
 
-    fn empty(self, status: u16) -> Self {
+    pub(super) fn empty(self, status: u16) -> Self {
         self.answer(status, "", "")
     }
 
-    fn codes(mut self, codes: &[&'static str]) -> Self {
+    pub(super) fn codes(mut self, codes: &[&'static str]) -> Self {
         self.codes.extend(codes);
         self
     }
@@ -169,7 +169,8 @@ pub(super) fn all() -> Vec<Operation> {
         in_sessions(),
         reading(),
         slots(),
-        streams(),
+        super::streams::streams(),
+        super::streams::subscriptions(),
         keys(),
         tenants(),
         rest(),
@@ -614,126 +615,6 @@ fn slots() -> Vec<Operation> {
             "version_mismatch",
             "version_required",
         ]),
-    ]
-}
-
-/// Anything: a stream has the type that whoever made it gave it.
-const ANY: &str = "*/*";
-
-/// What a reading of a stream takes.
-const FOLLOWED: &[&str] = &["offset", "live", "stream-cursor"];
-const REFUSED_READING: &[&str] = &[
-    "invalid_live",
-    "offset_ahead",
-    "offset_malformed",
-    "overloaded",
-];
-
-fn streams() -> Vec<Operation> {
-    let reads = |operation: Operation| {
-        operation
-            .query(FOLLOWED)
-            .headers(&["if-none-match"])
-            .answer(200, STREAM, "Stream")
-            .empty(204)
-            .empty(304)
-            .codes(REFUSED_READING)
-    };
-    let mut put = of(
-        "PUT",
-        "/v1/stream/{path}",
-        "createStream",
-        "Make a Durable Stream, or a fork of one",
-    )
-    .scope("invoke")
-    .headers(&[
-        "stream-ttl",
-        "stream-expires-at",
-        "stream-closed",
-        "stream-forked-from",
-        "stream-fork-offset",
-        "stream-fork-sub-offset",
-    ])
-    .or_takes(ANY, "Bytes")
-    .empty(200)
-    .empty(201)
-    .codes(WRITE)
-    .codes(&[
-        "content_type_mismatch",
-        "invalid_header",
-        "invalid_json",
-        "offset_ahead",
-        "offset_malformed",
-        "overloaded",
-        "quota_exceeded",
-        "source_deleted",
-        "stream_exists",
-        "stream_not_found",
-    ]);
-    let mut append = of(
-        "POST",
-        "/v1/stream/{path}",
-        "appendToStream",
-        "Append to a Durable Stream, close it, or both",
-    )
-    .scope("invoke")
-    .headers(&[
-        "stream-closed",
-        "stream-seq",
-        "producer-id",
-        "producer-epoch",
-        "producer-seq",
-    ])
-    .or_takes(ANY, "Bytes")
-    .empty(200)
-    .empty(204)
-    .codes(WRITE)
-    .codes(&[
-        "content_type_mismatch",
-        "empty_body",
-        "invalid_header",
-        "invalid_json",
-        "out_of_order",
-        "overloaded",
-        "producer_fenced",
-        "producer_gap",
-        "quota_exceeded",
-        "stream_closed",
-        "stream_gone",
-        "stream_not_found",
-    ]);
-    (put.body_required, append.body_required) = (false, false);
-    let read = of(
-        "GET",
-        "/v1/stream/{path}",
-        "readStream",
-        "Read a Durable Stream from a place on, or follow it",
-    );
-    let session = of(
-        "GET",
-        "/v1/stream/sessions/{id}",
-        "readSessionAsStream",
-        "A session's events as a Durable Stream of JSON",
-    );
-    vec![
-        put,
-        append,
-        reads(read.scope("read").answer(200, ANY, "Bytes")).codes(&[
-            "stream_gone",
-            "stream_not_found",
-            "store_latched",
-        ]),
-        of(
-            "DELETE",
-            "/v1/stream/{path}",
-            "deleteStream",
-            "Remove a Durable Stream; what forks of it took over stays theirs",
-        )
-        .scope("invoke")
-        .empty(204)
-        .codes(WRITE)
-        .codes(&["overloaded", "stream_gone", "stream_not_found"]),
-        reads(session.token("read", "read").json(200, "StreamedEvents")).codes(SESSION),
     ]
 }
 

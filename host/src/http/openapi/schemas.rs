@@ -65,6 +65,7 @@ pub(super) fn all() -> Value {
         agents(),
         sessions(),
         journal(),
+        subscriptions(),
         messages(),
         keys(),
         tenants(),
@@ -200,10 +201,88 @@ fn sessions() -> Value {
     })
 }
 
+fn subscriptions() -> Value {
+    let texts = json!({"type": "array", "items": text()});
+    let work = json!({"type": "array", "items": open(json!({
+        "path": text(),
+        "link_type": {"enum": ["explicit", "glob"]},
+        "acked_offset": named("Offset"),
+        "tail_offset": named("Offset"),
+        "has_pending": {"type": "boolean"},
+    }))});
+    let acks = json!({"type": "array", "items": {
+        "type": "object",
+        "required": ["stream", "offset"],
+        "properties": {"stream": text(), "offset": named("Offset")},
+    }});
+    json!({
+        "NewSubscription": {
+            "type": "object",
+            "required": ["type"],
+            "properties": {
+                "type": {"enum": ["webhook", "pull-wake"]},
+                "pattern": text(),
+                "streams": texts,
+                "webhook": {"type": "object", "required": ["url"], "properties": {"url": text()}},
+                "wake_stream": text(),
+                "lease_ttl_ms": {"type": "integer", "minimum": 1_000, "maximum": 600_000},
+                "description": {"type": "string", "maxLength": 2_000},
+            },
+        },
+        "Subscription": open(json!({
+            "id": named("Name"),
+            "subscription_id": named("Name"),
+            "type": {"enum": ["webhook", "pull-wake"]},
+            "pattern": or_null(text()),
+            "streams": {"type": "array", "items": open(json!({
+                "path": text(),
+                "link_type": {"enum": ["explicit", "glob"]},
+                "acked_offset": named("Offset"),
+            }))},
+            "webhook": or_null(json!({"type": "object"})),
+            "wake_stream": or_null(text()),
+            "lease_ttl_ms": count(),
+            "created_at": time(),
+            "status": {"enum": ["active", "failed"]},
+            "description": or_null(text()),
+        })),
+        "StreamNames": {
+            "type": "object",
+            "required": ["streams"],
+            "properties": {"streams": texts},
+        },
+        "Claim": {
+            "type": "object",
+            "required": ["worker"],
+            "properties": {"worker": {"type": "string", "minLength": 1, "maxLength": 256}},
+        },
+        "Claimed": open(json!({
+            "wake_id": text(),
+            "generation": count(),
+            "token": text(),
+            "streams": work,
+            "lease_ttl_ms": count(),
+        })),
+        "WakeReport": {
+            "type": "object",
+            "required": ["wake_id", "generation"],
+            "properties": {
+                "wake_id": text(),
+                "generation": count(),
+                "acks": acks,
+                "done": {"type": "boolean"},
+            },
+        },
+        "WakeReported": open(json!({"ok": {"type": "boolean"}, "next_wake": {"type": "boolean"}})),
+        "JwkSet": open(json!({"keys": {"type": "array", "items": {"type": "object"}}})),
+    })
+}
+
 fn journal() -> Value {
     json!({
         "Event": open(json!({"offset": named("Offset"), "time": time(), "kind": text()})),
         "StreamedEvents": list("Event"),
+        "StreamedMessages": {"type": "array"},
         "Events": open(json!({"events": list("Event"), "offset": named("Offset"), "up_to_date": {"type": "boolean"}})),
         "Entries": open(json!({"entries": list("Event"), "offset": named("Offset"), "up_to_date": {"type": "boolean"}})),
         "Item": open(json!({"offset": named("Offset"), "time": time(), "text": text()})),

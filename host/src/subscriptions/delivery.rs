@@ -1,0 +1,187 @@
+//! How workers are told: a request to a webhook, or an event in a stream.
+//!
+//! Invariant: a webhook's URL names a place that the host may dial; its address is checked again whenever it is dialled.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::json;
+use url::{Host, Url};
+
+use super::config::TEXT_BYTES_MAX;
+use super::state::Work;
+use super::{SubscriptionKey, Subscriptions};
+use crate::clock::Time;
+use crate::egress::Egress;
+use crate::id::Offset;
+use crate::streams::{AppendError, StreamPath, Verdict, Wish, flatten};
+
+/// A webhook answers within this, or its lease if that is shorter.
+const ANSWER_MAX: Duration = Duration::from_secs(30);
+
+/// Of an answer: it holds one word.
+const ANSWER_BYTES_MAX: usize = 64 * 1024;
+
+/// Streams that a worker is told of at once, those with work first.
+const WORK_MAX: usize = 1_000;
+
+/// A wake that somebody is to be told of.
+pub(super) struct Notice {
+    pub wake: String,
+    pub generation: u64,
+    pub work: Vec<Work>,
+    pub lease_ttl_ms: u64,
+}
+
+/// What a webhook may answer.
+#[derive(Default, Deserialize)]
+struct Answer {
+    #[serde(default)]
+    done: bool,
+}
+
+/// Whether requests may be sent to a webhook, as far as its URL tells: over TLS, or to this machine where the operator
+/// lets the host dial that.
+pub(super) fn check(egress: &Egress, url: &str) -> Result<Url, String> {
+    if url.len() > TEXT_BYTES_MAX {
+        return Err(format!("a URL of {TEXT_BYTES_MAX} bytes is the longest"));
+    }
+    let url = Url::parse(url).map_err(|error| format!("`webhook.url`: {error}"))?;
+    let is_here = match url.host() {
+        Some(Host::Domain(name)) => name == "localhost",
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    };
+    match url.scheme() {
+        "https" => {}
+        "http" if is_here => {}
+        _ => return Err("`webhook.url` must begin with `https://`".to_owned()),
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err("`webhook.url` holds credentials".to_owned());
+    }
+    egress.client(&url).map_err(|error| error.to_string())?;
+    if is_here && matches!(url.host(), Some(Host::Domain(_))) {
+        // The name is looked up when it is dialled; what it stands for is known.
+        let mut address = url.clone();
+        let _ = address.set_ip_host(std::net::Ipv4Addr::LOCALHOST.into());
+        egress.client(&address).map_err(|error| error.to_string())?;
+    }
+    Ok(url)
+}
+
+/// Of what is told of each stream.
+pub fn described(work: &[Work]) -> Vec<serde_json::Value> {
+    let described = |work: &Work| {
+        json!({
+            "path": work.path.as_str(),
+            "link_type": link_type(work),
+            "acked_offset": Offset(work.acked).to_string(),
+            "tail_offset": Offset(work.tail).to_string(),
+            "has_pending": work.is_pending(),
+        })
+    };
+    work.iter().take(WORK_MAX).map(described).collect()
+}
+
+pub fn link_type(work: &Work) -> &'static str {
+    match work.is_explicit {
+        true => "explicit",
+        false => "glob",
+    }
+}
+
+impl Subscriptions {
+    /// Send a wake to a webhook; true if it answers that all is done.
+    pub(super) async fn send(
+        &self,
+        key: &SubscriptionKey,
+        (root, created): (&str, Time),
+        url: &str,
+        notice: &Notice,
+    ) -> Result<bool, String> {
+        let parts = self.parts();
+        let url = check(&parts.egress, url)?;
+        let body = json!({
+            "subscription_id": key.id.as_str(),
+            "wake_id": notice.wake,
+            "generation": notice.generation,
+            "streams": described(&notice.work),
+            "callback_url": format!("{root}/__ds/subscriptions/{}/callback", key.id),
+            "callback_token": parts.keys.token(key, created, notice.generation),
+        });
+        let body = body.to_string();
+        let client = parts
+            .egress
+            .client(&url)
+            .map_err(|error| error.to_string())?;
+        let request = client
+            .post(url)
+            .header("content-type", "application/json")
+            .header(
+                "webhook-signature",
+                parts.keys.signature(parts.clock.now(), body.as_bytes()),
+            )
+            .body(body);
+        let time = ANSWER_MAX.min(Duration::from_millis(notice.lease_ttl_ms));
+        let sent = tokio::time::timeout(time, async {
+            let mut response = request.send().await.map_err(|error| error.to_string())?;
+            if !response.status().is_success() {
+                return Err(format!("it answered {}", response.status()));
+            }
+            let mut read = Vec::new();
+            while let Some(chunk) = response.chunk().await.map_err(|error| error.to_string())? {
+                read.extend_from_slice(&chunk);
+                if read.len() > ANSWER_BYTES_MAX {
+                    return Ok(false);
+                }
+            }
+            // Whatever else it says: it will call back.
+            let answer: Answer = serde_json::from_slice(&read).unwrap_or_default();
+            Ok(answer.done)
+        });
+        sent.await
+            .unwrap_or_else(|_| Err("it did not answer in time".to_owned()))
+    }
+
+    /// Write a wake into the stream that workers read.
+    pub(super) async fn announce(
+        &self,
+        key: &SubscriptionKey,
+        stream: &StreamPath,
+        notice: &Notice,
+    ) -> Result<(), String> {
+        let parts = self.parts();
+        let first = notice.work.first().map(|work| work.path.as_str());
+        let event = json!({
+            "type": "wake",
+            "subscription_id": key.id.as_str(),
+            "stream": first,
+            "generation": notice.generation,
+            "ts": parts.clock.now().0,
+        });
+        let event = event.to_string();
+        let found = parts.streams.find(&key.tenant, stream).await;
+        let found = found.map_err(|error| error.to_string())?;
+        let event = Bytes::from(event);
+        let data = match found.is_json {
+            true => flatten(&event).map_err(|error| error.to_string())?.0,
+            false => event,
+        };
+        let wish = Wish {
+            producer: None,
+            order: None,
+            closes: false,
+            has_data: true,
+            is_of_other_type: false,
+        };
+        match found.append(wish, data).await {
+            Ok(appended) if appended.verdict == Verdict::Accept => Ok(()),
+            Ok(_) => Err("the wake stream takes no more".to_owned()),
+            Err(AppendError::Stream(error)) => Err(error.to_string()),
+            Err(AppendError::Refused { refusal, .. }) => Err(refusal.to_string()),
+        }
+    }
+}
