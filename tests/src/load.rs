@@ -46,7 +46,12 @@ pub struct Connection {
 
 impl Connection {
     pub fn open(process: &Process) -> Self {
-        let (_, address) = process.url.split_once("://").expect("a URL");
+        Self::to(&process.url)
+    }
+
+    /// To any server.
+    pub fn to(url: &str) -> Self {
+        let (_, address) = url.split_once("://").expect("a URL");
         let stream = TcpStream::connect(address).expect("the server accepts");
         stream.set_nodelay(true).expect("no delay");
         Self {
@@ -217,7 +222,7 @@ pub fn open_sessions(server: &Process, count: usize) {
 /// Turns of `worker`, one after the other on each connection, which has a session of its own.
 pub fn turns(server: &Process, connections: usize, time: Duration) -> Run {
     let path = "/v1/agents/worker/invoke";
-    exchanges(server, connections, time, 200, |worker| {
+    exchanges(&server.url, connections, time, 200, |worker| {
         let body = format!(r#"{{"session":"b{worker}","body":"go"}}"#);
         request(server, "POST", path, "application/json", body.as_bytes())
     })
@@ -225,7 +230,7 @@ pub fn turns(server: &Process, connections: usize, time: Duration) -> Run {
 
 /// The same request again and again on each connection. One with another status than this has failed.
 pub fn exchanges(
-    server: &Process,
+    url: &str,
     connections: usize,
     time: Duration,
     expected: u16,
@@ -236,7 +241,7 @@ pub fn exchanges(
         .map(|worker| {
             let request = of(worker);
             let stop = stop.clone();
-            let mut connection = Connection::open(server);
+            let mut connection = Connection::to(url);
             std::thread::spawn(move || {
                 let (mut latencies, mut failed) = (Vec::new(), 0);
                 while !stop.load(Ordering::Relaxed) {
