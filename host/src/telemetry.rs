@@ -208,6 +208,7 @@ pub enum Limit {
     StreamForkDepth,
     Subscriptions,
     SubscriptionStreams,
+    Webhooks,
 }
 
 impl Limit {
@@ -257,6 +258,7 @@ impl Limit {
             Self::StreamForkDepth => "stream_fork_depth_max",
             Self::Subscriptions => "subscriptions_max",
             Self::SubscriptionStreams => "subscription_streams_max",
+            Self::Webhooks => "webhooks_max",
         }
     }
 }

@@ -265,11 +265,13 @@ impl Streams {
             .remove(tenant);
     }
 
-    /// How far the tenant's streams go whose paths are wanted, as they are stored. Those that are deleted are not there.
-    /// Blocks: one small reading for each.
+    /// How far the tenant's streams go whose paths are wanted, as they are stored: so many at most. Those that are
+    /// deleted are not there, and those that cannot be read are passed over, since nobody can append to them
+    /// either. Blocks: one small reading for each.
     pub fn extents(
         &self,
         tenant: &TenantId,
+        most: usize,
         is_wanted: impl Fn(&StreamPath) -> bool,
     ) -> Result<Vec<(StreamPath, Extent)>, ReadError> {
         let (mut found, mut after) = (Vec::new(), None::<String>);
@@ -284,8 +286,16 @@ impl Streams {
                 .iter()
                 .filter_map(|(name, _)| StreamPath::new(name).ok());
             for path in paths.filter(&is_wanted) {
-                if let Some(extent) = self.extent(tenant, &path)? {
-                    found.push((path, extent));
+                if found.len() >= most {
+                    return Ok(found);
+                }
+                match self.extent(tenant, &path) {
+                    Ok(Some(extent)) => found.push((path, extent)),
+                    Ok(None) => {}
+                    Err(error @ ReadError::Damaged(_)) => {
+                        tracing::warn!(%tenant, %path, %error, "a stream cannot be read");
+                    }
+                    Err(error @ ReadError::Io(_)) => return Err(error),
                 }
             }
         }
@@ -297,8 +307,13 @@ impl Streams {
         tenant: &TenantId,
         path: &StreamPath,
     ) -> Result<Option<Extent>, ReadError> {
-        let stored = stored(&*self.0.store, &(tenant.clone(), path.clone()))?;
-        let there = stored.filter(|(head, _)| !head.deleted);
+        let (store, name) = (&*self.0.store, (tenant.clone(), path.clone()));
+        let found = match stored(store, &name) {
+            // Its pieces may have been removed while they were read.
+            Err(_) if store.record(&head_key(tenant, path))?.is_none() => None,
+            found => found?,
+        };
+        let there = found.filter(|(head, _)| !head.deleted);
         Ok(there.map(|(head, state)| Extent {
             id: head.id,
             base: head.base(),

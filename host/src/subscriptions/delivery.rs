@@ -17,21 +17,22 @@ use crate::egress::Egress;
 use crate::id::Offset;
 use crate::streams::{AppendError, StreamPath, Verdict, Wish, flatten};
 
-/// A webhook answers within this, or its lease if that is shorter.
+/// A webhook answers within this, or nine tenths of what is left of its lease: one that does not is told later, and not
+/// at once because its lease is over.
 const ANSWER_MAX: Duration = Duration::from_secs(30);
 
 /// Of an answer: it holds one word.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
 
-/// Streams that a worker is told of at once, those with work first.
-const WORK_MAX: usize = 1_000;
+/// Streams that a worker is told of at once, those with work first. It is asked for no others.
+pub(super) const WORK_MAX: usize = 1_000;
 
 /// A wake that somebody is to be told of.
 pub(super) struct Notice {
     pub wake: String,
     pub generation: u64,
     pub work: Vec<Work>,
-    pub lease_ttl_ms: u64,
+    pub lease_until: Option<Time>,
 }
 
 /// What a webhook may answer.
@@ -83,7 +84,7 @@ pub fn described(work: &[Work]) -> Vec<serde_json::Value> {
             "has_pending": work.is_pending(),
         })
     };
-    work.iter().take(WORK_MAX).map(described).collect()
+    work.iter().map(described).collect()
 }
 
 pub fn link_type(work: &Work) -> &'static str {
@@ -125,7 +126,9 @@ impl Subscriptions {
                 parts.keys.signature(parts.clock.now(), body.as_bytes()),
             )
             .body(body);
-        let time = ANSWER_MAX.min(Duration::from_millis(notice.lease_ttl_ms));
+        let lease = notice.lease_until.unwrap_or_default();
+        let left = Duration::from_millis(lease.ms_since(parts.clock.now()));
+        let time = ANSWER_MAX.min(left * 9 / 10);
         let sent = tokio::time::timeout(time, async {
             let mut response = request.send().await.map_err(|error| error.to_string())?;
             if !response.status().is_success() {

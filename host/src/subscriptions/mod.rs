@@ -23,17 +23,19 @@ mod watch;
 mod tests;
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::clock::{Clock, Time};
 use crate::egress::Egress;
-use crate::id::{Digest, InvalidName, SubscriptionId, TenantId};
+use crate::fair::{self, Gate};
+use crate::id::{Digest, SubscriptionId, TenantId};
 use crate::store::{CommitError, Latched, ReadError, RecordKey, RecordSpace, Store, Write};
 use crate::streams::{Change, Extent, StreamPath, Streams};
 use crate::telemetry::{self, Limit};
@@ -132,11 +134,14 @@ pub struct Subscriptions(Arc<Inner>);
 struct Inner {
     parts: Parts,
     all: Mutex<HashMap<TenantId, BTreeMap<SubscriptionId, Arc<Held>>>>,
-    /// Held by whoever makes one, so that none is made twice, and none in a tenant that is removed.
-    making: tokio::sync::Mutex<()>,
+    /// Each held by whoever makes or removes one of the tenant's, so that none is made twice, and none in a tenant that is
+    /// removed.
+    making: Mutex<HashMap<TenantId, Arc<tokio::sync::Mutex<()>>>>,
     agenda: Agenda,
     sooner: Notify,
-    webhooks: Semaphore,
+    /// Places for requests to webhooks, which tenants take in turns.
+    webhooks: Arc<Gate>,
+    webhook_bounds: fair::Bounds,
     stopping: CancellationToken,
     tasks: TaskTracker,
 }
@@ -145,10 +150,17 @@ struct Inner {
 struct Held {
     key: SubscriptionKey,
     body: tokio::sync::Mutex<Body>,
+    /// Changes of streams that it was not told of yet, in the order of the streams: the last of each counts.
+    changed: Mutex<BTreeMap<StreamPath, Change>>,
+    /// Its workers are sent for, by requests of the host.
+    is_sent_for: bool,
+    /// Somebody is about to tell its workers.
+    is_telling: AtomicBool,
 }
 
 struct Body {
     subscription: Subscription,
+    /// Not there for anybody: not made yet, or removed.
     is_gone: bool,
 }
 
@@ -197,6 +209,26 @@ impl SubscriptionKey {
     }
 }
 
+impl Held {
+    fn new(key: SubscriptionKey, subscription: Subscription, is_gone: bool) -> Self {
+        let delivery = &subscription.state.config.delivery;
+        Self {
+            key,
+            is_sent_for: matches!(delivery, Delivery::Webhook { .. }),
+            body: tokio::sync::Mutex::new(Body {
+                subscription,
+                is_gone,
+            }),
+            changed: Mutex::default(),
+            is_telling: AtomicBool::new(false),
+        }
+    }
+
+    fn changed(&self) -> MutexGuard<'_, BTreeMap<StreamPath, Change>> {
+        self.changed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 fn json(value: &impl Serialize) -> Bytes {
     let bytes = serde_json::to_vec(value).expect("numbers, names and texts are JSON");
     bytes.into()
@@ -209,14 +241,20 @@ fn wake_id() -> String {
 
 impl Subscriptions {
     pub fn new(parts: Parts) -> Self {
-        let webhooks = Semaphore::new(parts.bounds.webhooks_max);
+        let host_max = parts.bounds.webhooks_max.max(1);
+        let webhook_bounds = fair::Bounds {
+            host_max,
+            // One tenant's that hang leave room for others'.
+            tenant_max: host_max.div_ceil(2),
+        };
         Self(Arc::new(Inner {
             parts,
             all: Mutex::default(),
-            making: tokio::sync::Mutex::default(),
+            making: Mutex::default(),
             agenda: Agenda::default(),
             sooner: Notify::new(),
-            webhooks,
+            webhooks: Arc::default(),
+            webhook_bounds,
             stopping: CancellationToken::new(),
             tasks: TaskTracker::new(),
         }))
@@ -234,6 +272,12 @@ impl Subscriptions {
         self.0.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn making(&self, tenant: &TenantId) -> Arc<tokio::sync::Mutex<()>> {
+        let making = self.0.making.lock();
+        let mut making = making.unwrap_or_else(PoisonError::into_inner);
+        making.entry(tenant.clone()).or_default().clone()
+    }
+
     fn held(&self, key: &SubscriptionKey) -> Result<Arc<Held>, SubscriptionError> {
         let all = self.all();
         let found = all.get(&key.tenant).and_then(|own| own.get(&key.id));
@@ -247,6 +291,17 @@ impl Subscriptions {
             .unwrap_or_default()
     }
 
+    /// Run this to its end, also if nobody waits for it any more: what is stored and what is in memory must not part.
+    async fn whole<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, SubscriptionError>> + Send + 'static,
+    ) -> Result<T, SubscriptionError> {
+        match self.0.tasks.spawn(work).await {
+            Ok(result) => result,
+            Err(_) => Err(ReadError::Io("a change ended early".into()).into()),
+        }
+    }
+
     /// Make a subscription, and say whether it is new. The same again is the same one. What its pattern matches is linked
     /// where it ends now.
     pub async fn create(
@@ -255,18 +310,26 @@ impl Subscriptions {
         config: Config,
         root: String,
     ) -> Result<(View, bool), SubscriptionError> {
+        let (this, key) = (self.clone(), key.clone());
+        self.whole(async move { this.make(key, config, root).await })
+            .await
+    }
+
+    async fn make(
+        &self,
+        key: SubscriptionKey,
+        config: Config,
+        root: String,
+    ) -> Result<(View, bool), SubscriptionError> {
         let parts = self.parts();
-        let _making = self.0.making.lock().await;
-        match self.held(key) {
-            Ok(held) => {
-                let body = held.body.lock().await;
-                return match body.subscription.state.config == config {
-                    true => Ok((body.view(), false)),
-                    false => Err(SubscriptionError::Exists),
-                };
-            }
-            Err(SubscriptionError::NotFound) => {}
-            Err(error) => return Err(error),
+        let making = self.making(&key.tenant);
+        let _making = making.lock().await;
+        if let Ok(held) = self.held(&key) {
+            let body = held.body.lock().await;
+            return match body.subscription.state.config == config {
+                true => Ok((body.view(), false)),
+                false => Err(SubscriptionError::Exists),
+            };
         }
         match parts.tenants.get(&key.tenant).map(|it| it.standing) {
             Some(Standing::Active) => {}
@@ -278,15 +341,13 @@ impl Subscriptions {
             let checked = delivery::check(&parts.egress, url);
             checked.map_err(SubscriptionError::WebhookRejected)?;
         }
+        self.has_room(config.streams.len())?;
         let count = self.all().get(&key.tenant).map_or(0, BTreeMap::len);
         if count >= parts.bounds.subscriptions_max {
             telemetry::hit(Limit::Subscriptions);
             return Err(SubscriptionError::TooMany);
         }
-        // From here on it is told what changes: what is read below is at least as new.
-        parts.streams.changes().watch(&key.tenant);
-        let (named, matched) = self.extents(key, config.clone()).await?;
-        let mut subscription = Subscription {
+        let subscription = Subscription {
             state: State {
                 config,
                 root,
@@ -299,48 +360,74 @@ impl Subscriptions {
             links: BTreeMap::new(),
             extents: BTreeMap::new(),
         };
+        let held = Arc::new(Held::new(key, subscription, true));
+        let mut body = held.body.lock().await;
+        // From here on it is told what changes, and takes that up after what is read now.
+        self.keep(held.clone());
+        parts.streams.changes().watch(&held.key.tenant);
+        match self.begin(&held.key, &mut body).await {
+            Ok(()) => {
+                body.is_gone = false;
+                Ok((body.view(), true))
+            }
+            Err(error) => {
+                self.forget(&held.key);
+                Err(error)
+            }
+        }
+    }
+
+    /// Link what it names and what it matches, and store it.
+    async fn begin(&self, key: &SubscriptionKey, body: &mut Body) -> Result<(), SubscriptionError> {
+        let (store, record) = (self.parts().store.clone(), key.record());
+        let stored = self.blocking(move || Ok(store.record(&record)?)).await?;
+        if stored.is_some() {
+            // It was there before and could not be read: what it knew is not thrown away.
+            let what = format!("the subscription {} of the tenant {}", key.id, key.tenant);
+            return Err(ReadError::bad_record(what).into());
+        }
+        let subscription = &mut body.subscription;
+        let config = subscription.state.config.clone();
+        let (named, matched) = self.extents(key, config).await?;
         let mut delta = subscription.link(&named);
         for (path, extent) in &matched {
-            if subscription.state.config.streams.contains(path) {
-                continue;
-            }
             let link = Link {
                 stream: Some(extent.id),
                 is_explicit: false,
                 is_glob: true,
                 acked: extent.tail,
             };
-            delta.links.push((path.clone(), Some(link)));
-        }
-        self.has_room(delta.links.len())?;
-        for (path, extent) in named
-            .into_iter()
-            .chain(matched.into_iter().map(|(p, e)| (p, Some(e))))
-        {
-            if let Some(extent) = extent {
-                subscription.extents.insert(path, extent);
+            if !subscription.state.config.streams.contains(path) {
+                delta.links.push((path.clone(), Some(link)));
             }
         }
+        self.has_room(delta.links.len())?;
+        let named = named
+            .into_iter()
+            .filter_map(|(path, extent)| Some((path, extent?)));
+        subscription.extents.extend(named.chain(matched));
         delta.state = Some(subscription.state.clone());
         self.store(key.writes(&delta)).await?;
         subscription.apply(delta);
-        let body = Body {
-            subscription,
-            is_gone: false,
-        };
-        let view = body.view();
-        let held = Arc::new(Held {
-            key: key.clone(),
-            body: tokio::sync::Mutex::new(body),
-        });
-        self.keep(held);
-        Ok((view, true))
+        Ok(())
     }
 
     fn keep(&self, held: Arc<Held>) {
         let mut all = self.all();
         let own = all.entry(held.key.tenant.clone()).or_default();
         own.insert(held.key.id.clone(), held);
+    }
+
+    /// With the `making` lock held.
+    fn forget(&self, key: &SubscriptionKey) {
+        let mut all = self.all();
+        if let Some(own) = all.get_mut(&key.tenant) {
+            own.remove(&key.id);
+            if own.is_empty() {
+                all.remove(&key.tenant);
+                self.parts().streams.changes().leave(&key.tenant);
+            }
+        }
     }
 
     fn has_room(&self, streams: usize) -> Result<(), SubscriptionError> {
@@ -359,14 +446,11 @@ impl Subscriptions {
         config: Config,
     ) -> Result<(Vec<Named>, Vec<(StreamPath, Extent)>), SubscriptionError> {
         let (streams, tenant) = (self.parts().streams.clone(), key.tenant.clone());
+        let most = self.parts().bounds.streams_max;
         self.blocking(move || {
-            let named = config.streams.iter().map(|path| {
-                let extent = streams.extent(&tenant, path)?;
-                Ok((path.clone(), extent))
-            });
-            let named = named.collect::<Result<Vec<_>, ReadError>>()?;
+            let named = ends(&streams, &tenant, config.streams.iter().cloned())?;
             let matched = match &config.pattern {
-                Some(_) => streams.extents(&tenant, |path| config.matches(path))?,
+                Some(_) => streams.extents(&tenant, most + 1, |path| config.matches(path))?,
                 None => Vec::new(),
             };
             Ok((named, matched))
@@ -419,26 +503,54 @@ impl Subscriptions {
 
     /// Remove a subscription; fine if there is none.
     pub async fn delete(&self, key: &SubscriptionKey) -> Result<(), SubscriptionError> {
-        // Not while one is made under the same id.
-        let _making = self.0.making.lock().await;
-        let Ok(held) = self.held(key) else {
-            return Ok(());
-        };
-        let mut body = held.body.lock().await;
-        let links = body.subscription.links.keys();
-        let keys = links.map(|path| key.link(path)).chain([key.record()]);
-        self.store(keys.map(|key| Write::Unrecord { key }).collect())
-            .await?;
-        body.is_gone = true;
-        let mut all = self.all();
-        if let Some(own) = all.get_mut(&key.tenant) {
-            own.remove(&key.id);
-            if own.is_empty() {
-                all.remove(&key.tenant);
-                self.parts().streams.changes().leave(&key.tenant);
+        let (this, key) = (self.clone(), key.clone());
+        self.whole(async move {
+            // Not while one is made under the same id.
+            let making = this.making(&key.tenant);
+            let _making = making.lock().await;
+            let Ok(held) = this.held(&key) else {
+                return this.delete_unread(&key).await;
+            };
+            let mut body = held.body.lock().await;
+            let links = body.subscription.links.keys();
+            let keys = links.map(|path| key.link(path)).chain([key.record()]);
+            let writes = keys.map(|key| Write::Unrecord { key }).collect();
+            this.store(writes).await?;
+            body.is_gone = true;
+            this.forget(&key);
+            Ok(())
+        })
+        .await
+    }
+
+    /// Remove what could not be read, if there is such a thing.
+    async fn delete_unread(&self, key: &SubscriptionKey) -> Result<(), SubscriptionError> {
+        let (store, of) = (self.parts().store.clone(), key.clone());
+        let keys = self.blocking(move || {
+            if store.record(&of.record())?.is_none() {
+                return Ok(Vec::new());
             }
+            let (space, prefix) = (RecordSpace::SubscriptionLink, format!("{}/", of.id));
+            let links = store.records(Some(&of.tenant), space, None, usize::MAX)?;
+            let own = links
+                .into_iter()
+                .filter(|(name, _)| name.starts_with(&prefix));
+            let own = own.map(|(name, _)| RecordKey {
+                tenant: Some(of.tenant.clone()),
+                space,
+                name,
+            });
+            Ok(own.chain([of.record()]).collect())
+        });
+        let writes: Vec<_> = keys
+            .await?
+            .into_iter()
+            .map(|key| Write::Unrecord { key })
+            .collect();
+        match writes.is_empty() {
+            true => Ok(()),
+            false => self.store(writes).await,
         }
-        Ok(())
     }
 
     /// Look at more streams, from where they end now.
@@ -447,32 +559,31 @@ impl Subscriptions {
         key: &SubscriptionKey,
         streams: Vec<StreamPath>,
     ) -> Result<(), SubscriptionError> {
-        let held = self.held(key)?;
-        let (of, tenant) = (self.parts().streams.clone(), key.tenant.clone());
-        let named = self
-            .blocking(move || {
-                let named = streams.into_iter().map(|path| {
-                    let extent = of.extent(&tenant, &path)?;
-                    Ok((path, extent))
-                });
-                named.collect::<Result<Vec<_>, _>>()
-            })
-            .await?;
-        let mut body = held.body.lock().await;
-        body.is_there()?;
-        let delta = body.subscription.link(&named);
-        self.has_room(body.subscription.links.len() + delta.links.len())?;
-        self.take(key, &mut body, delta).await?;
-        for (path, extent) in named {
-            // What it was told meanwhile is newer.
-            if let Some(extent) = extent {
-                let delta = body.subscription.changed(&path, Change::Grown(extent));
-                self.take(key, &mut body, delta).await?;
+        let (this, held) = (self.clone(), self.held(key)?);
+        self.has_room(streams.len())?;
+        self.whole(async move {
+            // Held while it is read where they end: what they grow by meanwhile is told after that.
+            let mut body = held.body.lock().await;
+            body.is_there()?;
+            let (of, tenant) = (this.parts().streams.clone(), held.key.tenant.clone());
+            let named = this.blocking(move || ends(&of, &tenant, streams)).await?;
+            let delta = body.subscription.link(&named);
+            let links = &body.subscription.links;
+            let new = delta
+                .links
+                .iter()
+                .filter(|(path, _)| !links.contains_key(path));
+            this.has_room(links.len() + new.count())?;
+            this.take(&held.key, &mut body, delta).await?;
+            for (path, extent) in named {
+                if let Some(extent) = extent {
+                    let delta = body.subscription.changed(&path, Change::Grown(extent));
+                    this.take(&held.key, &mut body, delta).await?;
+                }
             }
-        }
-        drop(body);
-        self.look(&held).await;
-        Ok(())
+            Ok(())
+        })
+        .await
     }
 
     /// Do not look at a stream any more, unless the pattern matches it.
@@ -481,11 +592,14 @@ impl Subscriptions {
         key: &SubscriptionKey,
         path: &StreamPath,
     ) -> Result<(), SubscriptionError> {
-        let held = self.held(key)?;
-        let mut body = held.body.lock().await;
-        body.is_there()?;
-        let delta = body.subscription.unlink(path);
-        self.take(key, &mut body, delta).await
+        let (this, held, path) = (self.clone(), self.held(key)?, path.clone());
+        self.whole(async move {
+            let mut body = held.body.lock().await;
+            body.is_there()?;
+            let delta = body.subscription.unlink(&path);
+            this.take(&held.key, &mut body, delta).await
+        })
+        .await
     }
 
     /// Take the wake that is there, or one for what there is to do.
@@ -494,61 +608,90 @@ impl Subscriptions {
         key: &SubscriptionKey,
         worker: String,
     ) -> Result<Claimed, SubscriptionError> {
-        let held = self.held(key)?;
-        let mut body = held.body.lock().await;
-        body.is_there()?;
-        body.is_pulled()?;
-        self.lapse(key, &mut body).await?;
-        let (now, id) = (self.parts().clock.now(), wake_id());
-        let delta = body.subscription.claim(worker, now, id)?;
-        self.take(key, &mut body, delta).await?;
-        let state = &body.subscription.state;
-        let wake = state.wake.as_ref().map(|wake| wake.id.clone());
-        Ok(Claimed {
-            wake: wake.unwrap_or_default(),
-            generation: state.generation,
-            token: (self.keys()).token(key, state.created, state.generation),
-            work: body.subscription.work(),
-            lease_ttl_ms: state.config.lease_ttl_ms,
+        let (this, held) = (self.clone(), self.held(key)?);
+        self.whole(async move {
+            let key = &held.key;
+            let mut body = held.body.lock().await;
+            body.is_there()?;
+            body.is_pulled()?;
+            this.catch_up(&held, &mut body).await;
+            this.lapse(key, &mut body).await?;
+            let (now, id) = (this.parts().clock.now(), wake_id());
+            let delta = body.subscription.claim(worker, now, id)?;
+            this.take(key, &mut body, delta).await?;
+            let state = &body.subscription.state;
+            let wake = state.wake.as_ref().map(|wake| wake.id.clone());
+            let mut work = body.subscription.work();
+            work.truncate(delivery::WORK_MAX);
+            Ok(Claimed {
+                wake: wake.unwrap_or_default(),
+                generation: state.generation,
+                token: (this.keys()).token(key, state.created, state.generation),
+                work,
+                lease_ttl_ms: state.config.lease_ttl_ms,
+            })
         })
+        .await
     }
 
     /// Move cursors by the token of a wake; true if there is another wake at once.
     pub async fn ack(
         &self,
         key: &SubscriptionKey,
-        token: &Token,
-        report: &Report,
+        token: Token,
+        report: Report,
     ) -> Result<bool, SubscriptionError> {
-        let held = self.held(key)?;
-        let mut body = held.body.lock().await;
-        self.may_report(key, &mut body, token, report).await?;
-        let now = self.parts().clock.now();
-        let delta = body.subscription.ack(&report.acks, report.is_done, now)?;
-        self.take(key, &mut body, delta).await?;
-        let next = report.is_done && body.subscription.pending().is_some();
-        drop(body);
-        if report.is_done {
-            self.look(&held).await;
-        }
-        Ok(next)
+        let (this, held) = (self.clone(), self.held(key)?);
+        self.whole(async move {
+            let mut body = held.body.lock().await;
+            this.may_report(&held.key, &mut body, &token, &report)
+                .await?;
+            this.catch_up(&held, &mut body).await;
+            let unknown = body.subscription.unknown(&report.acks);
+            if !unknown.is_empty() {
+                // Whoever follows a stream may know its end before this was told of it.
+                let (of, tenant) = (this.parts().streams.clone(), held.key.tenant.clone());
+                let ends = this.blocking(move || ends(&of, &tenant, unknown)).await?;
+                for (path, extent) in ends {
+                    if let Some(extent) = extent {
+                        let grown = Change::Grown(extent);
+                        this.follow(&held.key, &mut body, &path, grown).await?;
+                    }
+                }
+            }
+            let now = this.parts().clock.now();
+            let delta = body.subscription.ack(&report.acks, report.is_done, now)?;
+            this.take(&held.key, &mut body, delta).await?;
+            let next = report.is_done && body.subscription.pending().is_some();
+            drop(body);
+            if report.is_done {
+                this.look(&held).await;
+            }
+            Ok(next)
+        })
+        .await
     }
 
     /// Give a wake back by its token.
     pub async fn release(
         &self,
         key: &SubscriptionKey,
-        token: &Token,
-        report: &Report,
+        token: Token,
+        report: Report,
     ) -> Result<(), SubscriptionError> {
-        let held = self.held(key)?;
-        let mut body = held.body.lock().await;
-        self.may_report(key, &mut body, token, report).await?;
-        let delta = body.subscription.release();
-        self.take(key, &mut body, delta).await?;
-        drop(body);
-        self.look(&held).await;
-        Ok(())
+        let (this, held) = (self.clone(), self.held(key)?);
+        self.whole(async move {
+            let mut body = held.body.lock().await;
+            body.is_pulled()?;
+            this.may_report(&held.key, &mut body, &token, &report)
+                .await?;
+            let delta = body.subscription.release();
+            this.take(&held.key, &mut body, delta).await?;
+            drop(body);
+            this.look(&held).await;
+            Ok(())
+        })
+        .await
     }
 
     /// Refuse whoever does not have the wake that is under way.
@@ -580,12 +723,17 @@ impl Subscriptions {
 
     /// Let go of a tenant's, for good: it is being removed, and is marked as such.
     pub async fn forget_tenant(&self, tenant: &TenantId) {
-        let _making = self.0.making.lock().await;
+        let making = self.making(tenant);
+        let _making = making.lock().await;
         let held = self.all().remove(tenant).unwrap_or_default();
         self.parts().streams.changes().leave(tenant);
         for held in held.into_values() {
             held.body.lock().await.is_gone = true;
         }
+        let making = self.0.making.lock();
+        making
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(tenant);
     }
 
     /// Wait until nothing is under way any more.
@@ -595,65 +743,87 @@ impl Subscriptions {
         self.0.tasks.wait().await;
     }
 
-    /// Read what is stored. Blocks.
+    /// Read what is stored; what cannot be read is said, and keeps nothing else back. Blocks.
     fn load(&self, tenant: &TenantId) -> Result<Vec<Held>, SubscriptionError> {
-        let (store, streams) = (&self.parts().store, &self.parts().streams);
-        let damaged = |what: &str, error: String| {
-            ReadError::bad_record(format!("{what} of the tenant {tenant}: {error}"))
-        };
+        let store = &self.parts().store;
         let records = store.records(Some(tenant), RecordSpace::Subscription, None, usize::MAX)?;
-        let mut links: HashMap<String, BTreeMap<StreamPath, Link>> = HashMap::new();
-        let stored = match records.is_empty() {
-            true => Vec::new(),
-            false => store.records(
-                Some(tenant),
-                RecordSpace::SubscriptionLink,
-                None,
-                usize::MAX,
-            )?,
-        };
-        for (name, bytes) in stored {
-            let link: StoredLink = serde_json::from_slice(&bytes)
-                .map_err(|error| damaged("a subscription's link", error.to_string()))?;
-            let id = name.split('/').next().unwrap_or_default().to_owned();
-            links.entry(id).or_default().insert(link.path, link.link);
+        if records.is_empty() {
+            return Ok(Vec::new());
         }
-        let load = |(name, bytes): (String, Bytes)| {
-            let wrong = |error: String| damaged("a subscription", error);
-            let state: State =
-                serde_json::from_slice(&bytes).map_err(|error| wrong(error.to_string()))?;
-            let id = SubscriptionId::new(&name)
-                .map_err(|error: InvalidName| wrong(error.to_string()))?;
-            let mut extents = BTreeMap::new();
+        let space = RecordSpace::SubscriptionLink;
+        let mut links: HashMap<String, Vec<Bytes>> = HashMap::new();
+        for (name, bytes) in store.records(Some(tenant), space, None, usize::MAX)? {
+            let id = name.split('/').next().unwrap_or_default().to_owned();
+            links.entry(id).or_default().push(bytes);
+        }
+        let mut loaded = Vec::with_capacity(records.len());
+        for (name, bytes) in records {
             let links = links.remove(&name).unwrap_or_default();
-            for path in links.keys() {
-                if let Some(extent) = streams.extent(tenant, path)? {
-                    extents.insert(path.clone(), extent);
+            match self.loaded(tenant, &name, &bytes, &links) {
+                Ok(held) => loaded.push(held),
+                Err(error) => {
+                    tracing::error!(%tenant, subscription = name, %error, "a subscription cannot be read: nobody is woken");
                 }
             }
-            if state.config.pattern.is_some() {
-                extents.extend(streams.extents(tenant, |path| state.config.matches(path))?);
+        }
+        Ok(loaded)
+    }
+
+    fn loaded(
+        &self,
+        tenant: &TenantId,
+        name: &str,
+        state: &[u8],
+        links: &[Bytes],
+    ) -> Result<Held, ReadError> {
+        let streams = &self.parts().streams;
+        let damaged = |error: String| ReadError::bad_record(error);
+        let id = SubscriptionId::new(name).map_err(|error| damaged(error.to_string()))?;
+        let state: State =
+            serde_json::from_slice(state).map_err(|error| damaged(error.to_string()))?;
+        let links = links.iter().map(|bytes| {
+            let StoredLink { path, link } =
+                serde_json::from_slice(bytes).map_err(|error| damaged(error.to_string()))?;
+            Ok((path, link))
+        });
+        let links = links.collect::<Result<BTreeMap<_, _>, ReadError>>()?;
+        let mut extents = BTreeMap::new();
+        for path in links.keys() {
+            if let Some(extent) = streams.extent(tenant, path)? {
+                extents.insert(path.clone(), extent);
             }
-            Ok(Held {
-                key: SubscriptionKey {
-                    tenant: tenant.clone(),
-                    id,
-                },
-                body: tokio::sync::Mutex::new(Body {
-                    subscription: Subscription {
-                        state,
-                        links,
-                        extents,
-                    },
-                    is_gone: false,
-                }),
-            })
+        }
+        if state.config.pattern.is_some() {
+            let most = self.parts().bounds.streams_max;
+            extents.extend(streams.extents(tenant, most, |path| state.config.matches(path))?);
+        }
+        let key = SubscriptionKey {
+            tenant: tenant.clone(),
+            id,
         };
-        records.into_iter().map(load).collect()
+        let subscription = Subscription {
+            state,
+            links,
+            extents,
+        };
+        Ok(Held::new(key, subscription, false))
     }
 }
 
 type Named = (StreamPath, Option<Extent>);
+
+/// Where streams end. Blocks.
+fn ends(
+    streams: &Streams,
+    tenant: &TenantId,
+    paths: impl IntoIterator<Item = StreamPath>,
+) -> Result<Vec<Named>, SubscriptionError> {
+    let ends = paths.into_iter().map(|path| {
+        let extent = streams.extent(tenant, &path)?;
+        Ok((path, extent))
+    });
+    ends.collect()
+}
 
 impl Body {
     fn is_there(&self) -> Result<(), SubscriptionError> {

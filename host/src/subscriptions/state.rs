@@ -47,6 +47,9 @@ pub(super) struct Wake {
     pub worker: Option<String>,
     /// None until it is claimed.
     pub lease_until: Option<Time>,
+    /// Whoever has it has said that it is at it.
+    #[serde(default)]
+    pub is_reported: bool,
 }
 
 /// What is stored of a stream that is its work. One record each.
@@ -176,8 +179,11 @@ impl Subscription {
     /// A stream changed: what it is to the cursors. A stream that was not there before is work from its
     /// beginning.
     pub(super) fn changed(&mut self, path: &StreamPath, change: Change) -> Delta {
-        let is_glob = self.state.config.matches(path);
         let known = self.links.get(path).copied();
+        let is_glob = match known {
+            Some(link) => link.is_glob,
+            None => self.state.config.matches(path),
+        };
         let link = match change {
             Change::Grown(extent) => {
                 let fresh = || Link {
@@ -192,7 +198,9 @@ impl Subscription {
                     None if is_glob => fresh(),
                     None => return Delta::default(),
                 };
-                self.extents.insert(path.clone(), extent);
+                let newest = self.extents.get(path).filter(|it| it.id == extent.id);
+                let tail = newest.map_or(extent.tail, |newest| newest.tail.max(extent.tail));
+                self.extents.insert(path.clone(), Extent { tail, ..extent });
                 Some(link)
             }
             Change::Removed(id) => match known {
@@ -213,6 +221,21 @@ impl Subscription {
             false => vec![(path.clone(), link)],
         };
         Delta { state: None, links }
+    }
+
+    /// Whether it is concerned by what becomes of a stream.
+    pub(super) fn looks_at(&self, path: &StreamPath) -> bool {
+        self.links.contains_key(path) || self.state.config.matches(path)
+    }
+
+    /// Acks beyond what is known of their streams' ends.
+    pub(super) fn unknown(&self, acks: &[Ack]) -> Vec<StreamPath> {
+        let is_beyond = |ack: &&Ack| {
+            let link = self.links.get(&ack.stream);
+            link.is_some_and(|link| ack.at > self.tail(&ack.stream, link))
+        };
+        let beyond = acks.iter().filter(is_beyond);
+        beyond.map(|ack| ack.stream.clone()).collect()
     }
 
     /// Its streams: what is pending first.
@@ -249,7 +272,8 @@ impl Subscription {
     pub(super) fn due(&self) -> Option<Time> {
         match &self.state.wake {
             Some(wake) => wake.lease_until,
-            None => self.state.retry_at,
+            // With nothing to do there is no use in trying again; what comes is looked at when it comes.
+            None => self.state.retry_at.filter(|_| self.pending().is_some()),
         }
     }
 
@@ -261,11 +285,12 @@ impl Subscription {
 
     /// Wake its workers, if there is something to do and nobody is at it.
     pub(super) fn wake(&self, now: Time, id: String) -> Option<Delta> {
+        self.is_to_wake(now).then(|| self.woken(now, id))
+    }
+
+    pub(super) fn is_to_wake(&self, now: Time) -> bool {
         let is_time = self.state.retry_at.is_none_or(|at| at <= now);
-        if self.state.wake.is_some() || !is_time || self.pending().is_none() {
-            return None;
-        }
-        Some(self.woken(now, id))
+        self.state.wake.is_none() && is_time && self.pending().is_some()
     }
 
     fn woken(&self, now: Time, id: String) -> Delta {
@@ -281,6 +306,7 @@ impl Subscription {
                 id,
                 worker: None,
                 lease_until,
+                is_reported: false,
             });
         })
     }
@@ -359,6 +385,7 @@ impl Subscription {
                 let until = now.plus_ms(state.config.lease_ttl_ms);
                 if let Some(wake) = &mut state.wake {
                     wake.lease_until = Some(until);
+                    wake.is_reported = true;
                 }
             }
         });

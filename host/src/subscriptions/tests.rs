@@ -137,7 +137,7 @@ impl Host {
     ) -> Result<bool, SubscriptionError> {
         let token = Token::parse(&claimed.token).unwrap();
         let report = report(claimed, acks, is_done);
-        self.subscriptions.ack(&key(), &token, &report).await
+        self.subscriptions.ack(&key(), token, report).await
     }
 
     /// Time passes, for whoever waits for it too.
@@ -247,7 +247,7 @@ async fn a_worker_that_is_silent_loses_its_claim_and_one_that_reports_keeps_it()
     let token = Token::parse(&next.token).unwrap();
     let back = report(&next, &[], false);
     host.subscriptions
-        .release(&key(), &token, &back)
+        .release(&key(), token, back)
         .await
         .unwrap();
     host.announced(3).await;
@@ -279,7 +279,7 @@ async fn cursors_stay_between_where_they_are_and_the_end() {
     assert!(is_refused("events/a", 0).await);
     let stranger = Token::parse("1.AAAA.acme").unwrap();
     let asked = report(&claimed, &[], true);
-    let answer = host.subscriptions.ack(&key(), &stranger, &asked).await;
+    let answer = host.subscriptions.ack(&key(), stranger, asked).await;
     assert_eq!(answer, Err(SubscriptionError::UnknownToken));
 }
 
@@ -451,4 +451,72 @@ async fn there_are_bounds_and_webhooks_go_where_they_may() {
     host.subscriptions.forget_tenant(&tenant()).await;
     let gone = host.subscriptions.get(&key).await.err();
     assert_eq!(gone, Some(SubscriptionError::NotFound));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_nobody_can_be_told_of_keeps_nobody_busy() {
+    let host = Host::new().await;
+    host.streams.delete(&tenant(), &at("wakes")).await.unwrap();
+    host.create(pulled()).await.unwrap();
+    host.make("events/a").await;
+    host.append("events/a").await;
+    let is_failed = async || host.subscriptions.get(&key()).await.unwrap().is_failed;
+    while !is_failed().await {
+        tokio::task::yield_now().await;
+    }
+    // What was to be told later is not there any more when later comes.
+    host.streams
+        .delete(&tenant(), &at("events/a"))
+        .await
+        .unwrap();
+    while !host
+        .subscriptions
+        .get(&key())
+        .await
+        .unwrap()
+        .work
+        .is_empty()
+    {
+        tokio::task::yield_now().await;
+    }
+    host.clock.advance_ms(10_000);
+    let held = host.subscriptions.held(&key()).unwrap();
+    assert_eq!(held.body.lock().await.subscription.due(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_may_know_more_than_it_was_told() {
+    let host = Host::new().await;
+    host.create(pulled()).await.unwrap();
+    host.make("events/a").await;
+    host.append("events/a").await;
+    host.announced(1).await;
+    let claimed = host.claim().await.unwrap();
+    // It follows the stream, and is faster than whoever tells the subscription.
+    for _ in 0..20 {
+        let tail = host.append("events/a").await;
+        let acked = host.ack(&claimed, &[("events/a", tail)], false).await;
+        assert_eq!(acked, Ok(false));
+    }
+    assert_eq!(host.ack(&claimed, &[], true).await, Ok(false));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_subscription_that_cannot_be_read_is_not_made_anew() {
+    let host = Host::new().await;
+    host.create(pulled()).await.unwrap();
+    host.subscriptions.stop().await;
+    let bytes = Bytes::from_static(b"{");
+    let write = Write::Record {
+        key: key().record(),
+        bytes,
+    };
+    host.subscriptions.store(vec![write]).await.unwrap();
+    let host = host.after_power_loss().await;
+    let not_there = host.subscriptions.get(&key()).await.err();
+    assert_eq!(not_there, Some(SubscriptionError::NotFound));
+    let made = host.create(pulled()).await;
+    assert!(matches!(made, Err(SubscriptionError::Read(_))));
+    host.subscriptions.delete(&key()).await.unwrap();
+    assert!(host.create(pulled()).await.unwrap().1);
 }

@@ -1,11 +1,12 @@
 //! What goes on behind: streams change, leases run out, deliveries are tried again.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::config::Delivery;
-use super::delivery::Notice;
+use super::delivery::{Notice, WORK_MAX};
 use super::state::{Delta, Work};
 use super::{Body, Held, SubscriptionError, SubscriptionKey, Subscriptions, wake_id};
 use crate::clock::Time;
@@ -136,25 +137,47 @@ impl Subscriptions {
             of.entry(tenant).or_default().push((path, change));
         }
         for (tenant, changes) in of {
-            let changes = Arc::new(changes);
             for held in self.of_tenant(&tenant) {
-                let (this, changes) = (self.clone(), changes.clone());
+                let is_first = {
+                    let mut waiting = held.changed();
+                    let is_first = waiting.is_empty();
+                    waiting.extend(changes.iter().cloned());
+                    is_first
+                };
+                // Whoever was sent before takes these up too.
+                if !is_first {
+                    continue;
+                }
+                let this = self.clone();
                 self.0.tasks.spawn(async move {
                     let mut body = held.body.lock().await;
-                    for (path, change) in changes.iter() {
-                        let followed = this.follow(&held.key, &mut body, path, *change).await;
-                        if let Err(error) = followed {
-                            tracing::warn!(subscription = %held.key.id, %error, "a change of a stream is not noted");
-                        }
-                    }
+                    let is_concerned = this.catch_up(&held, &mut body).await;
                     drop(body);
-                    this.look(&held).await;
+                    if is_concerned {
+                        this.look(&held).await;
+                    }
                 });
             }
         }
     }
 
-    async fn follow(
+    /// Take up what is known of streams; true if any of it concerns the subscription.
+    pub(super) async fn catch_up(&self, held: &Held, body: &mut Body) -> bool {
+        let changes = std::mem::take(&mut *held.changed());
+        let mut is_concerned = false;
+        for (path, change) in changes {
+            if !body.subscription.looks_at(&path) {
+                continue;
+            }
+            is_concerned = true;
+            if let Err(error) = self.follow(&held.key, body, &path, change).await {
+                tracing::warn!(subscription = %held.key.id, %error, "a change of a stream is not noted");
+            }
+        }
+        is_concerned
+    }
+
+    pub(super) async fn follow(
         &self,
         key: &SubscriptionKey,
         body: &mut Body,
@@ -188,44 +211,38 @@ impl Subscriptions {
 
     /// Wake its workers, if that is to be done now.
     pub(super) async fn look(&self, held: &Arc<Held>) {
-        let key = &held.key;
         let mut body = held.body.lock().await;
-        let woken = self.woken(key, &mut body).await;
-        match woken {
-            Ok(true) => {}
-            Ok(false) => return,
-            Err(error) => {
-                tracing::warn!(tenant = %key.tenant, subscription = %key.id, %error, "nobody is woken");
-                let again = self.parts().clock.now().plus_ms(LOOK_EVERY_MS);
-                self.schedule(key, Some(again));
-                return;
-            }
+        let is_to_wake = match self.is_to_wake(&held.key, &mut body).await {
+            Ok(is_to_wake) => is_to_wake,
+            Err(error) => return self.is_stuck(held, &error),
+        };
+        drop(body);
+        // One at a time, which waits for its turn.
+        if is_to_wake && !held.is_telling.swap(true, Ordering::AcqRel) {
+            let (this, telling) = (self.clone(), Telling(held.clone()));
+            self.0.tasks.spawn(async move {
+                let stopping = this.0.stopping.clone();
+                let held = telling.0.clone();
+                tokio::select! {
+                    () = this.tell(&held) => {}
+                    // The next process tells.
+                    () = stopping.cancelled() => return,
+                }
+                drop(telling);
+                this.look_behind(held);
+            });
         }
-        let state = &body.subscription.state;
-        let Some(wake) = &state.wake else {
-            return;
-        };
-        let notice = Notice {
-            wake: wake.id.clone(),
-            generation: state.generation,
-            work: body.subscription.work(),
-            lease_ttl_ms: state.config.lease_ttl_ms,
-        };
-        let (delivery, root) = (state.config.delivery.clone(), state.root.clone());
-        let (this, held, created) = (self.clone(), held.clone(), state.created);
-        self.0.tasks.spawn(async move {
-            let tell = this.tell(&held.key, (&root, created), &delivery, &notice);
-            let told = tokio::select! {
-                told = tell => told,
-                // The next process tells.
-                () = this.0.stopping.cancelled() => return,
-            };
-            this.told(&held, notice, told).await;
-        });
     }
 
-    /// True if there is a new wake.
-    async fn woken(
+    fn is_stuck(&self, held: &Held, error: &SubscriptionError) {
+        let key = &held.key;
+        tracing::warn!(tenant = %key.tenant, subscription = %key.id, %error, "nobody is woken");
+        let again = self.parts().clock.now().plus_ms(LOOK_EVERY_MS);
+        self.schedule(key, Some(again));
+    }
+
+    /// Whether somebody is to be woken now; otherwise it is looked at again when time changes that.
+    async fn is_to_wake(
         &self,
         key: &SubscriptionKey,
         body: &mut Body,
@@ -243,34 +260,70 @@ impl Subscriptions {
             Some(Standing::Deleting) | None => return Ok(false),
         }
         self.lapse(key, body).await?;
-        match body.subscription.wake(now, wake_id()) {
-            Some(delta) => self.take(key, body, delta).await.map(|()| true),
-            None => {
-                self.schedule(key, body.subscription.due());
-                Ok(false)
-            }
+        let is_to_wake = body.subscription.is_to_wake(now);
+        if !is_to_wake {
+            self.schedule(key, body.subscription.due());
         }
+        Ok(is_to_wake)
     }
 
-    /// True if all that it was told of is done.
-    async fn tell(
+    /// Make a wake and tell of it. A webhook waits for a place first, so that its lease begins when it is sent.
+    async fn tell(&self, held: &Arc<Held>) {
+        let key = &held.key;
+        let mut place = None;
+        if held.is_sent_for {
+            let place = place.insert(self.0.webhooks.enter(&key.tenant, self.0.webhook_bounds));
+            if place.waits() {
+                telemetry::hit(Limit::Webhooks);
+            }
+            place.admitted().await;
+        }
+        let (delivery, root, created, notice) = {
+            let mut body = held.body.lock().await;
+            let notice = match self.woken(key, &mut body).await {
+                Ok(Some(notice)) => notice,
+                Ok(None) => return,
+                Err(error) => return self.is_stuck(held, &error),
+            };
+            let state = &body.subscription.state;
+            let (delivery, root) = (state.config.delivery.clone(), state.root.clone());
+            (delivery, root, state.created, notice)
+        };
+        let told = match &delivery {
+            Delivery::Webhook { url } => self.send(key, (&root, created), url, &notice).await,
+            Delivery::PullWake { stream } => {
+                self.announce(key, stream, &notice).await.map(|()| false)
+            }
+        };
+        drop(place);
+        self.told(held, notice, told).await;
+    }
+
+    /// A new wake, if there is still something to do.
+    async fn woken(
         &self,
         key: &SubscriptionKey,
-        (root, created): (&str, Time),
-        delivery: &Delivery,
-        notice: &Notice,
-    ) -> Result<bool, String> {
-        match delivery {
-            Delivery::Webhook { url } => {
-                let permit = self.0.webhooks.acquire().await;
-                let sent = self.send(key, (root, created), url, notice).await;
-                drop(permit);
-                sent
-            }
-            Delivery::PullWake { stream } => {
-                self.announce(key, stream, notice).await.map(|()| false)
-            }
+        body: &mut Body,
+    ) -> Result<Option<Notice>, SubscriptionError> {
+        if !self.is_to_wake(key, body).await? {
+            return Ok(None);
         }
+        let now = self.parts().clock.now();
+        let Some(delta) = body.subscription.wake(now, wake_id()) else {
+            return Ok(None);
+        };
+        self.take(key, body, delta).await?;
+        let state = &body.subscription.state;
+        Ok(state.wake.as_ref().map(|wake| {
+            let mut work = body.subscription.work();
+            work.truncate(WORK_MAX);
+            Notice {
+                wake: wake.id.clone(),
+                generation: state.generation,
+                work,
+                lease_until: wake.lease_until,
+            }
+        }))
     }
 
     async fn told(&self, held: &Arc<Held>, notice: Notice, told: Result<bool, String>) {
@@ -292,8 +345,9 @@ impl Subscriptions {
             Ok(is_done) => self.answered(&body, &notice.work, is_done),
             Err(error) => {
                 tracing::info!(tenant = %key.tenant, subscription = %key.id, error, "a wake is not delivered");
-                let is_claimed = body.subscription.state.wake.as_ref();
-                if is_claimed.is_some_and(|wake| wake.worker.is_some()) {
+                let wake = body.subscription.state.wake.as_ref();
+                if wake.is_some_and(|wake| wake.worker.is_some() || wake.is_reported) {
+                    // Somebody is at it all the same.
                     return;
                 }
                 let now = self.parts().clock.now();
@@ -302,10 +356,7 @@ impl Subscriptions {
         };
         if let Err(error) = self.take(key, &mut body, delta).await {
             tracing::warn!(tenant = %key.tenant, subscription = %key.id, %error, "what became of a wake is not noted");
-            return;
         }
-        drop(body);
-        self.look_behind(held.clone());
     }
 
     fn answered(&self, body: &Body, work: &[Work], is_done: bool) -> Delta {
@@ -314,6 +365,15 @@ impl Subscriptions {
             true => body.subscription.answered(work, is_done),
             false => Delta::default(),
         }
+    }
+}
+
+/// Whoever tells a subscription's workers: nobody else does meanwhile, and somebody may again however this ends.
+struct Telling(Arc<Held>);
+
+impl Drop for Telling {
+    fn drop(&mut self) {
+        self.0.is_telling.store(false, Ordering::Release);
     }
 }
 

@@ -308,7 +308,7 @@ pub(in crate::http) async fn ack(
     Body(bytes): Body,
 ) -> ApiResult<Json<Value>> {
     let (key, token, report) = report(&api, id, &headers, &bytes)?;
-    let next_wake = api.subscriptions.ack(&key, &token, &report).await?;
+    let next_wake = api.subscriptions.ack(&key, token, report).await?;
     Ok(Json(json!({"ok": true, "next_wake": next_wake})))
 }
 
@@ -319,7 +319,7 @@ pub(in crate::http) async fn release(
     Body(bytes): Body,
 ) -> ApiResult<StatusCode> {
     let (key, token, report) = report(&api, id, &headers, &bytes)?;
-    api.subscriptions.release(&key, &token, &report).await?;
+    api.subscriptions.release(&key, token, report).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

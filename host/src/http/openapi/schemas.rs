@@ -282,6 +282,8 @@ fn journal() -> Value {
     json!({
         "Event": open(json!({"offset": named("Offset"), "time": time(), "kind": text()})),
         "StreamedEvents": list("Event"),
+        // What a stream holds is its writers' affair.
+        "Anything": {},
         "StreamedMessages": {"type": "array"},
         "Events": open(json!({"events": list("Event"), "offset": named("Offset"), "up_to_date": {"type": "boolean"}})),
         "Entries": open(json!({"entries": list("Event"), "offset": named("Offset"), "up_to_date": {"type": "boolean"}})),

@@ -105,7 +105,7 @@ pub(super) fn streams() -> Vec<Operation> {
         append,
         reads(
             read.scope("read")
-                .answer(200, ANY, "Bytes")
+                .answer(200, ANY, "Anything")
                 .json(200, "StreamedMessages"),
         )
         .codes(&["stream_gone", "stream_not_found", "store_latched"]),
