@@ -80,6 +80,8 @@ mod models;
 #[cfg(test)]
 mod nested;
 #[cfg(test)]
+mod offsets;
+#[cfg(test)]
 mod policy;
 #[cfg(test)]
 mod promise;
