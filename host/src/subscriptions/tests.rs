@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
+
+use super::keys::Token;
 use super::*;
 use crate::id::Seq;
 use crate::seal::Seal;
