@@ -80,6 +80,8 @@ mod models;
 #[cfg(test)]
 mod nested;
 #[cfg(test)]
+mod notices;
+#[cfg(test)]
 mod offsets;
 #[cfg(test)]
 mod policy;
@@ -115,3 +117,5 @@ mod tls;
 mod tokens;
 #[cfg(test)]
 mod uploads;
+#[cfg(test)]
+mod webhooks;

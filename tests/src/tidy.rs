@@ -58,7 +58,7 @@ fn height(module: &str) -> Option<u32> {
         "egress" | "model" | "logs" | "budgets" => 4,
         "ledger" => 5,
         "agents" | "audit" | "tenants" | "secrets" | "runtime" | "streams" => 6,
-        "session" | "subscriptions" => 7,
+        "notices" | "session" | "subscriptions" => 7,
         "http" => 8,
         // Leaves: anybody may use them, and they use nothing above names and time.
         "config" | "fair" | "seal" | "secret" | "shutdown" | "telemetry" | "guest" => 1,

@@ -18,6 +18,7 @@ mod health;
 mod inspect;
 mod invoke;
 mod keys;
+mod notices;
 mod openapi;
 mod operations;
 mod patience;
@@ -32,6 +33,7 @@ mod tls;
 mod tokens;
 mod usage;
 mod watch;
+mod webhooks;
 mod wire;
 
 use std::sync::Arc;
@@ -50,6 +52,8 @@ use crate::audit::Audit;
 use crate::clock::Clock;
 use crate::id::TenantId;
 use crate::logs::Logs;
+use crate::notices::Notices;
+use crate::notices::webhooks::Webhooks;
 use crate::secrets::Secrets;
 use crate::session::Sessions;
 use crate::shutdown::Shutdown;
@@ -74,6 +78,8 @@ pub struct Parts {
     pub sessions: Sessions,
     pub durable: Streams,
     pub subscriptions: Subscriptions,
+    pub notices: Notices,
+    pub webhooks: Webhooks,
     pub tenants: Tenants,
     pub secrets: Secrets,
     pub audit: Audit,
@@ -170,6 +176,24 @@ pub fn router(parts: Parts) -> Router {
         .route("/v1/sessions/{id}/journal", get(events::journal))
         .route("/v1/sessions/{id}/turns/{turn}", get(inspect::turn))
         .route("/v1/sessions/{id}/values/{digest}", get(inspect::value))
+        .route("/v1/notices", get(notices::list_or_follow))
+        .route("/v1/webhooks", get(webhooks::list))
+        .route(
+            "/v1/webhooks/{name}",
+            get(webhooks::show)
+                .put(webhooks::put)
+                .delete(webhooks::remove),
+        )
+        .route("/v1/webhooks/{name}/rotate", post(webhooks::rotate))
+        .route("/v1/webhooks/{name}/dead-letters", get(webhooks::letters))
+        .route(
+            "/v1/webhooks/{name}/dead-letters/{letter}",
+            delete(webhooks::forget_letter),
+        )
+        .route(
+            "/v1/webhooks/{name}/dead-letters/{letter}/retry",
+            post(webhooks::retry_letter),
+        )
         .route("/v1/sessions/{id}/slots", get(slots::list))
         .route(
             "/v1/sessions/{id}/slots/{name}",

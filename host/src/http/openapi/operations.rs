@@ -124,13 +124,13 @@ impl Operation {
         self
     }
 
-    fn takes(mut self, schema: &'static str) -> Self {
+    pub(super) fn takes(mut self, schema: &'static str) -> Self {
         self.bodies.push((JSON, schema));
         self.body_required = true;
         self.codes(BODY).codes(OBJECT)
     }
 
-    fn may_take(self, schema: &'static str) -> Self {
+    pub(super) fn may_take(self, schema: &'static str) -> Self {
         let mut operation = self.takes(schema);
         operation.body_required = false;
         operation
@@ -169,6 +169,8 @@ pub(super) fn all() -> Vec<Operation> {
         in_sessions(),
         reading(),
         slots(),
+        super::notices::notices(),
+        super::notices::webhooks(),
         super::streams::streams(),
         super::streams::subscriptions(),
         keys(),
