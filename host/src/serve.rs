@@ -535,6 +535,7 @@ fn settings(config: &Config) -> Result<Settings, ServeError> {
         stream_live: Duration::from_millis(config.limits.stream_live_ms_max),
         body_stall: Duration::from_millis(config.limits.body_stall_ms_max),
         body_time: Duration::from_millis(config.limits.body_ms_max),
+        write_stall: Duration::from_millis(config.limits.write_stall_ms_max),
         is_secure: config.http.tls.is_some(),
         cors_origins: config
             .http

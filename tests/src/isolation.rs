@@ -11,7 +11,7 @@ use crate::tenants::tenant;
 /// What tenants do. `WORD` is a word of the tenant's own; `<echo>` is a component; `@k` makes it idempotent;
 /// `~` asks for a stream of events. Nothing here
 /// begins what the next step would race with.
-const STEPS: [&str; 68] = [
+const STEPS: [&str; 69] = [
     "PUT /v1/agents/echo <echo>",
     "PUT /v1/agents/echo <echo>",
     "PUT /v1/agents/puppet <puppet>",
@@ -69,6 +69,7 @@ const STEPS: [&str; 68] = [
     "DELETE /v1/stream/__ds/subscriptions/s",
     "GET /v1/stream/sessions/s",
     "GET /v1/stream/sessions/t?offset=now",
+    "GET /v1/sessions/s/socket",
     "GET /v1/notices?kind=session-opened,session-changed",
     "GET /v1/notices?session=s&kind=turn-ended",
     r#"PUT /v1/webhooks/w {"url": "https://WORD.example", "sessions": ["none"]}"#,

@@ -104,6 +104,8 @@ mod slots;
 #[cfg(test)]
 mod slow;
 #[cfg(test)]
+mod sockets;
+#[cfg(test)]
 mod subscriptions;
 #[cfg(test)]
 mod suspended;

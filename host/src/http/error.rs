@@ -199,7 +199,6 @@ impl ApiError {
         }
     }
 
-    /// Asking again changes nothing.
     /// More about it, inside of `error`.
     pub(super) fn within(self, fields: Value) -> Self {
         Self {
@@ -208,6 +207,7 @@ impl ApiError {
         }
     }
 
+    /// Asking again changes nothing.
     pub(super) fn final_(self) -> Self {
         Self {
             is_final: true,

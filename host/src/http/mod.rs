@@ -26,6 +26,7 @@ mod secrets;
 mod server;
 mod sessions;
 mod slots;
+mod socket;
 mod sse;
 mod streams;
 mod tenants;
@@ -109,6 +110,8 @@ pub struct Settings {
     /// Until more of a body comes, and until all of it has come.
     pub body_stall: Duration,
     pub body_time: Duration,
+    /// Until a client takes more of what is written, where a connection is not watched as a whole: a WebSocket.
+    pub write_stall: Duration,
     /// Clients reach the server over TLS.
     pub is_secure: bool,
     pub cors_origins: Vec<HeaderValue>,
@@ -172,6 +175,7 @@ pub fn router(parts: Parts) -> Router {
         .route("/v1/sessions/{id}/interrupt", post(sessions::interrupt))
         .route("/v1/sessions/{id}/fork", post(forks::create))
         .route("/v1/sessions/{id}/events", get(events::events))
+        .route("/v1/sessions/{id}/socket", get(socket::open))
         .route("/v1/sessions/{id}/transcript", get(events::transcript))
         .route("/v1/sessions/{id}/journal", get(events::journal))
         .route("/v1/sessions/{id}/turns/{turn}", get(inspect::turn))

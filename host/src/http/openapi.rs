@@ -126,6 +126,7 @@ const CODES: &[(u16, &[&str])] = &[
             "idempotency_key_reused",
         ],
     ),
+    (426, &["upgrade_required"]),
     (428, &["version_required"]),
     (
         429,

@@ -531,6 +531,22 @@ fn reading() -> Vec<Operation> {
         ]),
         of(
             "GET",
+            "/v1/sessions/{id}/socket",
+            "openSocket",
+            "The same over a WebSocket, which also takes messages and interruptions",
+        )
+        .token("read", "read")
+        .query(&["offset"])
+        .empty(101)
+        .codes(SESSION)
+        .codes(&[
+            "offset_ahead",
+            "offset_malformed",
+            "overloaded",
+            "upgrade_required",
+        ]),
+        of(
+            "GET",
             "/v1/sessions/{id}/transcript",
             "readTranscript",
             "Who said what, page by page backwards",
