@@ -19,6 +19,8 @@ export class Entries {
     this.offset = '-1'
     this.isWhole = false
     this.count = new Map()
+    /** The fold of all of them: who has a voice, so that nobody's colour changes on the way. */
+    this.whole = start()
     this.rewind()
   }
 
@@ -37,6 +39,7 @@ export class Entries {
 
   add(entry) {
     this.all.push(entry)
+    next(this.whole, entry)
     this.count.set(entry.kind, (this.count.get(entry.kind) ?? 0) + 1)
     if (entry.kind === 'turn-started') {
       const free = this.open.findIndex(turn => turn === null)
@@ -57,6 +60,7 @@ export class Entries {
 
   rewind() {
     this.state = start()
+    this.state.voices = this.whole.voices
     this.at = -1
   }
 

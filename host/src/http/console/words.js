@@ -1,6 +1,6 @@
 // What events and entries say, in a line. Plain text, for rows and notes.
 
-export const clock = time => new Date(time).toLocaleTimeString([], { hour: '2-digit', minute: '2-digit' })
+export const clock = time => new Date(time).toLocaleTimeString([], { hour: '2-digit', minute: '2-digit', hourCycle: 'h23' })
 
 /** To the millisecond, as the journal has it. */
 export function clockMs(time) {

@@ -4,7 +4,7 @@ import { path, say } from '../api.js'
 import { button, el, setText, show } from '../dom.js'
 import * as who from '../credentials.js'
 import { Entries } from '../entries.js'
-import { fold, running, seq } from '../fold.js'
+import { running, seq } from '../fold.js'
 import { clockMs, cut, detail } from '../words.js'
 import { Conversation, voiceClass } from './conversation.js'
 import { Rows } from './rows.js'
@@ -66,8 +66,8 @@ export class Journal {
         el('div.left', {}, this.rows.node, this.further),
         el('div.stood', {},
           el('h2', {}, 'As it stood'), this.scroll,
-          el('h2', {}, 'Slots'), this.slots.node,
-          el('h2', {}, 'The entry'), this.json)))
+          el('div.stood-part', {}, el('h2', {}, 'Slots'), this.slots.node),
+          el('div.stood-part', {}, el('h2', {}, 'The entry'), this.json))))
   }
 
   close() {
@@ -147,11 +147,8 @@ export class Journal {
     const shown = count.size - [...this.hidden].filter(kind => count.has(kind)).length
     setText(this.kindsLabel, shown === count.size ? 'All kinds' : `${shown} of ${count.size} kinds`)
     this.range.max = String(Math.max(0, this.visible.length - 1))
-    // Voices are those of the whole journal, so that nobody's colour changes on the way.
-    this.whole = fold(this.entries.all)
-    this.rows.entries.state.voices = this.whole.voices
     this.rows.set(this.visible)
-    this.score.set(this.visible, this.whole)
+    this.score.set(this.visible)
   }
 
   /** The entry to be seen that is nearest to the current one. */
@@ -192,7 +189,6 @@ export class Journal {
     this.at = at
     const entry = this.entries.all[at]
     const state = this.entries.stood(at)
-    state.voices = this.whole.voices
     this.mark()
     setText(this.json, JSON.stringify(entry, null, 2))
     const first = Math.max(0, state.items.length - ITEMS)

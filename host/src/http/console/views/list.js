@@ -48,7 +48,11 @@ export class List {
     try {
       const cursor = this.cursor ? `&cursor=${encodeURIComponent(this.cursor)}` : ''
       const page = await who.byKey('GET', `/v1/sessions?limit=${PAGE}${cursor}`)
-      for (const { session } of page.sessions) this.list.append(this.row(session))
+      for (const { session } of page.sessions) {
+        // One that was opened before this page came has its place now.
+        for (const row of this.list.children) if (row.dataset.session === session) { row.remove(); break }
+        this.list.append(this.row(session))
+      }
       this.cursor = page.cursor
       show(this.more, Boolean(page.cursor))
       show(this.none, !this.list.children.length)
@@ -66,7 +70,7 @@ export class List {
   }
 
   row(session) {
-    const link = el('a', { href: `#session=${encodeURIComponent(session)}` }, bdi(session))
+    const link = el('a', { href: `#session=${encodeURIComponent(session)}`, title: session }, bdi(session))
     return el('li', { 'data-session': session }, link)
   }
 
@@ -93,6 +97,7 @@ export class List {
     const entry = el('select')
     const id = el('input', { type: 'text', spellcheck: 'false', autocomplete: 'off', pattern: '[A-Za-z0-9._@\\-]{1,128}' })
     const submit = el('button.primary', { type: 'submit', disabled: true }, 'Open')
+    let isMade = false
     const chosen = () => [...agents.querySelectorAll('input:checked')].map(box => box.value)
     const changed = () => {
       const names = chosen()
@@ -109,6 +114,7 @@ export class List {
         const body = { agents: chosen(), entry: entry.value }
         const name = id.value.trim()
         const made = name ? await who.byKey('PUT', path('sessions', name), { body }) : await who.byKey('POST', '/v1/sessions', { body })
+        isMade = true
         dialog.close()
         this.include(made.session)
         this.open(made.session)
@@ -121,7 +127,7 @@ export class List {
     field('Messages go to', entry, 'The entry agent gets every message that names no other.'),
     field('Id', id, 'Chosen for you if you leave it empty.'),
     el('div.row.end-row', {}, button('Cancel', () => dialog.close()), submit)))
-    dialog.addEventListener('close', () => { dialog.remove(); this.add.focus() })
+    dialog.addEventListener('close', () => { dialog.remove(); if (!isMade) this.add.focus() })
     document.body.append(dialog)
     dialog.showModal()
     try {

@@ -107,6 +107,7 @@ export class Open {
     this.line.dataset.line = state
     if (state === 'live') this.say('')
     else if (text) this.say(text)
+    this.node.classList.toggle('nowhere', state === 'over' && !this.session.state)
     if (state === 'over') this.composer.refuse('Nothing more can be sent here. What you wrote is kept in this tab.')
   }
 

@@ -68,7 +68,7 @@ export class Rows {
     const at = this.visible[position]
     const entry = this.entries.all[at]
     const agent = agentOf(entry)
-    const voices = this.entries.state
+    const voices = this.entries.whole
     const lanes = el('span.lanes', { 'aria-hidden': 'true' }, ...this.entries.lanes[at].map(lane =>
       el(lane ? `span.lane.${lane.mark}.${voiceClass(voices, agentOf({ turn: lane.turn }))}` : 'span.lane')))
     const number = seq(entry.offset)

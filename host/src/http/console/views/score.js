@@ -46,10 +46,8 @@ export class Score {
     this.resized.disconnect()
   }
 
-  /** `state` is the fold of all entries: who has a line. */
-  set(visible, state) {
+  set(visible) {
     this.visible = visible
-    this.all = state
     this.draw()
   }
 
@@ -64,8 +62,8 @@ export class Score {
   }
 
   draw() {
-    if (!this.all || !this.node.clientWidth) return
-    const names = ['people', ...this.all.agents.keys()].slice(0, LINES_MAX)
+    if (!this.entries.all.length || !this.node.clientWidth) return
+    const names = ['people', ...this.entries.whole.agents.keys()].slice(0, LINES_MAX)
     const [width, height] = [this.node.clientWidth, TOP_PX * 2 + (names.length - 1) * LINE_PX]
     const scale = devicePixelRatio || 1
     this.canvas.width = width * scale
@@ -80,7 +78,7 @@ export class Score {
     this.node.append(probe)
     const colour = name => { probe.style.color = `var(${name})`; return getComputedStyle(probe).color }
     const lines = new Map(names.map((name, at) => [name, TOP_PX + at * LINE_PX]))
-    const colours = new Map(names.map((name, at) => [name, at ? colour(`--voice-${voice(this.all, name) % 8}`) : colour('--ink')]))
+    const colours = new Map(names.map((name, at) => [name, at ? colour(`--voice-${voice(this.entries.whole, name) % 8}`) : colour('--ink')]))
     pen.font = `12px ${ink('--sans')}`
     pen.textBaseline = 'middle'
     for (const [name, y] of lines) {

@@ -33,7 +33,7 @@ export class Slots {
       if (this.list.children[at] !== row.node) this.list.insertBefore(row.node, this.list.children[at] ?? null)
       this.draw(row, slot)
     })
-    if (this.open === null && slots.length === 1) this.choose(slots[0].slot)
+    if (this.open === null && slots.length === 1 && slots[0].version !== null) this.choose(slots[0].slot)
   }
 
   row(name) {
@@ -54,6 +54,7 @@ export class Slots {
     row.head.title = isLocked ? slot.locked_by : ''
     setText(row.about, slot.version === null ? 'no document yet'
       : `version ${slot.version} · ${size(slot.bytes)} · by ${writer(slot.by)}, ${clockMs(slot.written_at).slice(0, 8)}`)
+    show(row.text, this.open === row.name && slot.version !== null)
     if (this.open === row.name) this.load(row)
   }
 
@@ -62,7 +63,7 @@ export class Slots {
     for (const row of this.rows.values()) {
       const isOpen = row.name === name
       row.head.setAttribute('aria-expanded', String(isOpen))
-      show(row.text, isOpen)
+      show(row.text, isOpen && row.slot.version !== null)
       if (isOpen) this.load(row)
     }
   }
