@@ -36,10 +36,10 @@ fn find() -> Option<PathBuf> {
     ];
     let path = std::env::var_os("PATH")?;
     let folders: Vec<PathBuf> = std::env::split_paths(&path).collect();
-    let places = names
+    let mut places = names
         .iter()
         .flat_map(|name| folders.iter().map(move |folder| folder.join(name)));
-    places.into_iter().find(|place| place.is_file())
+    places.find(|place| place.is_file())
 }
 
 impl Browser {
