@@ -56,7 +56,8 @@ function route() {
     return main.replaceChildren(el('div.nothing', {}, el('h1', {}, 'Antiphon'), el('p', {}, 'Choose a session, or open a new one.')))
   }
   document.title = `${session} · Antiphon`
-  open = new Open(session, { view, at: at.get('at'), go: view => go(session, view === 'conversation' ? {} : { view }) })
+  open = new Open(session, { view, at: at.get('at'), active: time => list?.active(session, time),
+    go: view => go(session, view === 'conversation' ? {} : { view }) })
   main.replaceChildren(open.node)
   list?.include(session)
   // Who came by keyboard goes on where the new content begins.

@@ -64,6 +64,8 @@ export function enter(session, token) {
 export async function signOut() {
   const leaving = held
   keep(null)
+  // Drafts are for whoever wrote them. An error keeps them, leaving does not.
+  for (const name of Object.keys(sessionStorage)) if (name.startsWith(PLACE)) sessionStorage.removeItem(name)
   if (!leaving?.key) return
   const revoked = Object.entries(leaving.tokens).map(([session, token]) =>
     ask('DELETE', path('sessions', session, 'tokens', token.id), { key: leaving.key, signal: AbortSignal.timeout(3000) }))

@@ -32,7 +32,9 @@ export class Outbox extends EventTarget {
 
   send(text, to) {
     const since = this.session.state?.offset ?? ''
-    this.letters.push({ key: crypto.randomUUID?.() ?? `${Date.now()}-${Math.random()}`, text, to, since, standing: 'sending', message: null })
+    const bytes = crypto.getRandomValues(new Uint8Array(16))
+    const key = [...bytes].map(byte => byte.toString(16).padStart(2, '0')).join('')
+    this.letters.push({ key, text, to, since, standing: 'sending', message: null })
     this.keep()
     this.go()
   }
@@ -66,6 +68,7 @@ export class Outbox extends EventTarget {
         letter.note = say(error)
         if (!mayPass(error)) letter.standing = 'failed'
         this.keep()
+        if (error.code === 'insufficient_scope') this.dispatchEvent(new Event('refused'))
         if (letter.standing === 'failed') return
         await wait(pause(attempt, error), this.session.stop.signal)
         if (this.session.stop.signal.aborted) return

@@ -45,6 +45,7 @@ export class Session extends EventTarget {
     }
     if (signal.aborted) return
     this.look()
+    this.isTorn = false
     await follow({
       offset: this.state.offset ?? '-1',
       signal,
@@ -52,8 +53,13 @@ export class Session extends EventTarget {
       open: (offset, line) => who.asked(this.id, 'GET', `${path('sessions', this.id)}/events?offset=${offset}`,
         { headers: { accept: 'text/event-stream' }, signal: line }),
       heard: (events, offset) => this.heard(events, offset),
-      standing: (state, error) => this.stand(state, error),
+      standing: (state, error) => {
+        // The server has less than it had, restored from a copy perhaps: what it has now is what there is.
+        this.isTorn = state === 'over' && error?.code?.startsWith('offset_')
+        this.stand(this.isTorn ? 'again' : state, error)
+      },
     })
+    if (this.isTorn && !signal.aborted) return this.run()
   }
 
   close() {

@@ -110,6 +110,8 @@ export class Composer {
 export class AtWork {
   constructor(session) {
     this.session = session
+    /** Where the keyboard goes on when a button goes away under it. */
+    this.onLost = () => {}
     this.node = el('ul.at-work', { 'aria-label': 'Agents' })
     this.chips = new Map()
   }
@@ -152,7 +154,9 @@ export class AtWork {
     const label = canResume ? 'Resume' : 'Interrupt'
     setText(chip.button, label)
     chip.button.setAttribute('aria-label', `${label} ${agent.agent}`)
-    chip.button.classList.toggle('away', !(canResume || (isRunning && !this.refused)))
+    const isAway = !(canResume || (isRunning && !this.refused))
+    if (isAway && chip.button === document.activeElement) this.onLost()
+    chip.button.classList.toggle('away', isAway)
     chip.resumes = Boolean(canResume)
   }
 

@@ -43,6 +43,10 @@ export class Journal {
     this.where = el('p.where', {}, 'Reading…')
     this.kinds = el('div.kinds', { role: 'group', 'aria-label': 'Kinds of entries' })
     this.kindsLabel = el('summary', {}, 'All kinds')
+    this.menu = el('details.filter', { on: {
+      keydown: event => { if (event.key === 'Escape' && this.menu.open) { this.menu.open = false; this.kindsLabel.focus() } },
+      focusout: event => { if (event.relatedTarget && !this.menu.contains(event.relatedTarget)) this.menu.open = false },
+    } }, this.kindsLabel, this.kinds)
     this.further = button('Read further', () => this.read(), { class: 'quiet', hidden: true })
     this.rows = new Rows(this.entries, { choose: at => { this.pause(); this.go(at) }, key: event => this.key(event) })
     this.score = new Score(this.entries, { choose: at => { this.pause(); this.go(at) } })
@@ -56,11 +60,11 @@ export class Journal {
     this.node = el('div.journal', {},
       el('div.transport', {},
         el('div.row.buttons', { role: 'group', 'aria-label': 'Step' },
-          button('⏮', step(-Infinity), { 'aria-label': 'First entry' }), button('◀', step(-1), { 'aria-label': 'Entry before' }),
+          button('⏮\ufe0e', step(-Infinity), { 'aria-label': 'First entry' }), button('◀\ufe0e', step(-1), { 'aria-label': 'Entry before' }),
           this.playButton,
-          button('▶', step(1), { 'aria-label': 'Next entry' }), button('⏭', step(Infinity), { 'aria-label': 'Last entry' }), this.speed),
+          button('▶\ufe0e', step(1), { 'aria-label': 'Next entry' }), button('⏭\ufe0e', step(Infinity), { 'aria-label': 'Last entry' }), this.speed),
         this.where,
-        el('details.filter', {}, this.kindsLabel, this.kinds)),
+        this.menu),
       this.score.node, el('div.range', {}, this.range),
       el('div.columns', {},
         el('div.left', {}, this.rows.node, this.further),

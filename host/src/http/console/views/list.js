@@ -3,6 +3,7 @@
 import { path, say } from '../api.js'
 import { bdi, button, el, field, setText, show } from '../dom.js'
 import * as who from '../credentials.js'
+import { clock } from '../words.js'
 
 const PAGE = 30
 
@@ -70,7 +71,7 @@ export class List {
   }
 
   row(session) {
-    const link = el('a', { href: `#session=${encodeURIComponent(session)}`, title: session }, bdi(session))
+    const link = el('a', { href: `#session=${encodeURIComponent(session)}`, title: session }, bdi(session, { class: 'id' }), el('span.hint'))
     return el('li', { 'data-session': session }, link)
   }
 
@@ -79,6 +80,13 @@ export class List {
     for (const row of this.list.children) {
       if (row.dataset.session === session) row.firstChild.setAttribute('aria-current', 'page')
       else row.firstChild.removeAttribute('aria-current')
+    }
+  }
+
+  /** When something happened last in a session that is open. */
+  active(session, time) {
+    for (const row of this.list.children) {
+      if (row.dataset.session === session) setText(row.querySelector('.hint'), clock(time))
     }
   }
 

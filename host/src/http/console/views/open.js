@@ -16,9 +16,11 @@ const NEAR_PX = 48
 const VIEWS = ['conversation', 'slots', 'journal']
 
 export class Open {
-  constructor(id, { view, at, go }) {
+  constructor(id, { view, at, go, active }) {
     this.id = id
     this.go = go
+    /** Told when something happened here, and who takes part. */
+    this.active = active
     this.session = new Session(id)
     this.outbox = new Outbox(this.session)
     this.outbox.author = who.author()
@@ -26,6 +28,7 @@ export class Open {
     this.letters = new Letters(this.outbox, text => this.composer.edit(text))
     this.composer = new Composer(this.session, this.outbox, { onSend: () => this.toEnd() })
     this.work = new AtWork(this.session)
+    this.work.onLost = () => this.composer.box.focus()
     this.slots = new Slots({ content: async slot => (await this.session.slot(slot.slot)).content })
     this.journal = null
     this.at = at
@@ -70,8 +73,14 @@ export class Open {
       this.soon()
     })
     session.addEventListener('slots', ({ detail }) => this.slots.render(detail))
-    session.addEventListener('trouble', ({ detail }) => this.say(detail))
+    session.addEventListener('trouble', ({ detail }) => {
+      this.say(detail)
+      setTimeout(() => { if (this.trouble.textContent === detail) this.say('') }, 6000)
+    })
     this.outbox.addEventListener('change', () => this.soon())
+    this.outbox.addEventListener('refused', () => this.composer.refuse('You may read here, and not send. What you wrote is kept in this tab.'))
+    this.seen = () => { if (!document.hidden) this.session.look() }
+    document.addEventListener('visibilitychange', this.seen)
     this.resized = new ResizeObserver(() => { if (this.isAtEnd) this.toEnd() })
     this.resized.observe(this.scroll)
   }
@@ -80,6 +89,7 @@ export class Open {
     this.session.close()
     this.journal?.close()
     this.resized.disconnect()
+    document.removeEventListener('visibilitychange', this.seen)
     cancelAnimationFrame(this.frame)
   }
 
@@ -138,6 +148,7 @@ export class Open {
     show(this.empty, !state.items.length && !this.outbox.letters.length)
     const names = [...state.agents.values()].filter(agent => agent.present).map(agent => agent.agent)
     setText(this.about, names.length ? `with ${names.join(', ')}` : '')
+    this.active(state.time ?? this.session.seed.last_event_at)
     if (!who.only() && !who.may('invoke')) this.composer.refuse('This key has no scope invoke: you can read, and not send.')
     if (state.ended) this.composer.refuse(`This session was ${state.ended === 'expired' ? 'left for so long that it expired' : 'deleted'}.`)
     if (this.isAtEnd) this.toEnd()
