@@ -59,7 +59,7 @@ function route() {
   open = new Open(session, { view, at: at.get('at'), active: time => list?.active(session, time),
     go: view => go(session, view === 'conversation' ? {} : { view }) })
   main.replaceChildren(open.node)
-  list?.include(session)
+  list?.mark(session)
   // Who came by keyboard goes on where the new content begins.
   if (document.activeElement === document.body || list?.node.contains(document.activeElement)) open.node.querySelector('h1').focus()
 }

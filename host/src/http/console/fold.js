@@ -189,7 +189,12 @@ const HEARD = {
   // The journal alone: what an agent hears from a model before anybody is told.
   'called'(state, event) {
     const turn = state.turns.get(event.turn)
-    if (turn) turn.call = { n: event.n, call: event.call, target: event.target ?? event.agent, heard: '' }
+    if (turn) turn.call = { n: event.n, call: event.call, target: event.target ?? null, heard: '' }
+  },
+
+  'agent-called'(state, event) {
+    const turn = state.turns.get(event.turn)
+    if (turn) turn.call = { n: event.n, call: 'agent', target: event.agent, heard: '' }
   },
 
   'streamed'(state, event) {

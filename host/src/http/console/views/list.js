@@ -85,6 +85,7 @@ export class List {
 
   /** When something happened last in a session that is open. */
   active(session, time) {
+    this.include(session)
     for (const row of this.list.children) {
       if (row.dataset.session === session) setText(row.querySelector('.hint'), clock(time))
     }
