@@ -10,6 +10,7 @@ mod audit;
 mod auth;
 mod body;
 mod bus;
+mod console;
 mod durable;
 mod error;
 mod events;
@@ -271,6 +272,8 @@ pub fn router(parts: Parts) -> Router {
         .route("/v1/usage", get(usage::show))
         .route("/v1/audit", get(audit::list))
         .route("/v1/openapi.json", get(openapi::show))
+        .route("/console", get(console::page))
+        .route("/console/{*path}", get(console::file))
         .route("/metrics", get(health::metrics))
         .route("/healthz", get(health::alive))
         .route("/readyz", get(health::ready))
@@ -339,8 +342,8 @@ fn cors(origins: &[HeaderValue]) -> CorsLayer {
         .expose_headers(exposed.map(HeaderName::from_static))
 }
 
-/// Every answer names its request, and tells browsers to be careful with it: it is data, nobody's
-/// page, and for the one who asked.
+/// Every answer names its request, and tells browsers to be careful with it: it is data, and for the one
+/// who asked. The console alone is a page, and says itself what a page may do.
 async fn heads(
     axum::extract::State(api): axum::extract::State<Api>,
     mut request: Request,
@@ -361,6 +364,9 @@ async fn heads(
     for (name, value) in CAREFUL {
         headers.insert(name, HeaderValue::from_static(value));
     }
+    headers
+        .entry("content-security-policy")
+        .or_insert(HeaderValue::from_static(NO_PAGE));
     if api.settings.is_secure {
         let year = HeaderValue::from_static("max-age=31536000");
         headers.insert("strict-transport-security", year);
@@ -372,15 +378,14 @@ async fn heads(
 }
 
 /// What browsers are told with every answer.
-const CAREFUL: [(&str, &str); 4] = [
+const CAREFUL: [(&str, &str); 3] = [
     ("x-content-type-options", "nosniff"),
     ("referrer-policy", "no-referrer"),
     ("cross-origin-resource-policy", "same-origin"),
-    (
-        "content-security-policy",
-        "default-src 'none'; frame-ancestors 'none'",
-    ),
 ];
+
+/// What an answer that is no page may do in a browser: nothing.
+const NO_PAGE: &str = "default-src 'none'; frame-ancestors 'none'";
 
 /// A handler broke down. Its words are for the log, and may hold anything.
 fn panicked(_: Box<dyn std::any::Any + Send>) -> Response {

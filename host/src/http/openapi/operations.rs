@@ -801,6 +801,23 @@ fn rest() -> Vec<Operation> {
         .query(&["before-request", "limit"])
         .json(200, "Audit"),
         of("GET", "/v1/openapi.json", "readOpenapi", "This document").json(200, "Any"),
+        of("GET", "/console", "showConsole", "A page for people")
+            .headers(&["if-none-match"])
+            .answer(200, "text/html", "Text")
+            .empty(304),
+        of(
+            "GET",
+            "/console/{path}",
+            "readConsoleFile",
+            "A file that the page is made of",
+        )
+        .headers(&["if-none-match"])
+        .answer(200, "text/javascript", "Text")
+        .answer(200, "text/css", "Text")
+        .answer(200, "image/svg+xml", "Text")
+        .answer(200, "text/html", "Text")
+        .empty(304)
+        .json(404, "Error"),
         of("GET", "/metrics", "readMetrics", "Metrics for Prometheus")
             .answer(200, TEXT, "Text")
             .codes(&["internal"]),
