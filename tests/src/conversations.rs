@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::server::Server;
 use crate::stream::said;
 
-fn is_thinker(request: &Received) -> bool {
+pub(crate) fn is_thinker(request: &Received) -> bool {
     let system = request.body["messages"][0]["content"].as_str();
     system.is_some_and(|system| system.starts_with("You think about"))
 }

@@ -38,6 +38,8 @@ mod stream;
 #[cfg(test)]
 mod agents;
 #[cfg(test)]
+mod attach;
+#[cfg(test)]
 mod audit;
 #[cfg(test)]
 mod bombs;
@@ -99,6 +101,8 @@ mod resumed;
 mod sandbox;
 #[cfg(test)]
 mod scaffold;
+#[cfg(test)]
+mod scenarios;
 #[cfg(test)]
 mod secrecy;
 #[cfg(test)]

@@ -11,29 +11,41 @@ use crate::client::HANGS;
 use crate::server::Server;
 
 /// A client of a session.
-struct Socket(WebSocketStream<MaybeTlsStream<TcpStream>>);
+pub(crate) struct Socket(WebSocketStream<MaybeTlsStream<TcpStream>>);
 
 impl Socket {
     async fn open(server: &Server, key: &str, session: &str, offset: &str) -> Self {
-        let url = format!(
-            "{}/v1/sessions/{session}/socket?offset={offset}",
-            server.url
-        );
+        Self::at(&server.url, key, session, offset).await
+    }
+
+    pub(crate) async fn at(server: &str, key: &str, session: &str, offset: &str) -> Self {
+        let opened = Self::try_at(server, key, session, offset).await;
+        opened.expect("it opens")
+    }
+
+    /// None if it does not open.
+    pub(crate) async fn try_at(
+        server: &str,
+        key: &str,
+        session: &str,
+        offset: &str,
+    ) -> Option<Self> {
+        let url = format!("{server}/v1/sessions/{session}/socket?offset={offset}");
         let url = url.replacen("http", "ws", 1);
         let mut request = url.into_client_request().expect("a URL");
         let key = format!("Bearer {key}").parse().expect("a header");
         request.headers_mut().insert("authorization", key);
-        let (stream, _) = connect_async(request).await.expect("it opens");
-        Self(stream)
+        let (stream, _) = connect_async(request).await.ok()?;
+        Some(Self(stream))
     }
 
-    async fn say(&mut self, request: Value) {
+    pub(crate) async fn say(&mut self, request: Value) {
         let text = Message::text(request.to_string());
         self.0.send(text).await.expect("it is open");
     }
 
     /// What comes next but pings: an event, an answer, or `{"close": code}`.
-    async fn next(&mut self) -> Value {
+    pub(crate) async fn next(&mut self) -> Value {
         loop {
             let next = tokio::time::timeout(HANGS, self.0.next()).await;
             match next.expect("something comes") {
@@ -51,7 +63,7 @@ impl Socket {
     }
 
     /// The answer to this request, and the events before it.
-    async fn answer(&mut self, id: &str) -> (Value, Vec<Value>) {
+    pub(crate) async fn answer(&mut self, id: &str) -> (Value, Vec<Value>) {
         let mut events = Vec::new();
         loop {
             let mut next = self.next().await;
