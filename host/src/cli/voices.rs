@@ -177,6 +177,11 @@ impl Voices {
                 let text = format!("{} works for it in {}", called.agent, called.session);
                 self.note(&text)
             }
+            Payload::Recounted(said) => {
+                let mut shown = self.close();
+                shown.push_str(&self.line(writer(&said.by), &said.text));
+                shown
+            }
             Payload::CallCancelled(_)
             | Payload::SpeakerStarted(_)
             | Payload::SpeakerEnded(_)

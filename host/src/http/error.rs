@@ -34,6 +34,8 @@ pub(super) struct ApiError {
     status: StatusCode,
     code: &'static str,
     message: String,
+    /// The field of the request that is wrong, where one is.
+    param: Option<String>,
     /// For the log.
     internal: Option<String>,
     /// Beside `error` in the body.
@@ -62,6 +64,7 @@ impl ApiError {
             status,
             code,
             message,
+            param: None,
             internal: None,
             fields: None,
             are_inside: false,
@@ -182,6 +185,14 @@ impl ApiError {
         .with(json!({"budget": budget}))
     }
 
+    /// Of this field of the request, as `messages[0].content`.
+    pub(super) fn param(self, param: impl Into<String>) -> Self {
+        Self {
+            param: Some(param.into()),
+            ..self
+        }
+    }
+
     pub(super) fn with(self, fields: Value) -> Self {
         Self {
             fields: Some(fields),
@@ -225,19 +236,34 @@ impl ApiError {
     }
 }
 
-impl IntoResponse for ApiError {
-    fn into_response(self) -> Response {
+impl ApiError {
+    /// The body of the answer, which may also be an event of a stream.
+    pub(super) fn body(&self) -> Value {
         let kind = if self.status.is_server_error() {
             "server_error"
         } else {
             "invalid_request_error"
         };
-        let mut body = json!({"error": {"code": self.code, "message": self.message, "type": kind}});
+        // The form that clients of OpenAI read, on every route.
+        let error = json!({
+            "code": self.code,
+            "message": self.message,
+            "param": self.param,
+            "type": kind,
+        });
+        let mut body = json!({"error": error});
         let place = if self.are_inside { "/error" } else { "" };
         let object = body.pointer_mut(place).and_then(Value::as_object_mut);
-        if let (Some(object), Some(Value::Object(fields))) = (object, self.fields) {
-            object.extend(fields);
+        if let (Some(object), Some(Value::Object(fields))) = (object, &self.fields) {
+            object.extend(fields.clone());
         }
+        body
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let body = self.body();
         let mut response = (self.status, Json(body)).into_response();
         response.extensions_mut().insert(Code(self.code));
         let headers = response.headers_mut();

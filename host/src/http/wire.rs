@@ -111,6 +111,8 @@ pub(super) fn item(item: &Item) -> Value {
     }
     if let Some(turn) = &item.turn {
         value["turn"] = json!(turn);
+    }
+    if item.turn.is_some() || item.end.is_some() {
         value["end"] = json!(match item.end {
             Some(Ending::Complete) => Some("complete"),
             Some(Ending::Interrupted) => Some("interrupted"),

@@ -22,6 +22,7 @@ use crate::runtime::replay::Replay;
 use crate::runtime::scope::{Http, Record, Scope, TurnClock, TurnOutput};
 use crate::telemetry::{Stage, UnderWay};
 
+use super::instructions;
 use super::nested::Nested;
 use super::recovery::{End, end_turn};
 use super::rules::Rules;
@@ -259,6 +260,13 @@ async fn execute(sessions: &Sessions, session: &Session, started: Started) -> Ex
         Ok(prepared) => prepared,
         Err(exit) => return exit,
     };
+    let instructions = match instructions::of(&session.ledger, &started.messages).await {
+        Ok(instructions) => instructions,
+        Err(error) => {
+            tracing::error!(turn = %started.turn, %error, "what a turn is told cannot be read");
+            return not_loaded("what the turn is told cannot be read");
+        }
+    };
     let tenant = session.journal.tenant.clone();
     let (context, seeds) = session.ledger.look(|state| {
         let context = state
@@ -286,6 +294,7 @@ async fn execute(sessions: &Sessions, session: &Session, started: Started) -> Ex
         depth: started.depth,
         deadline: started.deadline,
         authorized: started.authorized,
+        instructions,
         credential: OnceCell::new(),
         peers: Some(Arc::new(Nested {
             sessions: sessions.clone(),

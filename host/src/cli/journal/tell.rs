@@ -62,6 +62,12 @@ impl Open {
         Some(match entry.kind.as_str() {
             "session-opened" => self.opened(fields),
             "session-changed" => changed(fields),
+            "recounted" => {
+                let mut by = fields.inner("by");
+                let who = by.text("agent").or_else(|| by.text("author"));
+                let text = fields.text("text").unwrap_or_default();
+                Told::plain(who.unwrap_or_default(), format!("said before: {text}"))
+            }
             "session-forked" => {
                 let from = fields.text("from").unwrap_or_default();
                 let at = place(fields, "at");

@@ -38,6 +38,8 @@ fn received(seq: u64) -> Entry {
                 idempotency: None,
                 invoked: true,
                 bus: None,
+                instructions: Some("be brief".into()),
+                echo: Some(serde_json::json!({"store": true})),
             },
         }),
     }

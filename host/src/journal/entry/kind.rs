@@ -29,10 +29,11 @@ pub enum Kind {
     Halted = 23,
     AgentCalled = 24,
     CallCancelled = 25,
+    Recounted = 26,
 }
 
 impl Kind {
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::SessionOpened,
         Self::SessionChanged,
         Self::MessageReceived,
@@ -58,6 +59,7 @@ impl Kind {
         Self::Halted,
         Self::AgentCalled,
         Self::CallCancelled,
+        Self::Recounted,
     ];
 
     pub fn of_number(number: u16) -> Option<Self> {
@@ -100,6 +102,7 @@ impl Kind {
             Self::Halted => "halted",
             Self::AgentCalled => "agent-called",
             Self::CallCancelled => "call-cancelled",
+            Self::Recounted => "recounted",
         }
     }
 
@@ -124,7 +127,8 @@ impl Kind {
             | Self::SpeakerEnded
             | Self::Halted
             | Self::AgentCalled
-            | Self::CallCancelled => true,
+            | Self::CallCancelled
+            | Self::Recounted => true,
             Self::Called
             | Self::Returned
             | Self::Streamed
@@ -146,6 +150,6 @@ mod tests {
             assert_eq!(Kind::of_name(kind.name()), Some(kind));
         }
         assert_eq!(Kind::of_number(0), None);
-        assert_eq!(Kind::of_number(26), None);
+        assert_eq!(Kind::of_number(27), None);
     }
 }

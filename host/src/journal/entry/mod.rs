@@ -28,7 +28,7 @@ pub use conversation::{Cents, Halt, Halted, SpeakerEnded, SpeakerStarted};
 pub use kind::Kind;
 pub use message::{
     CalledBy, Fate, InputFate, MessageBody, MessageReceived, MessageReceivedPrivate, MessageSent,
-    MessageSetAside,
+    MessageSetAside, Recounted,
 };
 pub use nested::{AgentCalled, AgentCalledPrivate, CallCancelled};
 pub use session::{
@@ -79,6 +79,7 @@ pub enum Payload {
     Halted(Halted),
     AgentCalled(AgentCalled),
     CallCancelled(CallCancelled),
+    Recounted(Recounted),
 }
 
 impl Payload {
@@ -109,6 +110,7 @@ impl Payload {
             Self::Halted(_) => Kind::Halted,
             Self::AgentCalled(_) => Kind::AgentCalled,
             Self::CallCancelled(_) => Kind::CallCancelled,
+            Self::Recounted(_) => Kind::Recounted,
         }
     }
 
@@ -153,7 +155,8 @@ impl Payload {
             | Self::AgentSuspended(_)
             | Self::AgentResumed(_)
             | Self::SessionForked(_)
-            | Self::CallCancelled(_) => None,
+            | Self::CallCancelled(_)
+            | Self::Recounted(_) => None,
         }
     }
 }

@@ -36,6 +36,8 @@ pub struct Pending {
     pub bus: Option<bus::Context>,
     pub called_by: Option<CalledBy>,
     pub invoked: bool,
+    /// Its entry has instructions.
+    pub is_instructed: bool,
     /// No completed turn has seen it: by itself a cause for a turn.
     pub fresh: bool,
     pub deliveries: u32,
@@ -110,6 +112,7 @@ impl State {
             bus,
             called_by: received.called_by.clone(),
             invoked: received.private.invoked,
+            is_instructed: received.private.instructions.is_some(),
             fresh: true,
             deliveries: 0,
             not_before: Time(0),
@@ -143,6 +146,7 @@ impl State {
             bus: None,
             called_by: None,
             invoked: false,
+            is_instructed: false,
             fresh: true,
             deliveries: 0,
             not_before: Time(0),

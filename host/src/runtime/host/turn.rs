@@ -17,8 +17,7 @@ impl Host for Guest {
                 .map(|parent| parent.as_str().to_owned()),
             agent: scope.agent.as_str().to_owned(),
             deadline: scope.deadline.map(|deadline| deadline.0),
-            // Callers that send instructions come with the OpenAI surface.
-            instructions: None,
+            instructions: scope.instructions.clone(),
         })
     }
 

@@ -106,6 +106,8 @@ pub struct Scope {
     pub deadline: Option<Time>,
     /// The message that an authorization came with, which calls forward.
     pub authorized: Option<MessageId>,
+    /// System text that came with its messages.
+    pub instructions: Option<String>,
     pub credential: tokio::sync::OnceCell<Option<Authorization>>,
     /// Other sessions, for nested calls; none where there are none.
     pub peers: Option<Arc<dyn Peers>>,

@@ -35,6 +35,10 @@ pub struct NewMessage {
     pub called_by: Option<CalledBy>,
     /// What the caller forwards: kept sealed until the message is done with.
     pub authorization: Option<Authorization>,
+    /// System text for the turn that takes it.
+    pub instructions: Option<String>,
+    /// What the caller's protocol wants told again with the answer.
+    pub echo: Option<Value>,
 }
 
 /// A message that is in the journal, though perhaps not durable yet.
@@ -134,6 +138,8 @@ pub fn post(
                 idempotency: message.idempotency,
                 invoked: message.invoked,
                 bus: message.bus,
+                instructions: message.instructions,
+                echo: message.echo,
             },
         }));
         if let Some(turn) = interrupted {
