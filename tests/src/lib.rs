@@ -82,6 +82,10 @@ mod nested;
 #[cfg(test)]
 mod offsets;
 #[cfg(test)]
+mod openai;
+#[cfg(test)]
+mod openai_clients;
+#[cfg(test)]
 mod policy;
 #[cfg(test)]
 mod promise;

@@ -7,7 +7,7 @@ use antiphon_sdk::kernel::{self, CommitError, LockError, SlotLock, SlotState};
 use antiphon_sdk::mailbox::{self, Body, Message};
 use antiphon_sdk::prompt::Prompt;
 use antiphon_sdk::transcript::Ending;
-use antiphon_sdk::{AgentError, TurnOutput, model, reply, transcript};
+use antiphon_sdk::{AgentError, TurnOutput, model, reply, transcript, turn};
 use serde::Deserialize;
 use serde_json::json;
 
@@ -38,6 +38,8 @@ pub(crate) enum Step {
     Transcript(u32),
     /// Read so many items, and tell only how many came.
     Window(u32),
+    /// Tell the system text that came with the request.
+    Instructions,
     Note(String),
     View,
     /// Ask, and tell the answer when it is whole.
@@ -140,6 +142,7 @@ impl Performer {
                 let page = transcript::window(items_max, None);
                 tell(&json!({"window": page.items.len()}))?;
             }
+            Step::Instructions => tell(&json!({"instructions": turn::current().instructions}))?,
             Step::Note(text) => {
                 context::add(&Content::Note(text))?;
             }
