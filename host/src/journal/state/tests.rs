@@ -545,6 +545,30 @@ const BUSY: &str = "open a b\ngot b\nstart q.t0.b takes=2 messages\nend q.t0.b c
     lock r.t0.a 1 x\nput y wakes=b\ngot a\n";
 
 #[test]
+fn what_was_said_before_stands_at_the_beginning_alone() {
+    check(
+        "open a b\ntold-before\ntold-before b\ngot a",
+        "a has 4 fresh",
+    );
+    check("told-before", "1: the session is not open yet");
+    check("open a\ntold-before b", "2: the agent takes no part");
+    check(
+        "open a\ntold-before\nadd b\ntold-before",
+        "4: something has happened here already",
+    );
+    check(
+        "open a\ngot a\ntold-before",
+        "3: something has happened here already",
+    );
+    let script = Script::run("open a\ngot a be=brief\ngot a").unwrap();
+    let pending = &script.state.participants[&name("a")].pending;
+    assert_eq!(
+        (pending[0].is_instructed, pending[1].is_instructed),
+        (true, false)
+    );
+}
+
+#[test]
 fn a_fork_takes_over_what_waits_and_drops_what_was_promised() {
     check(
         BUSY,

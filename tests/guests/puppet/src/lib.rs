@@ -34,7 +34,9 @@ impl Agent for Puppet {
         }
         for message in mailbox::pull_all() {
             match &message.body {
-                mailbox::Body::Text(text) if !text.starts_with("[{") => {
+                mailbox::Body::Text(text)
+                    if !text.starts_with("[{") && !text.starts_with("[\"") =>
+                {
                     reply::say(&format!("heard {text}\n"))?;
                 }
                 mailbox::Body::Json(script) | mailbox::Body::Text(script) => {
