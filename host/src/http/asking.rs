@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use crate::clock::Time;
 use crate::id::{AgentName, Author, Offset, SessionId};
 use crate::journal::codec::Encoded;
-use crate::journal::entry::{Failure, Outcome, Recounted};
+use crate::journal::entry::{Failure, Outcome, Recounted, Tool};
 use crate::session::Session;
 use crate::session::commands::{self, NewMessage, NewSession, Posted};
 use crate::session::following::Following;
@@ -40,6 +40,8 @@ pub(super) struct Question {
     pub(super) author: Option<Author>,
     pub(super) body: Value,
     pub(super) instructions: Option<String>,
+    /// Tools that the caller offers to call.
+    pub(super) tools: Vec<Tool>,
     /// What the caller's protocol wants told again with the answer.
     pub(super) echo: Option<Value>,
 }
@@ -126,6 +128,7 @@ pub(super) async fn ask(
         called_by: None,
         authorization: inbound.authorization,
         instructions: question.instructions,
+        tools: question.tools,
         echo: question.echo,
     };
     // Before the message is taken: whoever is refused has asked for nothing yet.
@@ -160,6 +163,8 @@ fn admit(api: &Api, caller: &Caller, question: &Question) -> ApiResult<u64> {
         }
         texts.extend(recounted.iter().map(|it| it.text.as_str()));
     }
+    let tools = question.tools.iter();
+    texts.extend(tools.flat_map(|it| [it.name.as_str(), &it.description, &it.parameters]));
     for text in texts {
         if text.len() > bytes_max {
             telemetry::hit(Limit::MessageBytes);

@@ -68,6 +68,7 @@ pub(super) async fn invoke(
         author: invocation.author,
         body: invocation.body,
         instructions: None,
+        tools: Vec::new(),
         echo: None,
     };
     let asked = asking::ask(&api, &caller, request, question).await?;

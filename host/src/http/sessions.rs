@@ -276,6 +276,7 @@ pub(super) async fn send(
         called_by: None,
         authorization: inbound.authorization,
         instructions: None,
+        tools: Vec::new(),
         echo: None,
     };
     let posted = commands::post(&api.sessions, &session.ledger, None, message);

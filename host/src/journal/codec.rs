@@ -209,7 +209,8 @@ fn write_private(bytes: &mut BytesMut, payload: &Payload) {
         | Payload::SpeakerEnded(_)
         | Payload::Halted(_)
         | Payload::CallCancelled(_)
-        | Payload::Recounted(_) => {}
+        | Payload::Recounted(_)
+        | Payload::ToolsCalled(_) => {}
     }
 }
 
@@ -244,7 +245,8 @@ fn set_private(payload: &mut Payload, json: &[u8]) -> Result<(), serde_json::Err
         | Payload::SpeakerEnded(_)
         | Payload::Halted(_)
         | Payload::CallCancelled(_)
-        | Payload::Recounted(_) => Ok(()),
+        | Payload::Recounted(_)
+        | Payload::ToolsCalled(_) => Ok(()),
     }
 }
 

@@ -16,7 +16,8 @@ use crate::journal::entry::{
     Observation, Observed, Outcome, Payload, Piece, Pinned, Price, Recounted, Retried, RetryReason,
     Returned, SessionChange, SessionChanged, SessionForked, SessionOpened, SessionOpenedPrivate,
     SlotCommitted, SlotCommittedPrivate, SlotLocked, SlotReleased, SpeakerEnded, SpeakerStarted,
-    Spoke, Streamed, TurnEnded, TurnEndedPrivate, TurnError, TurnStarted, Usage, Writer,
+    Spoke, Streamed, ToolCall, ToolsCalled, TurnEnded, TurnEndedPrivate, TurnError, TurnStarted,
+    Usage, Writer,
 };
 use crate::journal::state::{IllegalEntry, State};
 
@@ -136,6 +137,7 @@ impl Script {
                     }),
                     invoked: words.plain.contains(&"invoked"),
                     instructions: words.text("be").map(str::to_owned),
+                    tools: Vec::new(),
                     echo: None,
                     bus: words.text("run").map(|run| bus::Context {
                         run: name(run),
@@ -374,6 +376,19 @@ impl Script {
                 session: words.at(3),
                 private: AgentCalledPrivate::default(),
             }),
+            "tools" => Payload::ToolsCalled(ToolsCalled {
+                agent: words.option("as").unwrap_or_else(|| agent_of(&turn)),
+                turn,
+                n,
+                calls: words.plain[2..]
+                    .iter()
+                    .map(|tool| ToolCall {
+                        id: (*tool).to_owned(),
+                        name: (*tool).to_owned(),
+                        arguments: "{}".into(),
+                    })
+                    .collect(),
+            }),
             "told" => Payload::CallCancelled(CallCancelled {
                 turn,
                 n,
@@ -530,6 +545,10 @@ pub(crate) fn print(entries: &[Entry]) -> String {
             Payload::Halted(it) => format!(" {}", it.halt.name()),
             Payload::AgentCalled(it) => format!(" {} {} in {}", it.n, it.agent, it.session),
             Payload::CallCancelled(it) => format!(" {} {} in {}", it.n, it.agent, it.session),
+            Payload::ToolsCalled(it) => {
+                let names: Vec<&str> = it.calls.iter().map(|call| call.name.as_str()).collect();
+                format!(" {} [{}]", it.agent, names.join(","))
+            }
             Payload::Recounted(it) => format!(" {:?} {:?}", it.by, it.text),
             Payload::SessionOpened(_)
             | Payload::Called(_)

@@ -82,6 +82,7 @@ impl Peers for Nested {
                 called_by: Some(opening.called_by),
                 authorization: opening.authorization,
                 instructions: None,
+                tools: Vec::new(),
                 echo: None,
             };
             // Told once, it is told, also if the key is not remembered any more.

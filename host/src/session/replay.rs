@@ -9,7 +9,7 @@
 mod ending;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -279,7 +279,8 @@ async fn perform(
         depth: open.map_or(0, |open| open.depth),
         deadline: open.and_then(|open| open.bus.as_ref()?.deadline),
         authorized: None,
-        instructions: instructions::of(&ledger, &input.messages)
+        has_called_tools: AtomicBool::new(false),
+        told: instructions::of(&ledger, &input.messages)
             .await
             .map_err(|error| CaseError::Open(error.into()))?,
         credential: tokio::sync::OnceCell::new(),

@@ -1,7 +1,7 @@
 //! One turn: from `turn-started` through its instance to `turn-ended`.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::{Duration, Instant};
 
 use tokio::sync::OnceCell;
@@ -260,8 +260,8 @@ async fn execute(sessions: &Sessions, session: &Session, started: Started) -> Ex
         Ok(prepared) => prepared,
         Err(exit) => return exit,
     };
-    let instructions = match instructions::of(&session.ledger, &started.messages).await {
-        Ok(instructions) => instructions,
+    let told = match instructions::of(&session.ledger, &started.messages).await {
+        Ok(told) => told,
         Err(error) => {
             tracing::error!(turn = %started.turn, %error, "what a turn is told cannot be read");
             return not_loaded("what the turn is told cannot be read");
@@ -294,7 +294,8 @@ async fn execute(sessions: &Sessions, session: &Session, started: Started) -> Ex
         depth: started.depth,
         deadline: started.deadline,
         authorized: started.authorized,
-        instructions,
+        told,
+        has_called_tools: AtomicBool::new(false),
         credential: OnceCell::new(),
         peers: Some(Arc::new(Nested {
             sessions: sessions.clone(),

@@ -2,7 +2,7 @@
 
 import assert from 'node:assert/strict'
 import OpenAI from 'openai'
-import { generateText, streamText } from 'ai'
+import { generateText, jsonSchema, stepCountIs, streamText, tool } from 'ai'
 import { createOpenAI } from '@ai-sdk/openai'
 import { createOpenAICompatible } from '@ai-sdk/openai-compatible'
 
@@ -53,6 +53,25 @@ const checks = {
       if (part.type === 'text-delta' || part.type === 'error') seen.push(part.type)
     assert.deepEqual(seen, ['text-delta', 'error'])
     await assert.rejects(generateText({ model: compatible('none'), prompt: 'hello' }), /there is no model/)
+  },
+
+  // The SDK calls the tool, and asks again with what it answered.
+  async toolsOfTheAiSdk() {
+    const asked = '[{"say": "well"}, {"call_tools": [["look", "{\\"where\\": \\"up\\"}"]]}]'
+    const look = tool({
+      description: 'Looks somewhere.',
+      inputSchema: jsonSchema({ type: 'object', properties: { where: { type: 'string' } } }),
+      execute: async ({ where }) => where + ' is blue',
+    })
+    for (const model of [compatible('puppet'), responses('puppet')]) {
+      const options = { model, prompt: asked, tools: { look }, stopWhen: stepCountIs(3) }
+      const { text, steps } = await generateText(options)
+      assert.deepEqual([text, steps.length], ['look: up is blue\n', 2])
+      const streamed = streamText(options)
+      const parts = []
+      for await (const part of streamed.textStream) parts.push(part)
+      assert.deepEqual(parts, ['well', 'look: up is blue\n'])
+    }
   },
 
   async responsesOfTheAiSdk() {

@@ -112,6 +112,29 @@ def responses():
     refused(openai.NotFoundError, "response_not_found", lambda: client.responses.retrieve("resp_none:2"))
 
 
-for check in (models, chat, session, errors, responses):
+def tools():
+    function = {"name": "look", "description": "Looks.", "parameters": {"type": "object", "properties": {}}}
+    asked = {"role": "user", "content": '[{"say": "well"}, {"call_tools": [["look", "{}"]]}]'}
+    offered = [{"type": "function", "function": function}]
+    answer = client.chat.completions.create(model="puppet", messages=[asked], tools=offered)
+    message = answer.choices[0].message
+    assert answer.choices[0].finish_reason == "tool_calls"
+    assert (message.tool_calls[0].function.name, message.content) == ("look", "well")
+    result = {"role": "tool", "tool_call_id": message.tool_calls[0].id, "content": "sky"}
+    after = client.chat.completions.create(model="puppet", messages=[asked, message, result], tools=offered)
+    assert after.choices[0].message.content == "look: sky\n"
+    with client.chat.completions.stream(model="puppet", messages=[asked], tools=offered) as stream:
+        stream.until_done()
+        final = stream.get_final_completion().choices[0]
+    assert final.message.tool_calls[0].function.arguments == "{}"
+    made = client.responses.create(model="puppet", input=asked["content"], tools=[{"type": "function", **function}])
+    call = made.output[1]
+    assert (call.type, call.name) == ("function_call", "look")
+    output = [{"type": "function_call_output", "call_id": call.call_id, "output": "sky"}]
+    next = client.responses.create(model="puppet", input=output, previous_response_id=made.id)
+    assert next.output_text == "look: sky\n"
+
+
+for check in (models, chat, session, errors, responses, tools):
     check()
     print("ok", check.__name__)

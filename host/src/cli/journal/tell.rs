@@ -105,6 +105,23 @@ impl Open {
                 }
                 Told::plain(who, fields.text("text").unwrap_or_default()).in_turn(turn)
             }
+            "tools-called" => {
+                let turn = fields.text("turn");
+                fields.ignore(&["n"]);
+                let who = fields.text("agent").unwrap_or_else(|| self.who(&turn));
+                let calls = fields.list("calls").into_iter();
+                let calls = calls.map(|call| {
+                    let mut call = Fields::of(call);
+                    let name = call.text("name").unwrap_or_default();
+                    format!("{name} {}", call.text("arguments").unwrap_or_default())
+                });
+                let calls: Vec<String> = calls.collect();
+                Told::plain(
+                    who,
+                    format!("asks its caller to call {}", join(&calls, ", ")),
+                )
+                .in_turn(turn)
+            }
             "slot-locked" => self.locked(fields, time),
             "slot-committed" => self.committed(fields, time),
             "slot-released" => self.released(fields, time),

@@ -5,7 +5,6 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http::HeaderMap;
-use serde_json::Value;
 
 use crate::id::SessionId;
 use crate::journal::codec::Encoded;
@@ -49,8 +48,9 @@ pub(in crate::http) async fn complete(
             },
         },
         author: talk.author,
-        body: Value::String(talk.input),
+        body: talk.input,
         instructions: talk.instructions,
+        tools: talk.tools,
         echo: None,
     };
     let asked = asking::ask(&api, &caller, request, question).await?;
@@ -99,7 +99,7 @@ impl Teller for ChatTeller {
         let chunks = steps.iter().flat_map(|step| {
             let error = match step {
                 Step::Over(standing) => asking::answered(&self.session, standing.clone()).err(),
-                Step::Received(_) | Step::Begun | Step::Words(_) => None,
+                Step::Received(_) | Step::Begun | Step::Words(_) | Step::Calls(_) => None,
             };
             self.chunks.next(step, error.map(|error| error.body()))
         });

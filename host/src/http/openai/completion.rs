@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::clock::Time;
 use crate::id::{AgentName, MessageId};
-use crate::journal::entry::Usage;
+use crate::journal::entry::{ToolCall, Usage};
 use crate::session::outcome::Standing;
 
 use super::super::sse;
@@ -32,10 +32,18 @@ impl Completion {
     /// The whole answer, of a turn that was completed or interrupted.
     pub(super) fn whole(&self, standing: &Standing) -> Value {
         let text = taken(standing).map_or("", |taken| taken.reply.as_str());
+        let calls = taken(standing).map_or(&[][..], |taken| &taken.calls);
+        let mut message = json!({"role": "assistant", "content": text, "refusal": null});
+        if !calls.is_empty() {
+            message["tool_calls"] = calls.iter().map(tool_call).collect();
+            if text.is_empty() {
+                message["content"] = Value::Null;
+            }
+        }
         let mut answer = self.of("chat.completion");
         answer["choices"] = json!([{
             "index": 0,
-            "message": {"role": "assistant", "content": text, "refusal": null},
+            "message": message,
             "logprobs": null,
             "finish_reason": finish(standing),
         }]);
@@ -49,12 +57,23 @@ impl Completion {
 fn finish(standing: &Standing) -> &'static str {
     match Status::of(standing) {
         Status::Interrupted => "length",
+        Status::Completed if taken(standing).is_some_and(|taken| !taken.calls.is_empty()) => {
+            "tool_calls"
+        }
         Status::Completed
         | Status::Queued
         | Status::InProgress
         | Status::Cancelled
         | Status::Failed => "stop",
     }
+}
+
+fn tool_call(call: &ToolCall) -> Value {
+    json!({
+        "id": call.id,
+        "type": "function",
+        "function": {"name": call.name, "arguments": call.arguments},
+    })
 }
 
 fn used(usage: Usage) -> Value {
@@ -83,6 +102,15 @@ impl Chunks {
             Step::Received(_) => Vec::new(),
             Step::Begun => vec![self.chunk(json!({"role": "assistant", "content": ""}), None)],
             Step::Words(text) => vec![self.chunk(json!({"content": text}), None)],
+            Step::Calls(calls) => {
+                let calls = calls.iter().enumerate().map(|(index, call)| {
+                    let mut call = tool_call(call);
+                    call["index"] = json!(index);
+                    call
+                });
+                let calls: Vec<Value> = calls.collect();
+                vec![self.chunk(json!({"tool_calls": calls}), None)]
+            }
             // No `[DONE]`: it was not.
             Step::Over(_) if error.is_some() => vec![data(&error.unwrap_or_default())],
             Step::Over(standing) => {

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use crate::clock::Time;
 use crate::id::{AgentName, MessageId, Seq};
+use crate::journal::entry::ToolCall;
 use crate::session::outcome::Standing;
 
 use super::super::sse;
@@ -47,10 +48,15 @@ impl Asked {
     pub(super) fn whole(&self, standing: &Standing) -> Value {
         let status = Status::of(standing);
         let text = taken(standing).map_or("", |taken| taken.reply.as_str());
-        let output = match text {
+        // What was said before tools were asked for is whole, whatever became of the turn.
+        let has_calls = taken(standing).is_some_and(|taken| !taken.calls.is_empty());
+        let said = if has_calls { Status::Completed } else { status };
+        let mut output = match text {
             "" => Vec::new(),
-            text => vec![self.item(status, Some(text))],
+            text => vec![self.item(said, Some(text))],
         };
+        let calls = taken(standing).into_iter().flat_map(|taken| &taken.calls);
+        output.extend(calls.map(|call| self.call(call, true)));
         let error = (status == Status::Failed)
             .then(|| json!({"code": "server_error", "message": why(standing)}));
         let incomplete = (status == Status::Interrupted).then(|| json!({"reason": "interrupted"}));
@@ -87,7 +93,27 @@ impl Asked {
         })
     }
 
-    /// The one item of the output. Without a text it has just begun.
+    /// An item that asks for the call of a tool. One that has just begun has no arguments yet.
+    fn call(&self, call: &ToolCall, is_whole: bool) -> Value {
+        let (status, arguments) = match is_whole {
+            true => ("completed", call.arguments.as_str()),
+            false => ("in_progress", ""),
+        };
+        json!({
+            "id": self.call_item_id(call),
+            "type": "function_call",
+            "status": status,
+            "call_id": call.id,
+            "name": call.name,
+            "arguments": arguments,
+        })
+    }
+
+    fn call_item_id(&self, call: &ToolCall) -> String {
+        format!("fc_{}_{}", self.message, call.id)
+    }
+
+    /// The one item of words, which is the first. Without a text it has just begun.
     fn item(&self, status: Status, text: Option<&str>) -> Value {
         let content: Vec<Value> = text.into_iter().map(part).collect();
         json!({
@@ -137,6 +163,8 @@ pub(super) struct Events {
     after: Option<u64>,
     /// What was said so far.
     text: String,
+    /// Nothing is said after it.
+    has_said: bool,
 }
 
 impl Events {
@@ -145,6 +173,7 @@ impl Events {
             of,
             after,
             text: String::new(),
+            has_said: false,
         }
     }
 
@@ -175,6 +204,7 @@ impl Events {
                 vec![("response.in_progress", json!({"response": response}))]
             }
             Step::Words(text) => self.words(text),
+            Step::Calls(calls) => self.calls(calls),
             Step::Over(standing) => self.over(standing),
         }
     }
@@ -197,8 +227,23 @@ impl Events {
     }
 
     fn over(&mut self, standing: &Standing) -> Vec<(&'static str, Value)> {
-        let (mut events, status) = (Vec::new(), Status::of(standing));
-        if !self.text.is_empty() {
+        let status = Status::of(standing);
+        let mut events = self.said(status);
+        let kind = match status {
+            Status::Failed => "response.failed",
+            // There is no event of its own for one that was cancelled; its status says it.
+            Status::Interrupted | Status::Cancelled => "response.incomplete",
+            Status::Completed | Status::Queued | Status::InProgress => "response.completed",
+        };
+        events.push((kind, json!({"response": self.of.whole(standing)})));
+        events
+    }
+
+    /// The end of the words.
+    fn said(&mut self, status: Status) -> Vec<(&'static str, Value)> {
+        let mut events = Vec::new();
+        if !self.text.is_empty() && !self.has_said {
+            self.has_said = true;
             let text = self.placed(json!({"text": self.text, "logprobs": []}));
             events.push(("response.output_text.done", text));
             let part = self.placed(json!({"part": part(&self.text)}));
@@ -207,13 +252,38 @@ impl Events {
             let done = json!({"output_index": 0, "item": item});
             events.push(("response.output_item.done", done));
         }
-        let kind = match status {
-            Status::Failed => "response.failed",
-            // There is no event of its own for one that was cancelled; its status says it.
-            Status::Interrupted | Status::Cancelled => "response.incomplete",
-            Status::Completed | Status::Queued | Status::InProgress => "response.completed",
-        };
-        events.push((kind, json!({"response": self.of.whole(standing)})));
+        events
+    }
+
+    /// Each of the calls, whole.
+    fn calls(&mut self, calls: &[ToolCall]) -> Vec<(&'static str, Value)> {
+        // What was said is whole, whatever becomes of the turn.
+        let mut events = self.said(Status::Completed);
+        let first = usize::from(!self.text.is_empty());
+        for (at, call) in calls.iter().enumerate() {
+            let at = first + at;
+            let (begun, whole) = (self.of.call(call, false), self.of.call(call, true));
+            let item = self.of.call_item_id(call);
+            let arguments = &call.arguments;
+            events.extend([
+                (
+                    "response.output_item.added",
+                    json!({"output_index": at, "item": begun}),
+                ),
+                (
+                    "response.function_call_arguments.delta",
+                    json!({"item_id": item, "output_index": at, "delta": arguments}),
+                ),
+                (
+                    "response.function_call_arguments.done",
+                    json!({"item_id": item, "output_index": at, "name": call.name, "arguments": arguments}),
+                ),
+                (
+                    "response.output_item.done",
+                    json!({"output_index": at, "item": whole}),
+                ),
+            ]);
+        }
         events
     }
 

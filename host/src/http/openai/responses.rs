@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::id::{AgentName, MessageId, Seq, SessionId};
 use crate::journal::codec::Encoded;
-use crate::journal::entry::{Kind, Payload};
+use crate::journal::entry::{Kind, Payload, ToolCall};
 use crate::ledger::transcript;
 use crate::session::commands::{self, Posted};
 use crate::session::fork::NewFork;
@@ -62,12 +62,15 @@ pub(in crate::http) async fn create(
         request: &request,
         agent: &agent,
     };
-    let known = match (&new.previous_response_id, session(&headers)?) {
-        (Some(previous), named) => Some(asker.after(previous, named).await?),
-        (None, named) => named,
+    let (known, calls) = match (&new.previous_response_id, session(&headers)?) {
+        (Some(previous), named) => {
+            let (session, calls) = asker.after(previous, named).await?;
+            (Some(session), calls)
+        }
+        (None, named) => (named, Vec::new()),
     };
     let (echo, is_stored) = (new.echo(known.is_none()), new.is_stored());
-    let talk = new.talk(&agent)?;
+    let talk = new.talk(&agent, calls)?;
     let question = Question {
         agent: agent.clone(),
         place: match known {
@@ -81,8 +84,9 @@ pub(in crate::http) async fn create(
             },
         },
         author: talk.author,
-        body: Value::String(talk.input),
+        body: talk.input,
         instructions: talk.instructions,
+        tools: talk.tools,
         echo: Some(serde_json::to_value(&echo).map_err(ApiError::internal)?),
     };
     let asking::Asked {
@@ -135,8 +139,12 @@ struct Asker<'a> {
 impl Asker<'_> {
     /// The session in which the response is gone on from: its own; or if that has gone on without it, a fork of it as it
     /// was when the response ended, which has nothing of what came later. A session that people share is theirs: there
-    /// it goes on at the end.
-    async fn after(&self, previous: &str, named: Option<SessionId>) -> ApiResult<SessionId> {
+    /// it goes on at the end. Answers the calls that it asked for, too.
+    async fn after(
+        &self,
+        previous: &str,
+        named: Option<SessionId>,
+    ) -> ApiResult<(SessionId, Vec<ToolCall>)> {
         let message = response::message(previous).ok_or_else(no_previous)?;
         let id = message.session();
         if named.is_some_and(|named| named != id) {
@@ -151,19 +159,20 @@ impl Asker<'_> {
         };
         let standing = outcome::look(&session, &message).await?;
         let standing = standing.ok_or_else(no_previous)?;
+        let calls = taken(&standing).map_or_else(Vec::new, |taken| taken.calls.clone());
         let key = body::idempotency_key(self.request.headers)?.map(|key| {
             let (tenant, target) = (self.caller.tenant().as_str(), target(self.agent));
             commands::idempotency(tenant, &target, key, self.request.bytes)
         });
         let came = key.and_then(|it| session.ledger.look(|state| state.ever_remembered(&it.key)));
         if came.is_some() {
-            return Ok(id);
+            return Ok((id, calls));
         }
         let Some(ended) = taken(&standing).and_then(|taken| taken.ended.as_ref()) else {
-            return Ok(id);
+            return Ok((id, calls));
         };
         if !made_by_responses(&session).await? || is_newest(&session, &message, &standing).await? {
-            return Ok(id);
+            return Ok((id, calls));
         }
         let fork = NewFork {
             session: key.map_or_else(SessionId::fresh, |it| SessionId::of_key(&it.key)),
@@ -173,7 +182,7 @@ impl Asker<'_> {
         self.api.may_fork(self.caller, &fork.session).await?;
         let forked = self.api.sessions.fork(self.caller.tenant(), &id, &fork);
         let forked = forked.await?;
-        Ok(forked.session.journal.session.clone())
+        Ok((forked.session.journal.session.clone(), calls))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::clock::Time;
 use crate::journal::codec::Encoded;
-use crate::journal::entry::{Kind, Outcome, Payload, Usage};
+use crate::journal::entry::{Kind, Outcome, Payload, ToolCall, Usage};
 use crate::session::outcome::{Standing, Taken, Tracker};
 
 /// The next thing that is told.
@@ -14,6 +14,8 @@ pub(super) enum Step {
     Begun,
     /// More of the answer.
     Words(String),
+    /// The caller is asked to call tools. No words follow.
+    Calls(Vec<ToolCall>),
     Over(Standing),
 }
 
@@ -24,6 +26,7 @@ pub(super) struct Steps {
     is_begun: bool,
     /// Bytes of the answer that were told.
     told: usize,
+    has_called: bool,
 }
 
 impl Steps {
@@ -39,21 +42,33 @@ impl Steps {
             steps.push(Step::Begun);
         }
         // The tracker has read it, so it can be read.
-        if encoded.kind == Kind::Spoke
+        if matches!(encoded.kind, Kind::Spoke | Kind::ToolsCalled)
             && tracker.concerns(encoded)
             && let Ok(entry) = encoded.decode()
-            && let Payload::Spoke(spoke) = entry.payload
         {
-            self.told += spoke.text.len();
-            steps.push(Step::Words(spoke.text));
+            match entry.payload {
+                Payload::Spoke(spoke) => {
+                    self.told += spoke.text.len();
+                    steps.push(Step::Words(spoke.text));
+                }
+                Payload::ToolsCalled(called) => {
+                    self.has_called = true;
+                    steps.push(Step::Calls(called.calls));
+                }
+                _ => {}
+            }
         }
         if tracker.is_over() {
             let standing = tracker.standing();
             // A turn that ran already when the message came is known for its own only at its end.
-            if let Standing::Done(taken) = &standing
-                && let Some(rest) = taken.reply.get(self.told..).filter(|it| !it.is_empty())
-            {
-                steps.push(Step::Words(rest.to_owned()));
+            if let Standing::Done(taken) = &standing {
+                let rest = taken.reply.get(self.told..);
+                if let Some(rest) = rest.filter(|it| !it.is_empty()) {
+                    steps.push(Step::Words(rest.to_owned()));
+                }
+                if !self.has_called && !taken.calls.is_empty() {
+                    steps.push(Step::Calls(taken.calls.clone()));
+                }
             }
             steps.push(Step::Over(standing));
         }

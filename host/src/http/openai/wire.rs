@@ -1,16 +1,17 @@
 //! PURE: what requests of the OpenAI API ask for.
 //!
 //! A list of messages becomes three things: system text, which are instructions for the turn; what was said up to
-//! the last message of the assistant, which is told again; and what follows it, which is new. Fields that nobody
+//! the last message of the assistant, which is told again; and what follows it, which is new. What tools of the caller's
+//! answered is a JSON document, with the calls that it answers: whoever reads it needs nothing else. Fields that nobody
 //! knows are ignored here and nowhere else, since clients send what their version has; a field whose meaning
 //! would be lost is refused by name.
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::id::{AgentName, Author};
-use crate::journal::entry::{Recounted, Writer};
+use crate::journal::entry::{Recounted, Tool, ToolCall, Writer};
 
 /// A request that cannot be: which field of it, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,6 +54,10 @@ pub(super) struct Chat {
     n: Option<u64>,
     #[serde(default)]
     user: Option<String>,
+    #[serde(default)]
+    tools: Option<Vec<Value>>,
+    #[serde(default)]
+    tool_choice: Option<Value>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -62,13 +67,29 @@ struct StreamOptions {
 }
 
 /// Of either API: there an item of the input.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 struct Message {
     role: String,
     #[serde(default)]
     content: Option<Value>,
     #[serde(default)]
     name: Option<String>,
+    #[serde(default)]
+    tool_calls: Option<Vec<Call>>,
+    #[serde(default)]
+    tool_call_id: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Call {
+    id: String,
+    function: Function,
+}
+
+#[derive(Debug, Deserialize)]
+struct Function {
+    name: String,
+    arguments: String,
 }
 
 /// What a list of messages comes to.
@@ -77,7 +98,9 @@ pub(super) struct Talk {
     pub(super) instructions: Option<String>,
     pub(super) earlier: Vec<Recounted>,
     pub(super) author: Option<Author>,
-    pub(super) input: String,
+    /// The body of the new message.
+    pub(super) input: Value,
+    pub(super) tools: Vec<Tool>,
 }
 
 impl Chat {
@@ -100,7 +123,18 @@ impl Chat {
     }
 
     pub(super) fn talk(self, agent: &AgentName) -> Result<Talk, Unfit> {
-        talk("messages", self.messages, self.user, None, agent)
+        let tools = tools(self.tools, self.tool_choice)?;
+        let talk = Reading {
+            param: "messages",
+            user: self.user,
+            instructions: None,
+            agent,
+            known: Vec::new(),
+        };
+        Ok(Talk {
+            tools,
+            ..talk.of(self.messages)?
+        })
     }
 }
 
@@ -123,6 +157,10 @@ pub(super) struct NewResponse {
     metadata: Option<std::collections::BTreeMap<String, String>>,
     #[serde(default)]
     user: Option<String>,
+    #[serde(default)]
+    tools: Option<Vec<Value>>,
+    #[serde(default)]
+    tool_choice: Option<Value>,
     #[serde(default)]
     conversation: Option<Value>,
     #[serde(default)]
@@ -206,12 +244,13 @@ impl NewResponse {
         }
     }
 
-    pub(super) fn talk(self, agent: &AgentName) -> Result<Talk, Unfit> {
+    /// `known` are calls that the response before it asked for.
+    pub(super) fn talk(self, agent: &AgentName, known: Vec<ToolCall>) -> Result<Talk, Unfit> {
         let items = match self.input {
             Value::String(text) => vec![Message {
                 role: "user".to_owned(),
                 content: Some(Value::String(text)),
-                name: None,
+                ..Message::default()
             }],
             Value::Array(items) => {
                 let items = items.into_iter().enumerate();
@@ -221,7 +260,18 @@ impl NewResponse {
             }
             _ => return Err(Unfit::invalid("input", "`input` is a text or a list")),
         };
-        talk("input", items, self.user, self.instructions, agent)
+        let tools = tools(self.tools, self.tool_choice)?;
+        let talk = Reading {
+            param: "input",
+            user: self.user,
+            instructions: self.instructions,
+            agent,
+            known,
+        };
+        Ok(Talk {
+            tools,
+            ..talk.of(items)?
+        })
     }
 }
 
@@ -234,6 +284,27 @@ fn item_of_input(at: usize, item: Value) -> Result<Option<Message>, Unfit> {
             let invalid = |error: serde_json::Error| Unfit::invalid(param, error.to_string());
             message.map(Some).map_err(invalid)
         }
+        Some("function_call") => {
+            let call = |name: &str| text_of(&param, &item, name);
+            let call = Call {
+                id: call("call_id")?,
+                function: Function {
+                    name: call("name")?,
+                    arguments: call("arguments")?,
+                },
+            };
+            Ok(Some(Message {
+                role: "assistant".to_owned(),
+                tool_calls: Some(vec![call]),
+                ..Message::default()
+            }))
+        }
+        Some("function_call_output") => Ok(Some(Message {
+            role: "tool".to_owned(),
+            tool_call_id: Some(text_of(&param, &item, "call_id")?),
+            content: item.get("output").cloned(),
+            ..Message::default()
+        })),
         // What a model thought is its agent's affair.
         Some("reasoning") => Ok(None),
         Some(other) => {
@@ -287,66 +358,208 @@ fn author(param: String, name: &str) -> Result<Author, Unfit> {
     })
 }
 
-/// `param` is what the list is called.
-fn talk(
-    param: &str,
-    messages: Vec<Message>,
+/// A list of messages being read.
+struct Reading<'a> {
+    /// What the list is called.
+    param: &'a str,
     user: Option<String>,
     instructions: Option<String>,
-    agent: &AgentName,
-) -> Result<Talk, Unfit> {
-    let user = user.map(|user| author("user".to_owned(), &user));
-    let user = user.transpose()?;
-    let mut instructions: Vec<String> = instructions.into_iter().collect();
-    let mut said: Vec<Recounted> = Vec::new();
-    for (at, message) in messages.into_iter().enumerate() {
-        let place = format!("{param}[{at}]");
-        let by = match message.role.as_str() {
-            "system" | "developer" => None,
+    agent: &'a AgentName,
+    /// Calls that tools were asked for.
+    known: Vec<ToolCall>,
+}
+
+/// Something that was said, or that tools answered.
+struct Said {
+    by: Writer,
+    text: String,
+    results: Vec<Value>,
+}
+
+impl Said {
+    /// As a text of the transcript.
+    fn recounted(self) -> Recounted {
+        let (by, text) = (self.by, self.text);
+        match self.results.is_empty() {
+            true => Recounted { by, text },
+            false => Recounted {
+                by,
+                text: json!({"tool_results": self.results}).to_string(),
+            },
+        }
+    }
+}
+
+impl Reading<'_> {
+    fn of(mut self, messages: Vec<Message>) -> Result<Talk, Unfit> {
+        let user = self.user.take();
+        let user = user.map(|user| author("user".to_owned(), &user));
+        let user = user.transpose()?;
+        let mut instructions: Vec<String> = self.instructions.take().into_iter().collect();
+        let mut said: Vec<Said> = Vec::new();
+        for (at, message) in messages.into_iter().enumerate() {
+            let place = format!("{}[{at}]", self.param);
+            let text = text(&place, message.content.as_ref())?;
+            match message.role.as_str() {
+                "system" | "developer" if text.is_empty() => {}
+                "system" | "developer" => instructions.push(text),
+                _ => {
+                    let next = self.said(&place, message, text, user.as_ref())?;
+                    match (said.last_mut(), next) {
+                        // Calls that were made together are answered together.
+                        (Some(last), next)
+                            if !last.results.is_empty() && !next.results.is_empty() =>
+                        {
+                            last.results.extend(next.results);
+                        }
+                        (_, next) => said.push(next),
+                    }
+                }
+            }
+        }
+        let last = said
+            .iter()
+            .rposition(|it| matches!(it.by, Writer::Agent(_)))
+            .map_or(0, |at| at + 1);
+        let input = said.split_off(last);
+        if input.is_empty() {
+            let param = self.param;
+            let message =
+                format!("`{param}` ends with a message of the user: that is what is answered");
+            return Err(Unfit::invalid(param, message));
+        }
+        let name = input.last().and_then(|it| match &it.by {
+            Writer::Author(author) => Some(author.clone()),
+            Writer::Agent(_) => None,
+        });
+        // An assistant that said nothing only called tools.
+        let said = said.into_iter();
+        let said = said.filter(|it| !matches!(it.by, Writer::Agent(_)) || !it.text.is_empty());
+        Ok(Talk {
+            instructions: (!instructions.is_empty()).then(|| instructions.join("\n\n")),
+            earlier: said.map(Said::recounted).collect(),
+            // Nobody named is whoever the key speaks for.
+            author: user.or(name.filter(|name| *name != anybody())),
+            input: body(input),
+            tools: Vec::new(),
+        })
+    }
+
+    /// A message of somebody but the system.
+    fn said(
+        &mut self,
+        place: &str,
+        message: Message,
+        text: String,
+        user: Option<&Author>,
+    ) -> Result<Said, Unfit> {
+        let person = |name: Option<Author>| {
+            let by = name.or_else(|| user.cloned());
+            Writer::Author(by.unwrap_or_else(anybody))
+        };
+        let words = |by| Said {
+            by,
+            text: text.clone(),
+            results: Vec::new(),
+        };
+        match message.role.as_str() {
             "user" => {
                 let name = message.name.as_deref();
                 let named = name.map(|name| author(format!("{place}.name"), name));
-                let by = named.transpose()?.or_else(|| user.clone());
-                Some(Writer::Author(by.unwrap_or_else(anybody)))
+                Ok(words(person(named.transpose()?)))
             }
-            "assistant" => Some(Writer::Agent(agent.clone())),
+            "assistant" => {
+                let calls = message.tool_calls.into_iter().flatten();
+                self.known.extend(calls.map(|call| ToolCall {
+                    id: call.id,
+                    name: call.function.name,
+                    arguments: call.function.arguments,
+                }));
+                Ok(words(Writer::Agent(self.agent.clone())))
+            }
+            "tool" => {
+                let missing = || {
+                    let param = format!("{place}.tool_call_id");
+                    Unfit::invalid(param, "it says which call it answers")
+                };
+                let id = message.tool_call_id.ok_or_else(missing)?;
+                let call = self.known.iter().rfind(|call| call.id == id);
+                Ok(Said {
+                    results: vec![json!({
+                        "id": id,
+                        "name": call.map(|call| &call.name),
+                        "arguments": call.map(|call| &call.arguments),
+                        "content": text,
+                    })],
+                    by: person(None),
+                    text: String::new(),
+                })
+            }
             other => {
                 let message = format!("messages of the role `{other}` are not taken");
-                return Err(Unfit::unsupported(format!("{place}.role"), message));
+                Err(Unfit::unsupported(format!("{place}.role"), message))
             }
-        };
-        let text = text(&place, message.content)?;
-        match by {
-            None if text.is_empty() => {}
-            None => instructions.push(text),
-            // An assistant that said nothing only called tools.
-            Some(Writer::Agent(_)) if text.is_empty() => {}
-            Some(by) => said.push(Recounted { by, text }),
         }
     }
-    let last = said
-        .iter()
-        .rposition(|it| matches!(it.by, Writer::Agent(_)))
-        .map_or(0, |at| at + 1);
-    let input = said.split_off(last);
-    if input.is_empty() {
-        let message =
-            format!("`{param}` ends with a message of the user: that is what is answered");
-        return Err(Unfit::invalid(param, message));
+}
+
+/// The new message: a text, or what tools answered.
+fn body(input: Vec<Said>) -> Value {
+    let (mut texts, mut results) = (Vec::new(), Vec::new());
+    for said in input {
+        match said.results.is_empty() {
+            true => texts.push(said.text),
+            false => results.extend(said.results),
+        }
     }
-    let name = input.last().and_then(|it| match &it.by {
-        Writer::Author(author) => Some(author.clone()),
-        Writer::Agent(_) => None,
+    let text = texts.join("\n\n");
+    match (results.is_empty(), text.is_empty()) {
+        (true, _) => Value::String(text),
+        (false, true) => json!({"tool_results": results}),
+        (false, false) => json!({"tool_results": results, "text": text}),
+    }
+}
+
+/// Tools of one request, as many as OpenAI takes.
+const TOOLS_MAX: usize = 128;
+
+/// Functions that the caller offers, of either API's form. Which of them is called is the agent's affair, unless it is none.
+fn tools(tools: Option<Vec<Value>>, choice: Option<Value>) -> Result<Vec<Tool>, Unfit> {
+    let tools = tools.unwrap_or_default();
+    if tools.len() > TOOLS_MAX {
+        let message = format!("{TOOLS_MAX} tools is the most");
+        return Err(Unfit::invalid("tools", message));
+    }
+    let tools = tools.iter().enumerate().map(|(at, tool)| {
+        let param = format!("tools[{at}]");
+        if tool.get("type").and_then(Value::as_str) != Some("function") {
+            let message = "tools are functions of the caller's: all else is the agent's affair";
+            return Err(Unfit::unsupported(param, message));
+        }
+        let function = tool.get("function").unwrap_or(tool);
+        let description = function.get("description").and_then(Value::as_str);
+        let parameters = function.get("parameters").filter(|it| it.is_object());
+        Ok(Tool {
+            name: text_of(&param, function, "name")?,
+            description: description.unwrap_or_default().to_owned(),
+            parameters: parameters.map_or_else(
+                || r#"{"type":"object","properties":{}}"#.to_owned(),
+                Value::to_string,
+            ),
+        })
     });
-    // Nobody named is whoever the key speaks for.
-    let author = user.or(name.filter(|name| *name != anybody()));
-    let texts: Vec<String> = input.into_iter().map(|it| it.text).collect();
-    Ok(Talk {
-        instructions: (!instructions.is_empty()).then(|| instructions.join("\n\n")),
-        earlier: said,
-        author,
-        input: texts.join("\n\n"),
-    })
+    let tools: Vec<Tool> = tools.collect::<Result<_, Unfit>>()?;
+    match choice {
+        Some(Value::String(choice)) if choice == "none" => Ok(Vec::new()),
+        Some(_) | None => Ok(tools),
+    }
+}
+
+/// A field that is a text.
+fn text_of(param: &str, of: &Value, name: &str) -> Result<String, Unfit> {
+    let text = of.get(name).and_then(Value::as_str);
+    let missing = || Unfit::invalid(format!("{param}.{name}"), "it is a text");
+    text.map(str::to_owned).ok_or_else(missing)
 }
 
 /// Who speaks where nobody is named, here as with `invoke`.
@@ -355,11 +568,11 @@ fn anybody() -> Author {
 }
 
 /// The text of a message: as it is, or of its parts, one after the other.
-fn text(place: &str, content: Option<Value>) -> Result<String, Unfit> {
+fn text(place: &str, content: Option<&Value>) -> Result<String, Unfit> {
     let param = format!("{place}.content");
     let parts = match content {
         None | Some(Value::Null) => return Ok(String::new()),
-        Some(Value::String(text)) => return Ok(text),
+        Some(Value::String(text)) => return Ok(text.clone()),
         Some(Value::Array(parts)) => parts,
         Some(_) => {
             let message = "`content` is a text or a list of parts";

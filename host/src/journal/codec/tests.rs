@@ -39,6 +39,7 @@ fn received(seq: u64) -> Entry {
                 invoked: true,
                 bus: None,
                 instructions: Some("be brief".into()),
+                tools: Vec::new(),
                 echo: Some(serde_json::json!({"store": true})),
             },
         }),

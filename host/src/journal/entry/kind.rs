@@ -30,10 +30,11 @@ pub enum Kind {
     AgentCalled = 24,
     CallCancelled = 25,
     Recounted = 26,
+    ToolsCalled = 27,
 }
 
 impl Kind {
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 27] = [
         Self::SessionOpened,
         Self::SessionChanged,
         Self::MessageReceived,
@@ -60,6 +61,7 @@ impl Kind {
         Self::AgentCalled,
         Self::CallCancelled,
         Self::Recounted,
+        Self::ToolsCalled,
     ];
 
     pub fn of_number(number: u16) -> Option<Self> {
@@ -103,6 +105,7 @@ impl Kind {
             Self::AgentCalled => "agent-called",
             Self::CallCancelled => "call-cancelled",
             Self::Recounted => "recounted",
+            Self::ToolsCalled => "tools-called",
         }
     }
 
@@ -128,7 +131,8 @@ impl Kind {
             | Self::Halted
             | Self::AgentCalled
             | Self::CallCancelled
-            | Self::Recounted => true,
+            | Self::Recounted
+            | Self::ToolsCalled => true,
             Self::Called
             | Self::Returned
             | Self::Streamed
@@ -150,6 +154,6 @@ mod tests {
             assert_eq!(Kind::of_name(kind.name()), Some(kind));
         }
         assert_eq!(Kind::of_number(0), None);
-        assert_eq!(Kind::of_number(27), None);
+        assert_eq!(Kind::of_number(28), None);
     }
 }

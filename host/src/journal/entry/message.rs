@@ -6,7 +6,7 @@ use crate::id::{AgentName, Author, MessageId, SessionId, TurnId};
 
 use crate::bus;
 
-use super::{Idempotency, Writer};
+use super::{Idempotency, Tool, Writer};
 
 /// Content of a message: text, or any other JSON value.
 pub type MessageBody = serde_json::Value;
@@ -37,6 +37,9 @@ pub struct MessageReceivedPrivate {
     /// System text that came with it: for the turn that takes it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub instructions: Option<String>,
+    /// Tools that its sender offers to call.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tools: Vec<Tool>,
     /// What the protocol that it came by wants told again with the answer, in that protocol's words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub echo: Option<serde_json::Value>,

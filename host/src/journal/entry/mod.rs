@@ -12,6 +12,7 @@ mod message;
 mod nested;
 mod session;
 mod slot;
+mod tools;
 mod turn;
 mod usage;
 
@@ -36,6 +37,7 @@ pub use session::{
     SessionOpened, SessionOpenedPrivate,
 };
 pub use slot::{Content, SlotCommitted, SlotCommittedPrivate, SlotLocked, SlotReleased, Writer};
+pub use tools::{Tool, ToolCall, ToolsCalled};
 pub use turn::{
     Cause, Failure, InterruptRequested, Outcome, Pinned, Spoke, TurnEnded, TurnEndedPrivate,
     TurnError, TurnStarted,
@@ -80,6 +82,7 @@ pub enum Payload {
     AgentCalled(AgentCalled),
     CallCancelled(CallCancelled),
     Recounted(Recounted),
+    ToolsCalled(ToolsCalled),
 }
 
 impl Payload {
@@ -111,6 +114,7 @@ impl Payload {
             Self::AgentCalled(_) => Kind::AgentCalled,
             Self::CallCancelled(_) => Kind::CallCancelled,
             Self::Recounted(_) => Kind::Recounted,
+            Self::ToolsCalled(_) => Kind::ToolsCalled,
         }
     }
 
@@ -136,6 +140,7 @@ impl Payload {
             Self::Streamed(it) => Some(&it.turn),
             Self::Observed(it) => Some(&it.turn),
             Self::Spoke(it) => Some(&it.turn),
+            Self::ToolsCalled(it) => Some(&it.turn),
             Self::MessageSent(it) => Some(&it.turn),
             Self::SlotLocked(it) => it.n.and(Some(&it.turn)),
             Self::SlotReleased(it) => it.n.and(Some(&it.turn)),

@@ -83,6 +83,7 @@ fn line(state: &State, (what, x, y): Step) -> Option<String> {
                 causes.join(" ")
             ))
         }
+        7 if y % 8 == 0 => call("tools", "x"),
         7 => call("call", ""),
         8 => open.map(|(turn, open)| {
             format!(

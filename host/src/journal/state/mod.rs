@@ -178,6 +178,7 @@ impl State {
             Payload::AgentCalled(called) => self.agent_called(called),
             Payload::CallCancelled(cancelled) => self.call_cancelled(cancelled),
             Payload::Recounted(recounted) => self.recounted(recounted),
+            Payload::ToolsCalled(called) => self.tools_called(called),
         }
     }
 

@@ -569,6 +569,32 @@ fn what_was_said_before_stands_at_the_beginning_alone() {
 }
 
 #[test]
+fn a_turn_that_asked_for_tools_says_no_more() {
+    let turn = "open a b\ngot a\nstart r.t0.a takes=2 messages\nspoke r.t0.a 0 well\n";
+    let asked = format!("{turn}tools r.t0.a 0 look\n");
+    check(
+        &asked,
+        "a has 2 fresh\na runs r.t0.a said 4 calls 1\nrun r next 1",
+    );
+    for (line, why) in [
+        ("spoke r.t0.a 4 more", "6: the turn has asked for tools"),
+        ("tools r.t0.a 1 look", "6: the turn has asked for tools"),
+    ] {
+        check(&format!("{asked}{line}"), why);
+    }
+    check(&format!("{turn}tools r.t0.a 0"), "5: it calls nothing");
+    check(
+        &format!("{turn}tools r.t0.a 0 look as=b"),
+        "5: it is another agent's turn",
+    );
+    // What was asked for was shown: a turn that fails after it is not made again.
+    check(
+        &format!("{asked}end r.t0.a failed * code=agent"),
+        "",
+    );
+}
+
+#[test]
 fn a_fork_takes_over_what_waits_and_drops_what_was_promised() {
     check(
         BUSY,

@@ -89,7 +89,7 @@ async fn converse(definition: Arc<Definition>, scope: &Scope) -> Result<Option<H
         other => other.to_string(),
     });
     // Participants have system texts of their own: what came with the messages is part of what they are told.
-    let told = scope.instructions.iter().cloned().chain(bodies);
+    let told = scope.told.instructions.iter().cloned().chain(bodies);
     let seed = told.collect::<Vec<String>>().join("\n");
     let mut talk = Talk::new(definition.clone(), seed);
     let mut floor = Floor {

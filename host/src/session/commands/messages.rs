@@ -6,7 +6,7 @@ use crate::bus::{self, Authorization};
 use crate::id::{AgentName, Author, Digest, MessageId, Seq, TurnId};
 use crate::journal::entry::{
     CalledBy, Idempotency, MessageReceived, MessageReceivedPrivate, MessageSetAside, Outcome,
-    Payload,
+    Payload, Tool,
 };
 use crate::journal::state::{Phase, Policy};
 use crate::ledger::{Batch, Ledger};
@@ -37,6 +37,8 @@ pub struct NewMessage {
     pub authorization: Option<Authorization>,
     /// System text for the turn that takes it.
     pub instructions: Option<String>,
+    /// Tools that the caller offers to call.
+    pub tools: Vec<Tool>,
     /// What the caller's protocol wants told again with the answer.
     pub echo: Option<Value>,
 }
@@ -139,6 +141,7 @@ pub fn post(
                 invoked: message.invoked,
                 bus: message.bus,
                 instructions: message.instructions,
+                tools: message.tools,
                 echo: message.echo,
             },
         }));

@@ -426,6 +426,7 @@ fn new_message(to: &str, text: &str) -> NewMessage {
         called_by: None,
         authorization: None,
         instructions: None,
+        tools: Vec::new(),
         echo: None,
     }
 }

@@ -33,6 +33,13 @@ impl Agent for Puppet {
             }
         }
         for message in mailbox::pull_all() {
+            if let Some(results) = message.tool_results() {
+                for result in results.results {
+                    let name = result.name.unwrap_or_default();
+                    reply::say(&format!("{name}: {}\n", result.content))?;
+                }
+                continue;
+            }
             match &message.body {
                 mailbox::Body::Text(text)
                     if !text.starts_with("[{") && !text.starts_with("[\"") =>

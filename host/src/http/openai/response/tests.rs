@@ -19,6 +19,7 @@ fn done(outcome: Outcome, reply: &str) -> Standing {
         turn: TurnId::new("r.t0.echo").unwrap(),
         run: RunId::new("r").unwrap(),
         reply: reply.to_owned(),
+        calls: Vec::new(),
         ended: Some(Ended {
             outcome,
             error: failed.then(|| TurnError {

@@ -11,7 +11,7 @@ fn chat(body: Value) -> Result<Talk, Unfit> {
 }
 
 fn response(body: Value) -> Result<Talk, Unfit> {
-    NewResponse::read(body.to_string().as_bytes())?.talk(&agent())
+    NewResponse::read(body.to_string().as_bytes())?.talk(&agent(), Vec::new())
 }
 
 /// `name: text` of each.
@@ -46,7 +46,7 @@ fn messages_are_told_again_up_to_the_last_answer_and_asked_after_it() {
         told(&talk),
         ["ana: one", "[echo] two", "user: three", "[echo] no"]
     );
-    assert_eq!((talk.input.as_str(), talk.author), ("four\n\nfive", None));
+    assert_eq!((talk.input, talk.author), (json!("four\n\nfive"), None));
 }
 
 #[test]
@@ -160,8 +160,8 @@ fn input_is_a_text_or_messages() {
     let talk = response(json!({"model": "echo", "input": "hello", "instructions": "be brief"}));
     let talk = talk.unwrap();
     assert_eq!(
-        (talk.input.as_str(), talk.instructions.as_deref()),
-        ("hello", Some("be brief"))
+        (&talk.input, talk.instructions.as_deref()),
+        (&json!("hello"), Some("be brief"))
     );
     let talk = response(json!({"model": "echo", "instructions": "a", "input": [
         {"role": "system", "content": "b"},
@@ -173,8 +173,8 @@ fn input_is_a_text_or_messages() {
     let talk = talk.unwrap();
     assert_eq!(told(&talk), ["user: one", "[echo] two"]);
     assert_eq!(
-        (talk.input.as_str(), talk.instructions.as_deref()),
-        ("three", Some("a\n\nb"))
+        (&talk.input, talk.instructions.as_deref()),
+        (&json!("three"), Some("a\n\nb"))
     );
 }
 
@@ -242,4 +242,92 @@ fn what_answers_tell_again_comes_back() {
     let back: Echo = serde_json::from_value(serde_json::to_value(&echo).unwrap()).unwrap();
     assert_eq!(back, echo);
     assert!(back.background && back.store && back.opened);
+}
+
+#[test]
+fn what_tools_answered_stands_with_the_calls() {
+    let call = |id: &str| json!({"id": id, "type": "function", "function": {"name": "look", "arguments": "{}"}});
+    let result =
+        |id: &str, text: &str| json!({"role": "tool", "tool_call_id": id, "content": text});
+    let mut messages = vec![
+        json!({"role": "user", "content": "one"}),
+        json!({"role": "assistant", "content": null, "tool_calls": [call("1"), call("2")]}),
+        result("1", "sky"),
+        result("2", "sea"),
+    ];
+    let told_of = |id: &str, text: &str| json!({"id": id, "name": "look", "arguments": "{}", "content": text});
+    let both = json!({"tool_results": [told_of("1", "sky"), told_of("2", "sea")]});
+    let talk = chat(json!({"model": "echo", "messages": messages})).unwrap();
+    assert_eq!(
+        (told(&talk), &talk.input),
+        (vec!["user: one".to_owned()], &both)
+    );
+    messages.push(json!({"role": "user", "content": "and?"}));
+    let talk = chat(json!({"model": "echo", "messages": messages})).unwrap();
+    assert_eq!(
+        (&talk.input["tool_results"], &talk.input["text"]),
+        (&both["tool_results"], &json!("and?"))
+    );
+    // Before the last answer it is told again, as a text.
+    messages.extend([
+        json!({"role": "assistant", "content": "blue"}),
+        json!({"role": "user", "content": "why?"}),
+    ]);
+    let talk = chat(json!({"model": "echo", "messages": messages})).unwrap();
+    let expected = [
+        "user: one".to_owned(),
+        format!("user: {both}"),
+        "user: and?".to_owned(),
+        "[echo] blue".to_owned(),
+    ];
+    assert_eq!(told(&talk), expected);
+    // What nobody called has no name.
+    let talk = chat(json!({"model": "echo", "messages": [result("9", "x")]})).unwrap();
+    assert_eq!(talk.input["tool_results"][0]["name"], Value::Null);
+    let unfit =
+        chat(json!({"model": "echo", "messages": [{"role": "tool", "content": "x"}]})).unwrap_err();
+    assert_eq!(unfit.param.as_deref(), Some("messages[0].tool_call_id"));
+}
+
+#[test]
+fn tools_are_functions_of_the_callers() {
+    let of = |tools: Value, choice: Value| {
+        let user = json!([{"role": "user", "content": "x"}]);
+        let body =
+            json!({"model": "echo", "messages": user, "tools": tools, "tool_choice": choice});
+        chat(body).map(|talk| talk.tools)
+    };
+    let function =
+        json!({"name": "look", "description": "Looks.", "parameters": {"type": "object"}});
+    let nested = json!([{"type": "function", "function": function}]);
+    let look = Tool {
+        name: "look".to_owned(),
+        description: "Looks.".to_owned(),
+        parameters: r#"{"type":"object"}"#.to_owned(),
+    };
+    assert_eq!(of(nested.clone(), Value::Null), Ok(vec![look]));
+    assert_eq!(of(nested, json!("none")), Ok(Vec::new()));
+    let plain = of(json!([{"type": "function", "name": "look"}]), json!("auto")).unwrap();
+    assert_eq!(plain[0].parameters, r#"{"type":"object","properties":{}}"#);
+    for (tools, code, param) in [
+        (
+            json!([{"type": "web_search"}]),
+            "unsupported_value",
+            "tools[0]",
+        ),
+        (
+            json!([{"type": "function"}]),
+            "invalid_json",
+            "tools[0].name",
+        ),
+        (json!({}), "invalid_json", "tools"),
+        (Value::from(vec![json!({}); 129]), "invalid_json", "tools"),
+    ] {
+        let unfit = of(tools, Value::Null).unwrap_err();
+        assert_eq!(
+            (unfit.code, unfit.param.as_deref()),
+            (code, Some(param)),
+            "{unfit:?}"
+        );
+    }
 }
