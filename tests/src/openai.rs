@@ -1058,6 +1058,25 @@ async fn a_response_asks_its_caller_to_call_tools() {
         .await
         .is(200);
     assert_eq!(next["output"][0]["content"][0]["text"], "look: sea\n");
+    // Or referred to.
+    let refer = |id: &Value| {
+        let input = json!([
+            {"type": "item_reference", "id": id},
+            {"type": "function_call_output", "call_id": "call-0", "output": "see"},
+        ]);
+        respond(&server, json!({"model": "puppet", "input": input}))
+    };
+    let next = refer(&whole["output"][1]["id"]).await.is(200);
+    assert_eq!(next["output"][0]["content"][0]["text"], "look: see\n");
+    for none in [
+        "msg_none:2",
+        "x",
+        "fc_none:2_1",
+        &format!("fc_{session}:2_other"),
+    ] {
+        let refused = refer(&json!(none)).await.refused(404, "response_not_found");
+        assert_eq!(refused["error"]["param"], "input[0]");
+    }
     server.stop().await;
 }
 

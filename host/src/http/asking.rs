@@ -156,10 +156,7 @@ fn admit(api: &Api, caller: &Caller, question: &Question) -> ApiResult<u64> {
     if let Place::Own { recounted, .. } = &question.place {
         let limit = api.settings.recounted_max;
         if recounted.len() > limit {
-            telemetry::hit(Limit::Recounted);
-            let message = format!("{limit} earlier messages is the most");
-            let too_large = StatusCode::PAYLOAD_TOO_LARGE;
-            return Err(ApiError::new(too_large, "too_large", message));
+            return Err(too_many(limit));
         }
         texts.extend(recounted.iter().map(|it| it.text.as_str()));
     }
@@ -173,6 +170,13 @@ fn admit(api: &Api, caller: &Caller, question: &Question) -> ApiResult<u64> {
         bytes += text.len() as u64;
     }
     Ok(bytes)
+}
+
+/// The request tells more of what was said before than it may.
+pub(super) fn too_many(limit: usize) -> ApiError {
+    telemetry::hit(Limit::Recounted);
+    let message = format!("{limit} earlier messages is the most");
+    ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message)
 }
 
 /// What a protocol makes of the entries of a message, from its own one on.

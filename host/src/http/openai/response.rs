@@ -25,6 +25,18 @@ pub(super) fn message(id: &str) -> Option<MessageId> {
     MessageId::new(id.strip_prefix(PREFIX)?).ok()
 }
 
+/// The message in whose answer an item is.
+pub(super) fn message_of_item(id: &str) -> Option<MessageId> {
+    if let Some(message) = id.strip_prefix("msg_") {
+        return MessageId::new(message).ok();
+    }
+    let id = id.strip_prefix("fc_")?;
+    // The id of the call may have anything in it; the one of the message ends with its number.
+    let (session, rest) = id.split_once(':')?;
+    let (seq, _) = rest.split_once('_')?;
+    MessageId::new(&format!("{session}:{seq}")).ok()
+}
+
 /// What is asked, as the entry of the message says.
 #[derive(Debug, Clone)]
 pub(super) struct Asked {

@@ -1,6 +1,6 @@
 //! `/v1/responses`: made, looked at, followed again, cancelled, deleted.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use axum::Json;
@@ -19,6 +19,7 @@ use crate::session::commands::{self, Posted};
 use crate::session::fork::NewFork;
 use crate::session::outcome::{self, Standing, Tracker};
 use crate::session::{Session, SessionError};
+use crate::store::ReadError;
 use crate::tenants::Right;
 
 use super::super::Api;
@@ -47,8 +48,9 @@ pub(in crate::http) async fn create(
     Body(bytes): Body,
 ) -> ApiResult<Response> {
     caller.need(Right::Invoke)?;
-    let new = NewResponse::read(&bytes)?;
+    let mut new = NewResponse::read(&bytes)?;
     let agent = models::agent(&api, &caller, &new.model)?;
+    refer(&api, &caller, &mut new).await?;
     let (is_stream, is_background) = (new.is_stream(), new.is_background());
     let request = Request {
         target: target(&agent),
@@ -121,6 +123,33 @@ pub(in crate::http) async fn create(
     let mut response = Json(asked.whole(&standing)).into_response();
     asking::name(response.headers_mut(), &id, &posted, &standing);
     Ok(response)
+}
+
+/// Put the items of earlier responses in where the input refers to them.
+async fn refer(api: &Api, caller: &Caller, new: &mut NewResponse) -> ApiResult<()> {
+    let mut wholes: BTreeMap<MessageId, Value> = BTreeMap::new();
+    for (at, id) in new.references() {
+        let missing = || {
+            let message = "there is no such item, or not any more";
+            ApiError::not_found("response_not_found", message).param(format!("input[{at}]"))
+        };
+        let message = response::message_of_item(&id).ok_or_else(missing)?;
+        if !wholes.contains_key(&message) {
+            if wholes.len() >= api.settings.recounted_max {
+                return Err(asking::too_many(api.settings.recounted_max));
+            }
+            let found = match look(api, caller, &message).await {
+                Ok(found) => found.ok_or_else(missing)?,
+                Err(SessionError::NotFound | SessionError::Gone) => return Err(missing()),
+                Err(error) => return Err(error.into()),
+            };
+            wholes.insert(message.clone(), found.asked.whole(&found.standing));
+        }
+        let output = wholes[&message]["output"].as_array();
+        let item = output.and_then(|items| items.iter().find(|item| item["id"] == *id));
+        new.resolve(at, item.ok_or_else(missing)?.clone());
+    }
+    Ok(())
 }
 
 /// What idempotency keys count for.
@@ -223,7 +252,7 @@ fn echo(stored: Option<Value>) -> Echo {
 }
 
 /// What was asked with a message; none if it is none of a person's.
-async fn asked(session: &Session, message: &MessageId) -> ApiResult<Option<Asked>> {
+async fn asked(session: &Session, message: &MessageId) -> Result<Option<Asked>, ReadError> {
     let Some(entry) = session.ledger.entry(message.seq()).await? else {
         return Ok(None);
     };
@@ -271,19 +300,30 @@ struct Found {
 async fn find(api: &Api, caller: &Caller, id: &str, right: Right) -> ApiResult<Found> {
     let message = response::message(id).ok_or_else(not_found)?;
     caller.enter(&message.session(), right)?;
-    let session = match api.sessions.get(caller.tenant(), &message.session()).await {
-        Ok(session) => session,
-        Err(SessionError::NotFound) => return Err(not_found()),
-        Err(error) => return Err(error.into()),
-    };
-    let standing = outcome::look(&session, &message).await?;
-    let standing = standing.ok_or_else(not_found)?;
-    let asked = asked(&session, &message).await?.ok_or_else(not_found)?;
-    Ok(Found {
+    match look(api, caller, &message).await {
+        Ok(found) => found.ok_or_else(not_found),
+        Err(SessionError::NotFound) => Err(not_found()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The response to a message; none if there is no such message.
+async fn look(
+    api: &Api,
+    caller: &Caller,
+    message: &MessageId,
+) -> Result<Option<Found>, SessionError> {
+    let session = api
+        .sessions
+        .get(caller.tenant(), &message.session())
+        .await?;
+    let standing = outcome::look(&session, message).await?;
+    let asked = asked(&session, message).await?;
+    Ok(standing.zip(asked).map(|(standing, asked)| Found {
         session,
         asked,
         standing,
-    })
+    }))
 }
 
 #[derive(Deserialize)]

@@ -234,6 +234,22 @@ impl NewResponse {
         self.store != Some(false)
     }
 
+    /// Items of the input that stand for items of responses: their places and their ids.
+    pub(super) fn references(&self) -> Vec<(usize, String)> {
+        let items = self.input.as_array().into_iter().flatten().enumerate();
+        items
+            .filter(|(_, item)| item["type"] == "item_reference")
+            .filter_map(|(at, item)| Some((at, item["id"].as_str()?.to_owned())))
+            .collect()
+    }
+
+    /// Put an item where one stands for it.
+    pub(super) fn resolve(&mut self, at: usize, item: Value) {
+        if let Some(place) = self.input.get_mut(at) {
+            *place = item;
+        }
+    }
+
     pub(super) fn echo(&self, opened: bool) -> Echo {
         Echo {
             previous_response_id: self.previous_response_id.clone(),

@@ -53,7 +53,11 @@ pub(super) fn openai() -> Vec<Operation> {
         .codes(SESSION)
         .codes(MESSAGE)
         .codes(ASKED)
-        .codes(&["previous_response_not_found", "session_exists"]),
+        .codes(&[
+            "previous_response_not_found",
+            "response_not_found",
+            "session_exists",
+        ]),
         of(
             "GET",
             "/v1/responses/{id}",

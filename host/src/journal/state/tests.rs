@@ -588,10 +588,7 @@ fn a_turn_that_asked_for_tools_says_no_more() {
         "5: it is another agent's turn",
     );
     // What was asked for was shown: a turn that fails after it is not made again.
-    check(
-        &format!("{asked}end r.t0.a failed * code=agent"),
-        "",
-    );
+    check(&format!("{asked}end r.t0.a failed * code=agent"), "");
 }
 
 #[test]

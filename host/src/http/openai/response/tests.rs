@@ -134,6 +134,16 @@ fn a_response_says_what_was_shown_and_what_it_took() {
 }
 
 #[test]
+fn items_name_their_message() {
+    for id in ["msg_s:2", "fc_s:2_call_1:x", "fc_s:2_"] {
+        assert_eq!(message_of_item(id), Some(asked().message), "{id}");
+    }
+    for bad in ["s:2", "msg_s", "fc_s:2", "fc_s:x_1", "rs_1"] {
+        assert_eq!(message_of_item(bad), None, "{bad}");
+    }
+}
+
+#[test]
 fn ids_come_back() {
     assert_eq!(message(&asked().id()), Some(asked().message));
     for bad in [

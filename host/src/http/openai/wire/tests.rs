@@ -185,7 +185,7 @@ fn what_a_response_cannot_be_is_named() {
         (json!({"input": 1}), "invalid_json", "input"),
         (json!({"input": []}), "invalid_json", "input"),
         (
-            json!({"input": [{"type": "item_reference", "id": "x"}]}),
+            json!({"input": [{"type": "file_search_call", "id": "x"}]}),
             "unsupported_value",
             "input[0]",
         ),
