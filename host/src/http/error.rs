@@ -33,11 +33,11 @@ const QUOTA_RETRY_S: u32 = 60;
 pub(super) struct ApiError {
     status: StatusCode,
     code: &'static str,
-    message: String,
+    message: Box<str>,
     /// The field of the request that is wrong, where one is.
-    param: Option<String>,
+    param: Option<Box<str>>,
     /// For the log.
-    internal: Option<String>,
+    internal: Option<Box<str>>,
     /// Beside `error` in the body.
     fields: Option<Value>,
     /// They are inside of it instead.
@@ -59,11 +59,12 @@ pub(super) type ApiResult<T> = Result<T, ApiError>;
 
 impl ApiError {
     pub(super) fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
-        let (message, is_final) = (message.into(), status == StatusCode::CONFLICT);
+        let message: String = message.into();
+        let is_final = status == StatusCode::CONFLICT;
         Self {
             status,
             code,
-            message,
+            message: message.into(),
             param: None,
             internal: None,
             fields: None,
@@ -144,7 +145,7 @@ impl ApiError {
             "something went wrong inside the server",
         );
         Self {
-            internal: Some(internal.to_string()),
+            internal: Some(internal.to_string().into()),
             ..error
         }
     }
@@ -163,7 +164,7 @@ impl ApiError {
         );
         let entry = damage.seq.map(|seq| Offset(seq).to_string());
         Self {
-            internal: Some(damage.to_string()),
+            internal: Some(damage.to_string().into()),
             is_final: true,
             ..error.with(json!({"session": journal.session, "entry": entry}))
         }
@@ -186,7 +187,7 @@ impl ApiError {
     }
 
     /// Of this field of the request, as `messages[0].content`.
-    pub(super) fn param(self, param: impl Into<String>) -> Self {
+    pub(super) fn param(self, param: impl Into<Box<str>>) -> Self {
         Self {
             param: Some(param.into()),
             ..self
@@ -230,7 +231,7 @@ impl ApiError {
         let message = "the server's disk failed: it takes no more writes until it is restarted";
         let error = Self::new(StatusCode::SERVICE_UNAVAILABLE, "store_latched", message);
         Self {
-            internal: Some(internal.to_string()),
+            internal: Some(internal.to_string().into()),
             ..error
         }
     }
