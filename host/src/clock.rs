@@ -41,7 +41,8 @@ impl Time {
 )]
 pub struct Day(u32);
 
-const DAY_MS: u64 = 24 * 60 * 60 * 1000;
+/// Of every day: leap seconds are none of ours.
+pub const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 
 /// A text that is no day.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

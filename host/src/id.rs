@@ -114,6 +114,8 @@ names! {
     SessionId: "a session", NAME, is_name;
     /// A document of a session.
     SlotName: "a slot", NAME, is_name;
+    /// Where notices are pushed to.
+    WebhookName: "a webhook", LABEL, is_label;
     /// A secret of a tenant.
     SecretName: "a secret", NAME, is_name;
     /// A person, or a program on behalf of one.
@@ -216,6 +218,9 @@ impl Digest {
 pub struct StreamId(pub [u8; 16]);
 
 impl StreamId {
+    /// Of every tenant's notices. No fresh one is this.
+    pub const NOTICES: Self = Self([0; 16]);
+
     pub fn fresh() -> Self {
         Self(*uuid::Uuid::now_v7().as_bytes())
     }
@@ -310,6 +315,66 @@ impl std::str::FromStr for Offset {
 impl fmt::Display for Offset {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:016}_{:016}", self.0.0, 0)
+    }
+}
+
+/// A place in a tenant's notices, written as an [`Offset`] is: after all that one commit added, and so many of those that
+/// the next one did.
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(try_from = "String", into = "String")]
+pub struct NoticeOffset {
+    pub after: Seq,
+    pub index: u32,
+}
+
+impl NoticeOffset {
+    pub fn after(seq: Seq) -> Self {
+        Self {
+            after: seq,
+            index: 0,
+        }
+    }
+}
+
+impl std::str::FromStr for NoticeOffset {
+    type Err = MalformedOffset;
+
+    fn from_str(text: &str) -> Result<Self, MalformedOffset> {
+        if text == "-1" {
+            return Ok(Self::default());
+        }
+        let (after, index) = text.split_once('_').ok_or(MalformedOffset)?;
+        let number = |part: &str| -> Result<u64, MalformedOffset> {
+            let is_number = part.len() == 16 && part.bytes().all(|byte| byte.is_ascii_digit());
+            let number = is_number.then(|| part.parse().ok()).flatten();
+            number.ok_or(MalformedOffset)
+        };
+        Ok(Self {
+            after: Seq(number(after)?),
+            index: u32::try_from(number(index)?).map_err(|_| MalformedOffset)?,
+        })
+    }
+}
+
+impl TryFrom<String> for NoticeOffset {
+    type Error = MalformedOffset;
+
+    fn try_from(text: String) -> Result<Self, MalformedOffset> {
+        text.parse()
+    }
+}
+
+impl From<NoticeOffset> for String {
+    fn from(offset: NoticeOffset) -> Self {
+        offset.to_string()
+    }
+}
+
+impl fmt::Display for NoticeOffset {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016}_{:016}", self.after.0, self.index)
     }
 }
 

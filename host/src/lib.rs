@@ -36,6 +36,7 @@ pub mod journal;
 pub mod ledger;
 pub mod logs;
 pub mod model;
+pub mod notices;
 pub mod runtime;
 pub mod seal;
 pub mod secret;

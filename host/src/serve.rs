@@ -16,13 +16,17 @@ use tokio::sync::Semaphore;
 use crate::agents::Agents;
 use crate::audit::Audit;
 use crate::budgets::{BookError, Budgets, TenantBudget, Terms};
-use crate::clock::Clock;
+use crate::clock::{Clock, DAY_MS};
 use crate::config::{self, Config, Durability as DurabilitySetting};
 use crate::egress::{Egress, SetupError as EgressSetupError};
+use crate::fair;
 use crate::http::{self, Bounds, Patience, Settings, Tls, TlsError};
 use crate::journal::entry::Price;
 use crate::logs::Logs;
 use crate::model::{CacheBounds, ModelConfig, Models, SetupError};
+use crate::notices::webhook::Patience as PushPatience;
+use crate::notices::webhooks::{self, Webhooks};
+use crate::notices::{Kept, Notices};
 use crate::runtime::compiler::Compiling;
 use crate::runtime::cpu::Minutes;
 use crate::runtime::engine::Runtime;
@@ -111,14 +115,18 @@ pub async fn serve(
     let forgetting = tokio::spawn(forgetting);
     // Before any stream can change.
     host.subscriptions.take_up().await;
+    host.webhooks.take_up().await;
     let sweeping = tokio::spawn(host.streams.clone().sweep());
     let waking = tokio::spawn(host.subscriptions.clone().run());
+    let forgetting_notices = tokio::spawn(host.notices.clone().sweep());
 
     let audit_entries_max = as_usize(config.limits.audit_entries_max);
     let router = http::router(http::Parts {
         sessions: host.sessions.clone(),
         durable: host.streams.clone(),
         subscriptions: host.subscriptions.clone(),
+        notices: host.notices.clone(),
+        webhooks: host.webhooks.clone(),
         tenants: host.tenants.clone(),
         secrets: host.secrets.clone(),
         audit: Audit::new(host.store.clone(), audit_entries_max),
@@ -152,7 +160,8 @@ pub async fn serve(
         stop
     );
     host.subscriptions.stop().await;
-    let tasks = [agenda, forgetting, sweeping, waking];
+    host.webhooks.stop().await;
+    let tasks = [agenda, forgetting, sweeping, waking, forgetting_notices];
     for task in tasks.into_iter().chain(reloading) {
         task.abort();
         // They hold the store: whoever opens it next must not find it taken.
@@ -176,6 +185,8 @@ struct Host {
     sessions: Sessions,
     streams: Streams,
     subscriptions: Subscriptions,
+    notices: Notices,
+    webhooks: Webhooks,
     secrets: Secrets,
     logs: Logs,
     unclean: bool,
@@ -258,22 +269,50 @@ impl Host {
                 config.sessions.invoked_expire_after.as_millis(),
             )
             .unwrap_or(u64::MAX),
-            seal,
+            seal: seal.clone(),
             unclean,
         });
         let open_max = as_usize(config.limits.stream_open_max);
         let streams = Streams::new(store.clone(), clock.clone(), tenants.clone(), open_max);
+        let gate = Arc::<fair::Gate>::default();
+        let host_max = as_usize(config.limits.webhooks_max).max(1);
+        let places = fair::Bounds {
+            host_max,
+            // One tenant's that hang leave room for others'.
+            tenant_max: host_max.div_ceil(2),
+        };
         let subscriptions = Subscriptions::new(subscriptions::Parts {
             store: store.clone(),
             clock: clock.clone(),
             streams: streams.clone(),
             tenants: tenants.clone(),
-            egress,
+            egress: egress.clone(),
             keys,
+            gate: gate.clone(),
+            places,
             bounds: subscriptions::Bounds {
                 subscriptions_max: as_usize(config.limits.subscriptions_max),
                 streams_max: as_usize(config.limits.subscription_streams_max),
-                webhooks_max: as_usize(config.limits.webhooks_max),
+            },
+        });
+        let kept = Kept {
+            notices_max: config.limits.notices_max,
+            ms_max: config.limits.notice_days_max.saturating_mul(DAY_MS),
+        };
+        let notices = Notices::new(store.clone(), clock.clone(), tenants.clone(), kept);
+        let webhooks = Webhooks::new(webhooks::Parts {
+            notices: notices.clone(),
+            egress,
+            seal,
+            gate,
+            places,
+            bounds: webhooks::Bounds {
+                webhooks_max: as_usize(config.limits.webhooks_tenant_max),
+                dead_letters_max: config.limits.dead_letters_max,
+                patience: PushPatience {
+                    attempts_max: config.limits.webhook_attempts_max,
+                    backoff_ms_max: config.limits.webhook_backoff_ms_max,
+                },
             },
         });
         Ok(Self {
@@ -284,6 +323,8 @@ impl Host {
             sessions,
             streams,
             subscriptions,
+            notices,
+            webhooks,
             secrets,
             logs,
             unclean,
@@ -497,6 +538,7 @@ fn settings(config: &Config) -> Result<Settings, ServeError> {
         stream_live: Duration::from_millis(config.limits.stream_live_ms_max),
         body_stall: Duration::from_millis(config.limits.body_stall_ms_max),
         body_time: Duration::from_millis(config.limits.body_ms_max),
+        write_stall: Duration::from_millis(config.limits.write_stall_ms_max),
         is_secure: config.http.tls.is_some(),
         cors_origins: config
             .http

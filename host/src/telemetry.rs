@@ -210,6 +210,9 @@ pub enum Limit {
     Subscriptions,
     SubscriptionStreams,
     Webhooks,
+    WebhooksTenant,
+    DeadLetters,
+    Notices,
 }
 
 impl Limit {
@@ -261,6 +264,9 @@ impl Limit {
             Self::Subscriptions => "subscriptions_max",
             Self::SubscriptionStreams => "subscription_streams_max",
             Self::Webhooks => "webhooks_max",
+            Self::WebhooksTenant => "webhooks_tenant_max",
+            Self::DeadLetters => "dead_letters_max",
+            Self::Notices => "notices_max",
         }
     }
 }

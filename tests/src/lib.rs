@@ -1,7 +1,7 @@
 //! Tests from outside: `antiphon::serve` itself, in process, on a free port and a fresh
 //! data folder, spoken to over HTTP; and the rules of the source tree (`tidy`).
 //!
-//! - The harness: `server`, [`process`] (the real binary), `client`, `logged`, `described`, `origin`, `stream`, `guests`, `golden`.
+//! - The harness: `browser`, `server`, [`process`] (the real binary), `client`, `logged`, `described`, `origin`, `stream`, `guests`, `golden`.
 //! - [`load`]: what benchmarks share.
 //! - [`torture`]: the real binary, killed again and again under load, and the laws that hold all the same.
 //! - The tests: the other modules, one topic each.
@@ -14,6 +14,8 @@ pub mod load;
 pub mod process;
 pub mod torture;
 
+#[cfg(test)]
+mod browser;
 #[cfg(test)]
 mod client;
 #[cfg(test)]
@@ -45,6 +47,8 @@ mod budget;
 mod bursts;
 #[cfg(test)]
 mod bus;
+#[cfg(test)]
+mod console;
 #[cfg(test)]
 mod contract;
 #[cfg(test)]
@@ -80,6 +84,8 @@ mod models;
 #[cfg(test)]
 mod nested;
 #[cfg(test)]
+mod notices;
+#[cfg(test)]
 mod offsets;
 #[cfg(test)]
 mod openai;
@@ -106,6 +112,8 @@ mod slots;
 #[cfg(test)]
 mod slow;
 #[cfg(test)]
+mod sockets;
+#[cfg(test)]
 mod subscriptions;
 #[cfg(test)]
 mod suspended;
@@ -119,3 +127,5 @@ mod tls;
 mod tokens;
 #[cfg(test)]
 mod uploads;
+#[cfg(test)]
+mod webhooks;

@@ -58,7 +58,7 @@ fn height(module: &str) -> Option<u32> {
         "egress" | "model" | "logs" | "budgets" => 4,
         "ledger" => 5,
         "agents" | "audit" | "tenants" | "secrets" | "runtime" | "streams" => 6,
-        "session" | "subscriptions" => 7,
+        "notices" | "session" | "subscriptions" => 7,
         "http" => 8,
         // Leaves: anybody may use them, and they use nothing above names and time.
         "config" | "fair" | "seal" | "secret" | "shutdown" | "telemetry" | "guest" => 1,
@@ -256,6 +256,48 @@ fn every_limit_is_documented() {
         .filter(|name| !docs.contains(name))
         .collect();
     assert!(missing.is_empty(), "in no document: {missing:?}");
+}
+
+/// What others wrote is shown as text and as nothing else, and the page asks nobody but its server.
+#[test]
+fn the_console_has_one_way_to_show_text() {
+    let folder = "host/src/http/console";
+    let kinds = ["js", "html", "css", "svg"];
+    let files: Vec<File> = kinds.iter().flat_map(|kind| files(folder, kind)).collect();
+    assert!(files.len() > 15, "the page was read");
+    for file in &files {
+        assert!(
+            file.text.lines().count() <= 400,
+            "{} is too long",
+            file.name
+        );
+        // The name of SVG is an address that nobody asks.
+        let text = file.text.replace("http://www.w3.org/2000/svg", "");
+        for word in [
+            "innerHTML",
+            "outerHTML",
+            "insertAdjacentHTML",
+            "createContextualFragment",
+            "DOMParser",
+            "srcdoc",
+            "document.write",
+            "eval(",
+            "Function(",
+            "javascript:",
+            "http://",
+            "https://",
+            "url(",
+            "@import",
+        ] {
+            assert!(!text.contains(word), "{}: {word}", file.name);
+        }
+        // The page's policy would drop them without a word.
+        if file.name.ends_with(".html") {
+            for word in [" style=", "<style", " onclick", " onload", " onerror"] {
+                assert!(!text.contains(word), "{}: {word}", file.name);
+            }
+        }
+    }
 }
 
 /// A guest that nobody uses tests nothing.

@@ -124,6 +124,18 @@ pub struct Limits {
     pub subscription_streams_max: u64,
     /// Requests to webhooks under way; more wait.
     pub webhooks_max: u64,
+    /// Commits that had something to tell, kept of a tenant's notices; the oldest goes first.
+    pub notices_max: u64,
+    /// Days after which notices are not kept.
+    pub notice_days_max: u64,
+    /// Webhooks of one tenant.
+    pub webhooks_tenant_max: u64,
+    /// Times that a webhook is sent the same notices, before they are put aside as a dead letter.
+    pub webhook_attempts_max: u64,
+    /// The longest pause between two of these times.
+    pub webhook_backoff_ms_max: u64,
+    /// Dead letters kept of one webhook; the oldest goes first.
+    pub dead_letters_max: u64,
     /// Entries kept of what administrators did, of each tenant; the oldest goes first.
     pub audit_entries_max: u64,
     /// Kept of what one agent printed and logged; the oldest goes first.
@@ -247,6 +259,14 @@ impl Default for Limits {
             // Some 300 bytes each, in memory and in the store.
             subscription_streams_max: 10_000,
             webhooks_max: 64,
+            // Some 200 bytes each: a week of a busy server, or what nobody looks at.
+            notices_max: 1_000_000,
+            notice_days_max: 7,
+            webhooks_tenant_max: 20,
+            // With the pauses some nineteen hours: somebody looks at a server that is away for a working day.
+            webhook_attempts_max: 30,
+            webhook_backoff_ms_max: 60 * 60 * 1_000,
+            dead_letters_max: 1_000,
             // A year of a deploy an hour, 300 bytes each.
             audit_entries_max: 10_000,
             log_bytes_max: MIB,
@@ -266,7 +286,7 @@ fn cores() -> u64 {
 
 impl Limits {
     /// Every limit by name.
-    pub(super) fn named(&self) -> [(&'static str, u64); 59] {
+    pub(super) fn named(&self) -> [(&'static str, u64); 65] {
         // Taken apart whole, so that a new field cannot be forgotten here.
         let Self {
             component_bytes_max,
@@ -323,6 +343,12 @@ impl Limits {
             subscriptions_max,
             subscription_streams_max,
             webhooks_max,
+            notices_max,
+            notice_days_max,
+            webhooks_tenant_max,
+            webhook_attempts_max,
+            webhook_backoff_ms_max,
+            dead_letters_max,
             audit_entries_max,
             log_bytes_max,
             cache_bytes_max,
@@ -384,6 +410,12 @@ impl Limits {
             ("subscriptions_max", subscriptions_max),
             ("subscription_streams_max", subscription_streams_max),
             ("webhooks_max", webhooks_max),
+            ("notices_max", notices_max),
+            ("notice_days_max", notice_days_max),
+            ("webhooks_tenant_max", webhooks_tenant_max),
+            ("webhook_attempts_max", webhook_attempts_max),
+            ("webhook_backoff_ms_max", webhook_backoff_ms_max),
+            ("dead_letters_max", dead_letters_max),
             ("audit_entries_max", audit_entries_max),
             ("log_bytes_max", log_bytes_max),
             ("cache_bytes_max", cache_bytes_max),

@@ -3,6 +3,7 @@
 //! - [`allow`], [`address`], [`head`], [`redirect`]: pure: rules of an agent's configuration,
 //!   addresses that may be dialled, headers and secrets, where an answer sends a request on to.
 //! - [`dial`]: connections that obey them.
+//! - [`webhook`]: where the host may send something by itself.
 //!
 //! Every hop of a request is checked like the first: its rule, its address, its secret.
 //! Invariant: nothing is sent that no rule covers, and a secret goes only with a request whose own
@@ -17,6 +18,7 @@ pub mod head;
 pub mod redirect;
 #[cfg(test)]
 pub(crate) mod simulated;
+pub mod webhook;
 
 use std::collections::BTreeMap;
 use std::future::Future;

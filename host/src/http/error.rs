@@ -211,7 +211,6 @@ impl ApiError {
         }
     }
 
-    /// Asking again changes nothing.
     /// More about it, inside of `error`.
     pub(super) fn within(self, fields: Value) -> Self {
         Self {
@@ -220,6 +219,7 @@ impl ApiError {
         }
     }
 
+    /// Asking again changes nothing.
     pub(super) fn final_(self) -> Self {
         Self {
             is_final: true,

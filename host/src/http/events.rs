@@ -39,7 +39,7 @@ const ITEMS_MAX: usize = 200;
 
 #[derive(Deserialize)]
 pub(super) struct EventQuery {
-    offset: Option<String>,
+    pub(super) offset: Option<String>,
     live: Option<String>,
 }
 
@@ -74,8 +74,8 @@ pub(super) async fn events(
         .and_then(|value| value.to_str().ok());
     let after = start(&session, last_id.or(query.offset.as_deref()))?;
     match query.live.as_deref() {
-        Some("sse") => live(api, caller, session, after),
-        None if body::wants_events(&headers) => live(api, caller, session, after),
+        Some("sse") => live(&api, caller, session, after),
+        None if body::wants_events(&headers) => live(&api, caller, session, after),
         Some("long-poll") => poll(&api, caller, &session, after).await,
         None => Ok(page(&session, after).await?.0),
         Some(_) => Err(ApiError::bad(
@@ -165,8 +165,9 @@ async fn poll(
     Ok(page(session, after).await?.0)
 }
 
-/// What an event stream needs between two events.
-struct Stream {
+/// The events of a session from a place on: those that are there, then live. Ends with the session, and when the host
+/// stops.
+pub(super) struct Events {
     api: Api,
     session: Arc<Session>,
     follower: Follower,
@@ -174,51 +175,70 @@ struct Stream {
     _permit: StreamPermit,
 }
 
-fn live(api: Api, caller: Caller, session: Arc<Session>, after: Seq) -> ApiResult<Response> {
-    let permit = api.streams.permit(&session.journal.tenant)?;
-    let lapsed = caller.lapsed(api.clone());
-    let follower = session.ledger.follow(after);
-    let state = Stream {
-        api,
-        session,
-        follower,
-        ready: VecDeque::new(),
-        _permit: permit,
-    };
-    let events = stream::unfold(state, |mut state| async move {
+impl Events {
+    /// As a caller who may read the session asks.
+    pub(super) async fn open(
+        api: &Api,
+        caller: &Caller,
+        id: &SessionId,
+        offset: Option<&str>,
+    ) -> ApiResult<Self> {
+        let session = api.sessions.get(caller.tenant(), id).await?;
+        let after = start(&session, offset)?;
+        Self::after(api, session, after)
+    }
+
+    fn after(api: &Api, session: Arc<Session>, after: Seq) -> ApiResult<Self> {
+        let permit = api.streams.permit(&session.journal.tenant)?;
+        let follower = session.ledger.follow(after);
+        Ok(Self {
+            api: api.clone(),
+            session,
+            follower,
+            ready: VecDeque::new(),
+            _permit: permit,
+        })
+    }
+
+    /// The next one, once it is durable.
+    pub(super) async fn next(&mut self) -> Option<Encoded> {
         loop {
-            if let Some(encoded) = state.ready.pop_front() {
-                let id = Offset(encoded.seq).to_string();
-                let event = sse::event(&id, encoded.kind.name(), &encoded.public());
-                return Some((event, state));
+            if let Some(encoded) = self.ready.pop_front() {
+                return Some(encoded);
             }
             let next = tokio::select! {
-                next = state.follower.next() => next,
+                next = self.follower.next() => next,
                 // The client comes back with its last id, to whoever serves then.
-                () = state.api.shutdown.stopping() => return None,
+                () = self.api.shutdown.stopping() => return None,
             };
             match next {
                 Ok(entries) => {
-                    state
-                        .ready
-                        .extend(entries.into_iter().filter(|entry| entry.kind.is_visible()));
+                    let visible = entries.into_iter().filter(|entry| entry.kind.is_visible());
+                    self.ready.extend(visible);
                 }
                 Err(FollowError::Dead(Dead::Closed | Dead::Fenced | Dead::Illegal(_))) => {
-                    if state.session.ledger.look(|it| it.phase) == Phase::Ended {
+                    if self.session.ledger.look(|it| it.phase) == Phase::Ended {
                         return None;
                     }
-                    let journal = &state.session.journal;
-                    let session = state
-                        .api
-                        .sessions
-                        .get(&journal.tenant, &journal.session)
-                        .await;
-                    state.session = session.ok()?;
-                    state.follower = state.session.ledger.follow(state.follower.at());
+                    let journal = &self.session.journal;
+                    let session = self.api.sessions.get(&journal.tenant, &journal.session);
+                    self.session = session.await.ok()?;
+                    self.follower = self.session.ledger.follow(self.follower.at());
                 }
                 Err(_) => return None,
             }
         }
+    }
+}
+
+fn live(api: &Api, caller: Caller, session: Arc<Session>, after: Seq) -> ApiResult<Response> {
+    let lapsed = caller.lapsed(api.clone());
+    let events = Events::after(api, session, after)?;
+    let events = stream::unfold(events, |mut events| async move {
+        let encoded = events.next().await?;
+        let id = Offset(encoded.seq).to_string();
+        let event = sse::event(&id, encoded.kind.name(), &encoded.public());
+        Some((event, events))
     });
     Ok(sse::response(events, lapsed))
 }

@@ -117,6 +117,20 @@ struct Rotation {
     overlap: Option<u64>,
 }
 
+/// How long what is followed by another one is good for, as a body says.
+pub(super) fn overlap_ms(bytes: &[u8]) -> ApiResult<u64> {
+    let rotation: Rotation = match bytes.is_empty() {
+        true => Rotation::default(),
+        false => body::json(bytes)?,
+    };
+    let overlap = rotation.overlap.unwrap_or(OVERLAP);
+    if overlap > OVERLAP_MAX {
+        let message = format!("`overlap` is 0 to {OVERLAP_MAX} seconds");
+        return Err(ApiError::bad("invalid_json", message));
+    }
+    Ok(overlap * 1_000)
+}
+
 pub(super) async fn rotate(
     State(api): State<Api>,
     caller: Caller,
@@ -124,18 +138,8 @@ pub(super) async fn rotate(
     Body(bytes): Body,
 ) -> ApiResult<Response> {
     caller.need(Right::Admin)?;
-    let rotation: Rotation = match bytes.is_empty() {
-        true => Rotation::default(),
-        false => body::json(&bytes)?,
-    };
-    let overlap = rotation.overlap.unwrap_or(OVERLAP);
-    if overlap > OVERLAP_MAX {
-        let message = format!("`overlap` is 0 to {OVERLAP_MAX} seconds");
-        return Err(ApiError::bad("invalid_json", message));
-    }
-    let rotated = api
-        .tenants
-        .rotate_key(caller.tenant(), &id, overlap * 1_000);
+    let overlap_ms = overlap_ms(&bytes)?;
+    let rotated = api.tenants.rotate_key(caller.tenant(), &id, overlap_ms);
     let (new, old) = rotated.await?;
     let mut json = minted(&new);
     json["replaces"] = shown(&old);

@@ -11,6 +11,7 @@ mod audit;
 mod auth;
 mod body;
 mod bus;
+mod console;
 mod durable;
 mod error;
 mod events;
@@ -19,6 +20,7 @@ mod health;
 mod inspect;
 mod invoke;
 mod keys;
+mod notices;
 mod openai;
 mod openapi;
 mod operations;
@@ -27,6 +29,7 @@ mod secrets;
 mod server;
 mod sessions;
 mod slots;
+mod socket;
 mod sse;
 mod streams;
 mod tenants;
@@ -34,6 +37,7 @@ mod tls;
 mod tokens;
 mod usage;
 mod watch;
+mod webhooks;
 mod wire;
 
 use std::sync::Arc;
@@ -52,6 +56,8 @@ use crate::audit::Audit;
 use crate::clock::Clock;
 use crate::id::TenantId;
 use crate::logs::Logs;
+use crate::notices::Notices;
+use crate::notices::webhooks::Webhooks;
 use crate::secrets::Secrets;
 use crate::session::Sessions;
 use crate::shutdown::Shutdown;
@@ -76,6 +82,8 @@ pub struct Parts {
     pub sessions: Sessions,
     pub durable: Streams,
     pub subscriptions: Subscriptions,
+    pub notices: Notices,
+    pub webhooks: Webhooks,
     pub tenants: Tenants,
     pub secrets: Secrets,
     pub audit: Audit,
@@ -109,6 +117,8 @@ pub struct Settings {
     /// Until more of a body comes, and until all of it has come.
     pub body_stall: Duration,
     pub body_time: Duration,
+    /// Until a client takes more of what is written, where a connection is not watched as a whole: a WebSocket.
+    pub write_stall: Duration,
     /// Clients reach the server over TLS.
     pub is_secure: bool,
     pub cors_origins: Vec<HeaderValue>,
@@ -181,10 +191,29 @@ pub fn router(parts: Parts) -> Router {
         .route("/v1/sessions/{id}/interrupt", post(sessions::interrupt))
         .route("/v1/sessions/{id}/fork", post(forks::create))
         .route("/v1/sessions/{id}/events", get(events::events))
+        .route("/v1/sessions/{id}/socket", get(socket::open))
         .route("/v1/sessions/{id}/transcript", get(events::transcript))
         .route("/v1/sessions/{id}/journal", get(events::journal))
         .route("/v1/sessions/{id}/turns/{turn}", get(inspect::turn))
         .route("/v1/sessions/{id}/values/{digest}", get(inspect::value))
+        .route("/v1/notices", get(notices::list_or_follow))
+        .route("/v1/webhooks", get(webhooks::list))
+        .route(
+            "/v1/webhooks/{name}",
+            get(webhooks::show)
+                .put(webhooks::put)
+                .delete(webhooks::remove),
+        )
+        .route("/v1/webhooks/{name}/rotate", post(webhooks::rotate))
+        .route("/v1/webhooks/{name}/dead-letters", get(webhooks::letters))
+        .route(
+            "/v1/webhooks/{name}/dead-letters/{letter}",
+            delete(webhooks::forget_letter),
+        )
+        .route(
+            "/v1/webhooks/{name}/dead-letters/{letter}/retry",
+            post(webhooks::retry_letter),
+        )
         .route("/v1/sessions/{id}/slots", get(slots::list))
         .route(
             "/v1/sessions/{id}/slots/{name}",
@@ -258,6 +287,8 @@ pub fn router(parts: Parts) -> Router {
         .route("/v1/usage", get(usage::show))
         .route("/v1/audit", get(audit::list))
         .route("/v1/openapi.json", get(openapi::show))
+        .route("/console", get(console::page))
+        .route("/console/{*path}", get(console::file))
         .route("/metrics", get(health::metrics))
         .route("/healthz", get(health::alive))
         .route("/readyz", get(health::ready))
@@ -340,8 +371,8 @@ fn cors(origins: &[HeaderValue]) -> CorsLayer {
         .expose_headers(exposed.map(HeaderName::from_static))
 }
 
-/// Every answer names its request, and tells browsers to be careful with it: it is data, nobody's
-/// page, and for the one who asked.
+/// Every answer names its request, and tells browsers to be careful with it: it is data, and for the one
+/// who asked. The console alone is a page, and says itself what a page may do.
 async fn heads(
     axum::extract::State(api): axum::extract::State<Api>,
     mut request: Request,
@@ -362,6 +393,9 @@ async fn heads(
     for (name, value) in CAREFUL {
         headers.insert(name, HeaderValue::from_static(value));
     }
+    headers
+        .entry("content-security-policy")
+        .or_insert(HeaderValue::from_static(NO_PAGE));
     if api.settings.is_secure {
         let year = HeaderValue::from_static("max-age=31536000");
         headers.insert("strict-transport-security", year);
@@ -373,15 +407,14 @@ async fn heads(
 }
 
 /// What browsers are told with every answer.
-const CAREFUL: [(&str, &str); 4] = [
+const CAREFUL: [(&str, &str); 3] = [
     ("x-content-type-options", "nosniff"),
     ("referrer-policy", "no-referrer"),
     ("cross-origin-resource-policy", "same-origin"),
-    (
-        "content-security-policy",
-        "default-src 'none'; frame-ancestors 'none'",
-    ),
 ];
+
+/// What an answer that is no page may do in a browser: nothing.
+const NO_PAGE: &str = "default-src 'none'; frame-ancestors 'none'";
 
 /// A handler broke down. Its words are for the log, and may hold anything.
 fn panicked(_: Box<dyn std::any::Any + Send>) -> Response {

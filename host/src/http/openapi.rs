@@ -7,6 +7,7 @@
 //! The document is kept in `docs/openapi.json` too. Tests hold it to the route table, and every answer
 //! that a test gets to it: an answer with a status or code that is not in here fails that test.
 
+mod notices;
 mod openai;
 mod operations;
 mod schemas;
@@ -43,6 +44,7 @@ const CODES: &[(u16, &[&str])] = &[
             "bus_header_malformed",
             "invalid_header",
             "empty_body",
+            "invalid_webhook",
             "INVALID_REQUEST",
             "WEBHOOK_URL_REJECTED",
             "unsupported_value",
@@ -78,6 +80,8 @@ const CODES: &[(u16, &[&str])] = &[
             "stream_not_found",
             "model_not_found",
             "response_not_found",
+            "webhook_not_found",
+            "dead_letter_not_found",
             "SUBSCRIPTION_NOT_FOUND",
         ],
     ),
@@ -112,7 +116,7 @@ const CODES: &[(u16, &[&str])] = &[
             "SUBSCRIPTION_ALREADY_EXISTS",
         ],
     ),
-    (410, &["session_gone", "stream_gone"]),
+    (410, &["session_gone", "stream_gone", "notices_gone"]),
     (412, &["version_mismatch"]),
     (413, &["too_large"]),
     (415, &["unsupported_media_type"]),
@@ -128,13 +132,14 @@ const CODES: &[(u16, &[&str])] = &[
             "idempotency_key_reused",
         ],
     ),
+    (426, &["upgrade_required"]),
     (428, &["version_required"]),
     (
         429,
         &["overloaded", "quota_exceeded", "bridge_depth_exceeded"],
     ),
     (500, &["internal", "session_damaged"]),
-    (502, &["turn_failed"]),
+    (502, &["turn_failed", "webhook_failed"]),
     (503, &["store_latched", "draining"]),
     (504, &["turn_deadline"]),
 ];
@@ -320,6 +325,8 @@ fn path_parameter(path: &str, name: &str) -> Value {
         ("token", _) => "KeyId",
         ("turn", _) => "TurnId",
         ("path", _) => "StreamPath",
+        ("letter", _) => "Offset",
+        ("name", path) if path.starts_with("/v1/webhooks") => "AgentName",
         _ => "Name",
     };
     json!({"name": name, "in": "path", "required": true, "schema": schemas::named(schema)})
@@ -330,6 +337,7 @@ fn query_parameter(name: &str) -> Value {
         "limit" => json!({"type": "integer", "minimum": 0}),
         "live" => json!({"enum": ["sse", "long-poll"]}),
         "live-logs" => json!({"enum": ["sse"]}),
+        "cursor-place" => schemas::named("Offset"),
         "cursor" | "session" => schemas::named("SessionId"),
         "offset" => schemas::named("Offset"),
         "from" | "to" => json!({"type": "string", "format": "date"}),

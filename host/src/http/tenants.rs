@@ -139,6 +139,7 @@ pub(super) async fn remove(
     administrator.of_all()?;
     api.tenants.begin_deletion(&tenant).await?;
     api.subscriptions.forget_tenant(&tenant).await;
+    api.webhooks.forget_tenant(&tenant).await;
     api.durable.forget_tenant(&tenant).await;
     api.sessions.remove_tenant(&api.tenants, tenant.clone());
     let json = json!({"tenant": tenant, "standing": Standing::Deleting.name()});

@@ -8,6 +8,7 @@ use crate::clock::Time;
 use crate::id::{Digest, MessageId, Seq, TurnId};
 use crate::journal::codec::{Encoded, Frame, encode};
 use crate::journal::entry::{Content, Entry, Payload, Spoke, Usage};
+use crate::journal::notice::Noted;
 use crate::journal::state::{FOLD_VERSION, IllegalEntry, State};
 use crate::store::{Generation, JournalId, OpenError, ReadError, RecordKey, Store, Tail, Write};
 
@@ -73,6 +74,8 @@ pub(super) struct Live {
     new_values: Vec<(Digest, Bytes)>,
     /// Other records of the next commit.
     new_records: Vec<Write>,
+    /// What the tenant is told with it.
+    noted: Noted,
     /// Long documents of slots, so that reading a slot never touches the disk.
     texts: HashMap<Digest, Bytes>,
     chunks: BTreeMap<TurnId, Chunk>,
@@ -121,6 +124,7 @@ impl Live {
             written_bytes: 0,
             new_values: Vec::new(),
             new_records: Vec::new(),
+            noted: Noted::default(),
             texts: HashMap::new(),
             chunks: BTreeMap::new(),
             wake: WakeRecord::Unknown,
@@ -208,7 +212,12 @@ impl Live {
         turns.iter().for_each(|turn| batch.close_chunk(turn));
     }
 
-    fn push(&mut self, now: Time, payload: Payload) -> Result<Seq, IllegalEntry> {
+    fn push(
+        &mut self,
+        journal: &JournalId,
+        now: Time,
+        payload: Payload,
+    ) -> Result<Seq, IllegalEntry> {
         // Entry times never decrease, whatever the clock does.
         let entry = Entry {
             seq: self.state.last.next(),
@@ -216,6 +225,7 @@ impl Live {
             payload,
         };
         self.state.next(&entry)?;
+        self.noted.note(&journal.session, &entry);
         let encoded = encode(&entry);
         self.recent_bytes += encoded.len();
         self.written_bytes += encoded.len() as u64;
@@ -244,6 +254,10 @@ impl Live {
             .collect();
         writes.extend(self.bill.take_writes(journal));
         writes.append(&mut self.new_records);
+        if let Some(row) = self.noted.take() {
+            let (tenant, bytes) = (journal.tenant.clone(), row.into());
+            writes.push(Write::Notice { tenant, bytes });
+        }
         writes.push(Write::Append {
             journal: journal.clone(),
             generation: owner.generation,
@@ -391,7 +405,7 @@ impl<'a> Batch<'a> {
         if self.illegal.is_none() {
             let tenant = &self.journal.tenant;
             let removed = sealed::removed(&self.live.state, tenant, &payload);
-            match self.live.push(self.now, payload) {
+            match self.live.push(self.journal, self.now, payload) {
                 Ok(_) => {
                     self.live.new_records.extend(removed);
                     let (bill, state) = (&mut self.live.bill, &self.live.state);

@@ -21,6 +21,7 @@ use crate::clock::Time;
 use crate::id::{Digest, Seq, SessionId, TenantId};
 use crate::journal::codec::{Encoded, Frame, encode};
 use crate::journal::entry::{Entry, Idempotency, SessionOpenedPrivate};
+use crate::journal::notice::Noted;
 use crate::journal::state::{Phase, State};
 use crate::ledger::wake_key;
 use crate::store::{
@@ -349,7 +350,7 @@ impl Copy {
         private: SessionOpenedPrivate,
         now: Time,
     ) -> Result<(), SessionError> {
-        let mut entries = Vec::new();
+        let (mut entries, mut noted) = (Vec::new(), Noted::default());
         for payload in self.state.fork(from, private) {
             let entry = Entry {
                 seq: self.state.last.next(),
@@ -360,9 +361,14 @@ impl Copy {
             let illegal = |illegal| SessionError::Broken(format!("its own entries: {illegal}"));
             self.state.next(&entry).map_err(illegal)?;
             entries.push(encode(&entry));
+            noted.note(&self.journal.session, &entry);
         }
         let key = fork_key(&self.journal);
-        let writes = vec![Write::Unrecord { key }, self.append(&entries)];
+        let mut writes = vec![Write::Unrecord { key }, self.append(&entries)];
+        writes.extend(noted.take().map(|row| Write::Notice {
+            tenant: self.journal.tenant.clone(),
+            bytes: row.into(),
+        }));
         self.commit(writes).await?;
         self.store.release(&self.journal, self.owner.generation);
         Ok(())

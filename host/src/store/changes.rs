@@ -6,11 +6,13 @@
 //! Invariant: a change knows what its key held before the group, so that readers can
 //! be shown that until the group is durable.
 
-use bytes::{BufMut, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 
 use super::engine::{Change, Changes, Engine, EngineError};
 use super::keys::{self, Stem};
-use super::{Write, row};
+use super::notices::Numbers;
+use super::{StreamKey, Write, row};
+use crate::id::TenantId;
 
 /// A write as rows.
 pub(in crate::store) enum Op {
@@ -24,15 +26,18 @@ pub(in crate::store) enum Op {
     Remove(Stem),
     /// One key.
     Delete(Vec<u8>),
+    /// A row under the next number.
+    Notice(TenantId, Bytes),
 }
 
 impl Op {
-    /// Of its first row; none if it has no rows.
+    /// Of its first row, or as much of it as is known; none if it has no rows.
     pub(in crate::store) fn key(&self) -> &[u8] {
         match self {
             Self::New(key, _) | Self::Delete(key) => key,
             Self::Once(rows) => rows.first().map_or(&[], |(key, _)| key),
             Self::Replace(stem, _) | Self::Remove(stem) => stem.bytes(),
+            Self::Notice(tenant, _) => tenant.as_str().as_bytes(),
         }
     }
 
@@ -47,6 +52,7 @@ impl Op {
             Self::Once(all) | Self::Replace(_, all) => rows(all),
             Self::Remove(stem) => stem.bytes().len(),
             Self::Delete(key) => key.len(),
+            Self::Notice(tenant, bytes) => tenant.as_str().len() + bytes.len(),
         }
     }
 }
@@ -92,6 +98,9 @@ pub(in crate::store) fn encode(writes: &[Write]) -> Vec<Op> {
                 let stem = keys::piece(stream, *seq);
                 ops.extend(row::encode(&stem, bytes).map(|(key, value)| Op::New(key, value)));
             }
+            Write::Notice { tenant, bytes } => {
+                ops.push(Op::Notice(tenant.clone(), bytes.clone()));
+            }
         }
     }
     ops
@@ -101,6 +110,7 @@ pub(in crate::store) fn encode(writes: &[Write]) -> Vec<Op> {
 pub(in crate::store) fn add(
     changes: &mut Changes,
     op: Op,
+    numbers: &mut Numbers,
     engine: &dyn Engine,
 ) -> Result<(), EngineError> {
     match op {
@@ -132,7 +142,18 @@ pub(in crate::store) fn add(
                 set(changes, stem.part(part), None, engine)?;
             }
         }
-        Op::Delete(key) => set(changes, key, None, engine)?,
+        Op::Delete(key) => {
+            numbers.removed(&key);
+            set(changes, key, None, engine)?;
+        }
+        Op::Notice(tenant, bytes) => {
+            let seq = numbers.next(&tenant, engine)?;
+            let stem = keys::piece(&StreamKey::notices(&tenant), seq);
+            for (key, value) in row::encode(&stem, &bytes) {
+                let (new, old) = (Some(value), None);
+                changes.insert(key, Change { new, old });
+            }
+        }
     }
     Ok(())
 }

@@ -25,6 +25,7 @@ use super::changes::{Op, add, encode};
 use super::engine::{Changes, Engine, EngineError, Others};
 use super::keys;
 use super::lines::{Line, Lines};
+use super::notices::{Ends, Numbers};
 use super::owners::{Owners, Taken, Ticket};
 use super::view::InFlight;
 use super::{Commit, CommitError, Generation, JournalId, Latched, OpenError, Tail};
@@ -67,6 +68,7 @@ enum Next {
 struct Shared {
     engine: Arc<dyn Engine>,
     in_flight: Arc<InFlight>,
+    ends: Ends,
     queue: Mutex<Queue>,
     work: Condvar,
     settled: Condvar,
@@ -86,6 +88,7 @@ impl Committer {
         let shared = Arc::new(Shared {
             engine,
             in_flight,
+            ends: Ends::default(),
             queue: Mutex::default(),
             work: Condvar::new(),
             settled: Condvar::new(),
@@ -135,6 +138,10 @@ impl Committer {
     pub(in crate::store) fn release(&self, journal: &JournalId, generation: Generation) {
         let queue = &mut *self.shared.lock();
         queue.owners.release(journal, generation, &queue.open);
+    }
+
+    pub(in crate::store) fn ends(&self) -> &Ends {
+        &self.shared.ends
     }
 
     pub(in crate::store) fn is_settled(&self) -> bool {
@@ -233,16 +240,20 @@ impl Shared {
     }
 
     fn run(&self) {
+        let mut numbers = Numbers::default();
         let mut is_tidy = true;
         loop {
             let (group, written) = match self.next(is_tidy) {
-                Next::Group(mut group) => match unwinding(|| self.write(&mut group)) {
-                    Ok(()) => {
-                        self.acknowledge(group);
-                        (Vec::new(), Ok(()))
+                Next::Group(mut group) => {
+                    match unwinding(|| self.write(&mut group, &mut numbers)) {
+                        Ok(()) => {
+                            self.ends.tell(numbers.take_new());
+                            self.acknowledge(group);
+                            (Vec::new(), Ok(()))
+                        }
+                        failed => (group, failed),
                     }
-                    failed => (group, failed),
-                },
+                }
                 Next::Idle => (Vec::new(), Ok(())),
                 Next::Closed => return,
             };
@@ -285,13 +296,14 @@ impl Shared {
     }
 
     /// A crash in here leaves the whole group or, unless the sync was over, nothing of it.
-    fn write(&self, group: &mut [Accepted]) -> Result<(), EngineError> {
+    fn write(&self, group: &mut [Accepted], numbers: &mut Numbers) -> Result<(), EngineError> {
+        numbers.begin();
         let mut changes = Changes::new();
         for op in group
             .iter_mut()
             .flat_map(|accepted| std::mem::take(&mut accepted.ops))
         {
-            add(&mut changes, op, &*self.engine)?;
+            add(&mut changes, op, numbers, &*self.engine)?;
         }
         let changes = Arc::new(changes);
         self.in_flight.publish(Some(Arc::clone(&changes)));

@@ -495,7 +495,56 @@ fn pieces_stand_in_order_and_apart(store: &dyn Store) {
     assert_eq!(seqs(&streams[3], 0, 9, 1 << 20), [1, 2, 3, 4, 5]);
 }
 
-const CONTRACT: [fn(&dyn Store); 8] = [
+fn notices_are_numbered_as_they_become_durable(store: &dyn Store) {
+    let tenant = |name: &str| TenantId::new(name).unwrap();
+    let notice = |of: &str, text: &str| Write::Notice {
+        tenant: tenant(of),
+        bytes: text.to_owned().into(),
+    };
+    let read = |of: &str, after: u64| -> Vec<(u64, Bytes)> {
+        let stream = StreamKey::notices(&tenant(of));
+        let pieces = store.pieces(&stream, Seq(after), Seq(u64::MAX), 1 << 20);
+        let pieces = pieces.unwrap().into_iter();
+        pieces.map(|(seq, bytes)| (seq.0, bytes)).collect()
+    };
+    let mut end = store.notices_end(&tenant("a")).unwrap();
+    assert_eq!(*end.borrow_and_update(), Seq(0));
+    // Of two sessions, and of another tenant.
+    let owners = ["s", "t"].map(|session| Owner::of(store, &id("a", session)));
+    for (n, owner) in owners.iter().enumerate() {
+        let mut writes = vec![notice("a", &n.to_string())];
+        writes.push(owner.append(frame(1, 1)));
+        write(store, writes);
+    }
+    write(store, vec![notice("ab", "x")]);
+    assert_eq!(read("a", 0), [(1, "0".into()), (2, "1".into())]);
+    assert_eq!(read("ab", 0), [(1, "x".into())]);
+    assert_eq!(*end.borrow_and_update(), Seq(2));
+    // A commit that is refused has no number.
+    let fenced = Commit {
+        writes: vec![notice("a", "never"), owners[0].append(frame(9, 1))],
+        done: Box::new(|_| {}),
+    };
+    assert!(store.commit(fenced).is_err());
+    // The first are removed, and the numbers go on.
+    let stream = StreamKey::notices(&tenant("a"));
+    while !store.trim(&stream, Seq(1), 1).unwrap() {}
+    write(store, vec![notice("a", "2")]);
+    assert_eq!(read("a", 0), [(2, "1".into()), (3, "2".into())]);
+    assert_eq!(*store.notices_end(&tenant("a")).unwrap().borrow(), Seq(3));
+    drop(end);
+    // With the tenant all of it goes.
+    for owner in &owners {
+        store.release(&owner.journal, owner.opened.generation);
+    }
+    while !store.clear_tenant(&tenant("a"), 2).unwrap() {}
+    assert_eq!(*store.notices_end(&tenant("a")).unwrap().borrow(), Seq(0));
+    write(store, vec![notice("a", "anew")]);
+    assert_eq!(read("a", 0), [(1, "anew".into())]);
+}
+
+const CONTRACT: [fn(&dyn Store); 9] = [
+    notices_are_numbered_as_they_become_durable,
     appends_continue_the_journal,
     commits_end_in_order,
     frames_are_found_from_inside,

@@ -7,10 +7,12 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
+use tokio::sync::watch;
 
 use super::commit::Committer;
 use super::engine::{Engine, Order};
 use super::keys::{self, Row, Stem};
+use super::notices;
 use super::transfer;
 use super::view::{InFlight, View};
 use super::{
@@ -348,6 +350,22 @@ impl Store for LocalStore {
 
     fn clear_stream(&self, stream: &StreamKey, rows_max: usize) -> Result<bool, OpenError> {
         self.remove_some(keys::stream(stream), rows_max)
+    }
+
+    fn trim(&self, stream: &StreamKey, until: Seq, rows_max: usize) -> Result<bool, OpenError> {
+        self.remove_some(keys::pieces(stream, Seq(0), until), rows_max)
+    }
+
+    fn notices_end(&self, tenant: &TenantId) -> Result<watch::Receiver<Seq>, ReadError> {
+        self.committer.ends().watch(tenant, || {
+            let range = keys::stream(&StreamKey::notices(tenant));
+            let last = self.view.keys(range, Order::Backward).next().transpose()?;
+            let Some((key, _)) = last else {
+                return Ok(Seq(0));
+            };
+            notices::number_of(&key)
+                .ok_or_else(|| ReadError::bad_row(&key, None, "not a notice's key"))
+        })
     }
 
     fn is_settled(&self) -> bool {

@@ -19,6 +19,7 @@ mod keys;
 mod lines;
 mod local;
 mod memory;
+mod notices;
 mod owners;
 mod row;
 mod sled;
@@ -34,6 +35,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use tokio::sync::watch;
 
 pub use self::damage::Damage;
 pub use self::memory::{Fault, Memory};
@@ -59,6 +61,16 @@ pub struct JournalId {
 pub struct StreamKey {
     pub tenant: TenantId,
     pub id: StreamId,
+}
+
+impl StreamKey {
+    /// The stream of a tenant's notices, which the store numbers itself.
+    pub fn notices(tenant: &TenantId) -> Self {
+        Self {
+            tenant: tenant.clone(),
+            id: StreamId::NOTICES,
+        }
+    }
 }
 
 /// Who may append: each opening of a journal gets a higher one, and appends of
@@ -115,10 +127,14 @@ pub enum RecordSpace {
     Subscription,
     /// The streams that they look at, each with a cursor, by subscription and digest of the path.
     SubscriptionLink,
+    /// Where notices are pushed to, by name.
+    Webhook,
+    /// Notices that could not be pushed, by webhook and place.
+    DeadLetter,
 }
 
 impl RecordSpace {
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 18] = [
         Self::Tenant,
         Self::Key,
         Self::Agent,
@@ -135,6 +151,8 @@ impl RecordSpace {
         Self::StreamGone,
         Self::Subscription,
         Self::SubscriptionLink,
+        Self::Webhook,
+        Self::DeadLetter,
     ];
 
     pub fn name(self) -> &'static str {
@@ -155,6 +173,8 @@ impl RecordSpace {
             Self::StreamGone => "stream-gone",
             Self::Subscription => "subscription",
             Self::SubscriptionLink => "subscription-link",
+            Self::Webhook => "webhook",
+            Self::DeadLetter => "dead-letter",
         }
     }
 }
@@ -192,6 +212,9 @@ pub enum Write {
         seq: Seq,
         bytes: Bytes,
     },
+    /// Add to a tenant's notices: a piece of [`StreamKey::notices`] under the next number, in the order in which
+    /// commits become durable. A crash leaves it if it leaves the rest of its commit.
+    Notice { tenant: TenantId, bytes: Bytes },
 }
 
 /// Writes that become durable together, and who is told.
@@ -368,6 +391,13 @@ pub trait Store: Send + Sync + 'static {
     /// Remove up to `rows_max` rows of a stream that nobody appends to or reads any more, and wait until that is
     /// durable. True when nothing is left. A crash in between leaves a part.
     fn clear_stream(&self, stream: &StreamKey, rows_max: usize) -> Result<bool, OpenError>;
+
+    /// Remove up to `rows_max` rows of a stream from its beginning up to `until`, and wait until that is durable. True
+    /// when none of them is left. A crash in between leaves a part.
+    fn trim(&self, stream: &StreamKey, until: Seq, rows_max: usize) -> Result<bool, OpenError>;
+
+    /// The number of a tenant's last durable notice, 0 if it has none, and each that follows. Reads the disk.
+    fn notices_end(&self, tenant: &TenantId) -> Result<watch::Receiver<Seq>, ReadError>;
 
     /// Why the store takes no more writes, if so.
     fn latched(&self) -> Option<Latched>;

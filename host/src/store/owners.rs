@@ -136,7 +136,8 @@ impl Owners {
                 Write::Value { .. }
                 | Write::Record { .. }
                 | Write::Unrecord { .. }
-                | Write::Piece { .. } => continue,
+                | Write::Piece { .. }
+                | Write::Notice { .. } => continue,
             };
             assert!(
                 written.is_none_or(|(other, _)| other == journal),
@@ -167,7 +168,8 @@ impl Owners {
                 | Write::Value { .. }
                 | Write::Record { .. }
                 | Write::Unrecord { .. }
-                | Write::Piece { .. } => {}
+                | Write::Piece { .. }
+                | Write::Notice { .. } => {}
             }
             written = Some((journal, tail));
         }

@@ -1,19 +1,15 @@
 //! How workers are told: a request to a webhook, or an event in a stream.
-//!
-//! Invariant: a webhook's URL names a place that the host may dial; its address is checked again whenever it is dialled.
 
 use std::time::Duration;
 
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::json;
-use url::{Host, Url};
 
-use super::config::TEXT_BYTES_MAX;
 use super::state::Work;
 use super::{SubscriptionKey, Subscriptions};
 use crate::clock::Time;
-use crate::egress::Egress;
+use crate::egress::webhook;
 use crate::id::Offset;
 use crate::streams::{AppendError, StreamPath, Verdict, Wish, flatten};
 
@@ -40,37 +36,6 @@ pub(super) struct Notice {
 struct Answer {
     #[serde(default)]
     done: bool,
-}
-
-/// Whether requests may be sent to a webhook, as far as its URL tells: over TLS, or to this machine where the operator
-/// lets the host dial that.
-pub(super) fn check(egress: &Egress, url: &str) -> Result<Url, String> {
-    if url.len() > TEXT_BYTES_MAX {
-        return Err(format!("a URL of {TEXT_BYTES_MAX} bytes is the longest"));
-    }
-    let url = Url::parse(url).map_err(|error| format!("`webhook.url`: {error}"))?;
-    let is_here = match url.host() {
-        Some(Host::Domain(name)) => name == "localhost",
-        Some(Host::Ipv4(address)) => address.is_loopback(),
-        Some(Host::Ipv6(address)) => address.is_loopback(),
-        None => false,
-    };
-    match url.scheme() {
-        "https" => {}
-        "http" if is_here => {}
-        _ => return Err("`webhook.url` must begin with `https://`".to_owned()),
-    }
-    if !url.username().is_empty() || url.password().is_some() {
-        return Err("`webhook.url` holds credentials".to_owned());
-    }
-    egress.client(&url).map_err(|error| error.to_string())?;
-    if is_here && matches!(url.host(), Some(Host::Domain(_))) {
-        // The name is looked up when it is dialled; what it stands for is known.
-        let mut address = url.clone();
-        let _ = address.set_ip_host(std::net::Ipv4Addr::LOCALHOST.into());
-        egress.client(&address).map_err(|error| error.to_string())?;
-    }
-    Ok(url)
 }
 
 /// Of what is told of each stream.
@@ -104,7 +69,7 @@ impl Subscriptions {
         notice: &Notice,
     ) -> Result<bool, String> {
         let parts = self.parts();
-        let url = check(&parts.egress, url)?;
+        let url = webhook::check(&parts.egress, url)?;
         let body = json!({
             "subscription_id": key.id.as_str(),
             "wake_id": notice.wake,

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use super::config::{Config, Delivery};
 use super::state::{Link, State, Subscription};
-use super::{Body, Held, SubscriptionError, SubscriptionKey, Subscriptions, View, delivery};
+use super::{Body, Held, SubscriptionError, SubscriptionKey, Subscriptions, View};
+use crate::egress::webhook;
 use crate::id::TenantId;
 use crate::store::{ReadError, Write};
 use crate::streams::{Change, Extent, StreamPath, Streams};
@@ -49,7 +50,7 @@ impl Subscriptions {
             }
         }
         if let Delivery::Webhook { url } = &config.delivery {
-            let checked = delivery::check(&parts.egress, url);
+            let checked = webhook::check(&parts.egress, url);
             checked.map_err(SubscriptionError::WebhookRejected)?;
         }
         self.has_room(config.streams.len())?;

@@ -55,6 +55,9 @@ pub struct Parts {
     pub tenants: Tenants,
     pub egress: Egress,
     pub keys: Keys,
+    /// Places for requests to webhooks, which tenants take in turns.
+    pub gate: Arc<Gate>,
+    pub places: fair::Bounds,
     pub bounds: Bounds,
 }
 
@@ -64,8 +67,6 @@ pub struct Bounds {
     pub subscriptions_max: usize,
     /// Of one subscription, and of what it is asked to be.
     pub streams_max: usize,
-    /// Requests to webhooks under way at once; more wait.
-    pub webhooks_max: usize,
 }
 
 /// Names a subscription.
@@ -140,9 +141,6 @@ struct Inner {
     making: Mutex<HashMap<TenantId, Arc<tokio::sync::Mutex<()>>>>,
     agenda: Agenda,
     sooner: Notify,
-    /// Places for requests to webhooks, which tenants take in turns.
-    webhooks: Arc<Gate>,
-    webhook_bounds: fair::Bounds,
     stopping: CancellationToken,
     tasks: TaskTracker,
 }
@@ -192,20 +190,12 @@ fn wake_id() -> String {
 
 impl Subscriptions {
     pub fn new(parts: Parts) -> Self {
-        let host_max = parts.bounds.webhooks_max.max(1);
-        let webhook_bounds = fair::Bounds {
-            host_max,
-            // One tenant's that hang leave room for others'.
-            tenant_max: host_max.div_ceil(2),
-        };
         Self(Arc::new(Inner {
             parts,
             all: Mutex::default(),
             making: Mutex::default(),
             agenda: Agenda::default(),
             sooner: Notify::new(),
-            webhooks: Arc::default(),
-            webhook_bounds,
             stopping: CancellationToken::new(),
             tasks: TaskTracker::new(),
         }))

@@ -68,10 +68,14 @@ impl Host {
             tenants,
             egress: Egress::nowhere(),
             keys: Keys::of(&Seal::of_key(&[1; 32])),
+            gate: Arc::default(),
+            places: fair::Bounds {
+                host_max: 1,
+                tenant_max: 1,
+            },
             bounds: Bounds {
                 subscriptions_max: 2,
                 streams_max,
-                webhooks_max: 1,
             },
         });
         subscriptions.take_up().await;

@@ -10,6 +10,7 @@ use super::delivery::{Notice, WORK_MAX};
 use super::state::{Delta, Work};
 use super::{Body, Held, SubscriptionError, SubscriptionKey, Subscriptions, wake_id};
 use crate::clock::Time;
+use crate::egress::webhook;
 use crate::id::TenantId;
 use crate::streams::{Change, StreamPath};
 use crate::telemetry::{self, Limit};
@@ -272,7 +273,7 @@ impl Subscriptions {
         let key = &held.key;
         let mut place = None;
         if held.is_sent_for {
-            let place = place.insert(self.0.webhooks.enter(&key.tenant, self.0.webhook_bounds));
+            let place = place.insert(self.parts().gate.enter(&key.tenant, self.parts().places));
             if place.waits() {
                 telemetry::hit(Limit::Webhooks);
             }
@@ -351,7 +352,7 @@ impl Subscriptions {
                     return;
                 }
                 let now = self.parts().clock.now();
-                body.subscription.failed(now, jitter())
+                body.subscription.failed(now, webhook::jitter())
             }
         };
         if let Err(error) = self.take(key, &mut body, delta).await {
@@ -375,12 +376,4 @@ impl Drop for Telling {
     fn drop(&mut self) {
         self.0.is_telling.store(false, Ordering::Release);
     }
-}
-
-/// From -1 to 1.
-fn jitter() -> f64 {
-    let mut random = [0; 2];
-    // Without randomness those who failed together come back together, which is slower and not wrong.
-    let _ = getrandom::fill(&mut random);
-    f64::from(i16::from_ne_bytes(random)) / f64::from(i16::MAX)
 }

@@ -131,13 +131,13 @@ impl Operation {
         self.codes(BODY).codes(&["invalid_json", "invalid_name"])
     }
 
-    fn takes(mut self, schema: &'static str) -> Self {
+    pub(super) fn takes(mut self, schema: &'static str) -> Self {
         self.bodies.push((JSON, schema));
         self.body_required = true;
         self.codes(BODY).codes(OBJECT)
     }
 
-    fn may_take(self, schema: &'static str) -> Self {
+    pub(super) fn may_take(self, schema: &'static str) -> Self {
         let mut operation = self.takes(schema);
         operation.body_required = false;
         operation
@@ -177,6 +177,8 @@ pub(super) fn all() -> Vec<Operation> {
         reading(),
         slots(),
         super::openai::openai(),
+        super::notices::notices(),
+        super::notices::webhooks(),
         super::streams::streams(),
         super::streams::subscriptions(),
         keys(),
@@ -537,6 +539,22 @@ fn reading() -> Vec<Operation> {
         ]),
         of(
             "GET",
+            "/v1/sessions/{id}/socket",
+            "openSocket",
+            "The same over a WebSocket, which also takes messages and interruptions",
+        )
+        .token("read", "read")
+        .query(&["offset"])
+        .empty(101)
+        .codes(SESSION)
+        .codes(&[
+            "offset_ahead",
+            "offset_malformed",
+            "overloaded",
+            "upgrade_required",
+        ]),
+        of(
+            "GET",
             "/v1/sessions/{id}/transcript",
             "readTranscript",
             "Who said what, page by page backwards",
@@ -791,6 +809,23 @@ fn rest() -> Vec<Operation> {
         .query(&["before-request", "limit"])
         .json(200, "Audit"),
         of("GET", "/v1/openapi.json", "readOpenapi", "This document").json(200, "Any"),
+        of("GET", "/console", "showConsole", "A page for people")
+            .headers(&["if-none-match"])
+            .answer(200, "text/html", "Text")
+            .empty(304),
+        of(
+            "GET",
+            "/console/{path}",
+            "readConsoleFile",
+            "A file that the page is made of",
+        )
+        .headers(&["if-none-match"])
+        .answer(200, "text/javascript", "Text")
+        .answer(200, "text/css", "Text")
+        .answer(200, "image/svg+xml", "Text")
+        .answer(200, "text/html", "Text")
+        .empty(304)
+        .json(404, "Error"),
         of("GET", "/metrics", "readMetrics", "Metrics for Prometheus")
             .answer(200, TEXT, "Text")
             .codes(&["internal"]),

@@ -4,6 +4,8 @@
 
 use serde_json::{Value, json};
 
+use crate::journal::notice::NoticeKind;
+
 /// A reference to a schema by its name.
 pub(super) fn named(name: &str) -> Value {
     json!({"$ref": format!("#/components/schemas/{name}")})
@@ -65,6 +67,7 @@ pub(super) fn all() -> Value {
         agents(),
         sessions(),
         journal(),
+        webhooks(),
         subscriptions(),
         messages(),
         openai(),
@@ -280,6 +283,52 @@ fn subscriptions() -> Value {
     })
 }
 
+fn webhooks() -> Value {
+    let webhook = json!({
+        "webhook": text(),
+        "url": text(),
+        "sessions": {"type": "array", "items": named("SessionId")},
+        "agents": {"type": "array", "items": named("AgentName")},
+        "kinds": {"type": "array", "items": named("NoticeKind")},
+        "created_at": time(),
+        "offset": named("Offset"),
+        "failing": or_null(open(json!({
+            "attempts": count(),
+            "since": time(),
+            "next_at": time(),
+            "error": text(),
+        }))),
+        "missed": count(),
+        "dead_letters": count(),
+    });
+    let mut made = webhook.clone();
+    made["secret"] = text();
+    let names = |of: &str| json!({"type": "array", "items": named(of), "maxItems": 100});
+    json!({
+        "NoticeKind": {"enum": NoticeKind::ALL.map(NoticeKind::name)},
+        "NewWebhook": closed(json!({
+            "url": {"type": "string", "maxLength": 2000},
+            "sessions": names("SessionId"),
+            "agents": names("AgentName"),
+            "kinds": names("NoticeKind"),
+            "offset": or_null(named("Offset")),
+        }), &["url"]),
+        "Webhook": open(webhook),
+        "MadeWebhook": open(made),
+        "Webhooks": open(json!({"webhooks": list("Webhook")})),
+        "WebhookSecret": open(json!({"secret": text()})),
+        "DeadLetter": open(json!({
+            "id": named("Offset"),
+            "message": text(),
+            "died_at": time(),
+            "attempts": count(),
+            "error": text(),
+            "body": {"type": "object"},
+        })),
+        "DeadLetters": open(json!({"dead_letters": list("DeadLetter"), "cursor": or_null(named("Offset"))})),
+    })
+}
+
 fn journal() -> Value {
     json!({
         "Event": open(json!({"offset": named("Offset"), "time": time(), "kind": text()})),
@@ -288,6 +337,14 @@ fn journal() -> Value {
         "Anything": {},
         "StreamedMessages": {"type": "array"},
         "Events": open(json!({"events": list("Event"), "offset": named("Offset"), "up_to_date": {"type": "boolean"}})),
+        "Notice": open(json!({
+            "offset": named("Offset"),
+            "time": time(),
+            "kind": named("NoticeKind"),
+            "session": named("SessionId"),
+            "place": named("Offset"),
+        })),
+        "Notices": open(json!({"notices": list("Notice"), "offset": named("Offset"), "up_to_date": {"type": "boolean"}})),
         "Entries": open(json!({"entries": list("Event"), "offset": named("Offset"), "up_to_date": {"type": "boolean"}})),
         "Item": open(json!({"offset": named("Offset"), "time": time(), "text": text()})),
         "Transcript": open(json!({

@@ -1,0 +1,336 @@
+//! A session over one WebSocket.
+
+use futures_util::{SinkExt as _, StreamExt as _};
+use serde_json::{Value, json};
+use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
+
+use crate::client::HANGS;
+use crate::server::Server;
+
+/// A client of a session.
+struct Socket(WebSocketStream<MaybeTlsStream<TcpStream>>);
+
+impl Socket {
+    async fn open(server: &Server, key: &str, session: &str, offset: &str) -> Self {
+        let url = format!(
+            "{}/v1/sessions/{session}/socket?offset={offset}",
+            server.url
+        );
+        let url = url.replacen("http", "ws", 1);
+        let mut request = url.into_client_request().expect("a URL");
+        let key = format!("Bearer {key}").parse().expect("a header");
+        request.headers_mut().insert("authorization", key);
+        let (stream, _) = connect_async(request).await.expect("it opens");
+        Self(stream)
+    }
+
+    async fn say(&mut self, request: Value) {
+        let text = Message::text(request.to_string());
+        self.0.send(text).await.expect("it is open");
+    }
+
+    /// What comes next but pings: an event, an answer, or `{"close": code}`.
+    async fn next(&mut self) -> Value {
+        loop {
+            let next = tokio::time::timeout(HANGS, self.0.next()).await;
+            match next.expect("something comes") {
+                Some(Ok(Message::Text(text))) => {
+                    return serde_json::from_str(&text).expect("JSON");
+                }
+                Some(Ok(Message::Close(frame))) => {
+                    return json!({"close": frame.map(|it| u16::from(it.code))});
+                }
+                Some(Ok(_)) => {}
+                Some(Err(error)) => return json!({"error": error.to_string()}),
+                None => return json!({"close": null}),
+            }
+        }
+    }
+
+    /// The answer to this request, and the events before it.
+    async fn answer(&mut self, id: &str) -> (Value, Vec<Value>) {
+        let mut events = Vec::new();
+        loop {
+            let mut next = self.next().await;
+            match next["answer"].take() {
+                Value::Null => events.push(next["event"].take()),
+                answer if answer["id"] == id => return (answer, events),
+                answer => panic!("another answer: {answer}"),
+            }
+        }
+    }
+
+    /// Events until this many turns have ended.
+    async fn until_ended(&mut self, mut events: Vec<Value>, turns: usize) -> Vec<Value> {
+        let ended = |events: &[Value]| {
+            events
+                .iter()
+                .filter(|it| it["kind"] == "turn-ended")
+                .count()
+        };
+        while ended(&events) < turns {
+            let mut next = self.next().await;
+            assert!(next["event"].is_object(), "{next}");
+            events.push(next["event"].take());
+        }
+        events
+    }
+}
+
+async fn ready() -> Server {
+    let server = Server::start().await;
+    server.deploy("echo").await;
+    server.session("s", &["echo"]).await;
+    server
+}
+
+async fn token(server: &Server, scopes: Value) -> Value {
+    let call = server.call("POST /v1/sessions/s/tokens");
+    let body = json!({"author": "ana", "scopes": scopes});
+    call.json(body).await.is(201)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_conversation_goes_both_ways_and_goes_on_elsewhere() {
+    let server = ready().await;
+    let mut socket = Socket::open(&server, &server.key, "s", "-1").await;
+    socket
+        .say(json!({"id": "1", "send": {"body": "hello"}}))
+        .await;
+    let (answer, events) = socket.answer("1").await;
+    assert_eq!(
+        (&answer["status"], &answer["message"]),
+        (&json!(202), &json!("s:2"))
+    );
+    let events = socket.until_ended(events, 1).await;
+    let page = server.get("/v1/sessions/s/events").await;
+    assert_eq!(json!(events), page["events"], "the same as everywhere");
+    // It is cut, more happens, and another one goes on from there, also after a restart.
+    drop(socket);
+    server.invoke("echo", "s", json!("meanwhile")).await.is(200);
+    let server = server.restart().await;
+    let last = events.last().expect("one")["offset"]
+        .as_str()
+        .expect("an offset");
+    let mut socket = Socket::open(&server, &server.key, "s", last).await;
+    let more = socket.until_ended(Vec::new(), 1).await;
+    let rest = server
+        .get(&format!("/v1/sessions/s/events?offset={last}"))
+        .await;
+    assert_eq!(json!(more), rest["events"]);
+    // Several of them see the same, whoever sends.
+    let mut other = Socket::open(&server, &server.key, "s", "now").await;
+    for n in ["a", "b", "c"] {
+        socket.say(json!({"id": n, "send": {"body": n}})).await;
+        let (answer, _) = socket.answer(n).await;
+        assert_eq!(answer["status"], 202);
+    }
+    let told = server.invoke("echo", "s", json!("the last")).await.is(200);
+    let mut seen = Vec::new();
+    while seen
+        .last()
+        .is_none_or(|it: &Value| it["offset"] != told["offset"])
+    {
+        let next = other.next().await["event"].take();
+        seen.push(next);
+    }
+    let from = more.last().expect("one")["offset"]
+        .as_str()
+        .expect("an offset");
+    let page = server
+        .get(&format!("/v1/sessions/s/events?offset={from}"))
+        .await;
+    assert_eq!(json!(seen), page["events"]);
+    server.stop().await;
+    assert_eq!(other.next().await, json!({"close": 1001}));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_asked_is_answered_as_over_http() {
+    let server = ready().await;
+    let mut socket = Socket::open(&server, &server.key, "s", "now").await;
+    for (request, status, code) in [
+        (json!([]), 400, "invalid_json"),
+        (json!({}), 400, "invalid_json"),
+        (
+            json!({"id": "x".repeat(129), "send": {"body": 1}}),
+            400,
+            "invalid_json",
+        ),
+        (
+            json!({"send": {"body": 1}, "interrupt": {}}),
+            400,
+            "invalid_json",
+        ),
+        (json!({"sing": {}}), 400, "unknown_field"),
+        (json!({"send": {"text": 1}}), 400, "unknown_field"),
+        (
+            json!({"send": {"body": 1, "to": "nobody"}}),
+            409,
+            "agent_not_in_session",
+        ),
+        (
+            json!({"send": {"body": 1}, "idempotency_key": "a\nb"}),
+            400,
+            "invalid_idempotency_key",
+        ),
+        (json!({"interrupt": {}}), 409, "idle"),
+    ] {
+        socket.say(request.clone()).await;
+        let mut next = socket.next().await;
+        let answer = next["answer"].take();
+        assert_eq!(answer["status"], status, "{request}: {answer}");
+        assert_eq!(answer["error"]["code"], code, "{request}: {answer}");
+    }
+    // What is sent twice is taken once.
+    let request = json!({"id": "k", "idempotency_key": "k", "send": {"body": "once"}});
+    socket.say(request.clone()).await;
+    let (first, _) = socket.answer("k").await;
+    socket.say(request).await;
+    let (again, _) = socket.answer("k").await;
+    assert_eq!(first["message"], again["message"]);
+    assert_eq!(
+        (&first["replayed"], &again["replayed"]),
+        (&Value::Null, &json!(true))
+    );
+    socket
+        .0
+        .send(Message::binary(vec![1]))
+        .await
+        .expect("it is open");
+    let mut last = socket.next().await;
+    while last["event"].is_object() {
+        last = socket.next().await;
+    }
+    assert_eq!(last, json!({"close": 1003}));
+    // Before it is open, the errors are those of HTTP.
+    for (line, status, code) in [
+        ("GET /v1/sessions/s/socket", 426, "upgrade_required"),
+        (
+            "GET /v1/sessions/s/socket?offset=x",
+            400,
+            "offset_malformed",
+        ),
+        ("GET /v1/sessions/none/socket", 404, "session_not_found"),
+    ] {
+        server.call(line).await.refused(status, code);
+    }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_does_what_it_may_and_ends_with_its_socket() {
+    let server = ready().await;
+    server.session("t", &["echo"]).await;
+    let reader = token(&server, json!(["read"])).await;
+    let text = reader["token"].as_str().expect("a token");
+    let mut socket = Socket::open(&server, text, "s", "now").await;
+    socket
+        .say(json!({"id": "1", "send": {"body": "hello"}}))
+        .await;
+    let (answer, _) = socket.answer("1").await;
+    assert_eq!(
+        (&answer["status"], &answer["error"]["code"]),
+        (&json!(403), &json!("insufficient_scope"))
+    );
+    let id = reader["id"].as_str().expect("an id");
+    server
+        .call(&format!("DELETE /v1/sessions/s/tokens/{id}"))
+        .await
+        .is(204);
+    assert_eq!(socket.next().await, json!({"close": 1008}));
+
+    // In the query, where a browser has nowhere else to put it.
+    let sender = token(&server, json!(["read", "send"])).await;
+    let text = sender["token"].as_str().expect("a token");
+    let url = server.url.replacen("http", "ws", 1);
+    let address = |session: &str| {
+        format!("{url}/v1/sessions/{session}/socket?offset=now&access_token={text}")
+    };
+    let (stream, _) = connect_async(address("s")).await.expect("it opens");
+    let mut socket = Socket(stream);
+    socket
+        .say(json!({"id": "2", "send": {"body": "hello", "author": "bo"}}))
+        .await;
+    let (answer, _) = socket.answer("2").await;
+    assert_eq!(answer["error"]["code"], "author_mismatch");
+    socket
+        .say(json!({"id": "3", "send": {"body": "hello"}}))
+        .await;
+    let (_, events) = socket.answer("3").await;
+    let events = socket.until_ended(events, 1).await;
+    assert_eq!(events[0]["author"], "ana");
+    assert!(
+        connect_async(address("t")).await.is_err(),
+        "another session"
+    );
+    server.call("DELETE /v1/sessions/s").await.is(204);
+    let changed = socket.next().await;
+    assert_eq!(changed["event"]["change"], "deleted");
+    assert_eq!(socket.next().await, json!({"close": 1000}));
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_that_is_too_long_and_a_client_that_does_not_read_end_the_socket() {
+    let server = Server::with(|config| {
+        config.limits.request_bytes_max = 64 * 1024;
+        config.limits.write_stall_ms_max = 50;
+    })
+    .await;
+    server.deploy("echo").await;
+    server.session("s", &["echo"]).await;
+    let mut socket = Socket::open(&server, &server.key, "s", "now").await;
+    socket
+        .say(json!({"send": {"body": "x".repeat(64 * 1024)}}))
+        .await;
+    let next = socket.next().await;
+    assert!(
+        next["answer"].is_null() && next["event"].is_null(),
+        "{next}"
+    );
+
+    // More than the buffers between hold.
+    for _ in 0..300 {
+        server.post("s", json!("x".repeat(60 * 1024))).await;
+    }
+    let told = server.invoke("echo", "s", json!("the last")).await.is(200);
+    let idle = Socket::open(&server, &server.key, "s", "-1").await;
+    loop {
+        let hit = server.limits_hit().await;
+        if hit.contains("write_stall_ms_max") {
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+    drop(idle);
+    // Who comes back has lost nothing.
+    let mut socket = Socket::open(&server, &server.key, "s", "-1").await;
+    let mut count = 0;
+    loop {
+        let event = socket.next().await["event"].take();
+        count += 1;
+        if event["offset"] == told["offset"] {
+            break;
+        }
+    }
+    let mut all = 0;
+    let mut from = "-1".to_owned();
+    while let page = server
+        .get(&format!("/v1/sessions/s/events?offset={from}"))
+        .await
+        && let Some(events) = page["events"].as_array()
+        && !events.is_empty()
+    {
+        all += events.len();
+        page["offset"]
+            .as_str()
+            .expect("an offset")
+            .clone_into(&mut from);
+    }
+    assert_eq!(count, all);
+    server.stop().await;
+}
