@@ -123,6 +123,12 @@ impl From<context::AddError> for AgentError {
     }
 }
 
+impl From<reply::ToolsError> for AgentError {
+    fn from(error: reply::ToolsError) -> Self {
+        Self::Unavailable(format!("call tools: {error}"))
+    }
+}
+
 impl From<reply::SayError> for AgentError {
     fn from(error: reply::SayError) -> Self {
         Self::Unavailable(format!("say: {error}"))

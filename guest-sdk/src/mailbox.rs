@@ -7,6 +7,7 @@ pub use crate::bindings::antiphon::agent::mailbox::{
     Body, Header, Message, Page, SendError, Sender,
 };
 use crate::host;
+use serde::Deserialize;
 
 /// Messages that wait to be pulled, oldest first: this turn's, and those left by
 /// earlier turns.
@@ -54,6 +55,45 @@ pub fn search(query: &str, cursor: Option<&str>) -> Page {
 /// if this turn fails later. Answers the message's id.
 pub fn send(to: &str, body: &Body) -> Result<String, SendError> {
     host::mailbox::send(to, body)
+}
+
+/// What a tool of the caller's answered.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct ToolResult {
+    /// Of the call.
+    pub id: String,
+    /// None if the caller did not say what it answers.
+    #[serde(default)]
+    pub name: Option<String>,
+    /// None if the caller did not say what it answers.
+    #[serde(default)]
+    pub arguments: Option<String>,
+    /// The answer.
+    pub content: String,
+}
+
+/// A message that brings what tools answered.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ToolResults {
+    /// At least one, as the caller gave them.
+    #[serde(rename = "tool_results")]
+    pub results: Vec<ToolResult>,
+    /// What the person said beside them.
+    #[serde(default)]
+    pub text: Option<String>,
+}
+
+impl Message {
+    /// What the caller's tools answered, if the message brings that: see
+    /// [`call_tools`](crate::reply::call_tools). A text never does, whatever stands in it.
+    pub fn tool_results(&self) -> Option<ToolResults> {
+        let Body::Json(json) = &self.body else {
+            return None;
+        };
+        let results: ToolResults = serde_json::from_str(json).ok()?;
+        (!results.results.is_empty()).then_some(results)
+    }
 }
 
 impl Sender {

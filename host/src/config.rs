@@ -114,6 +114,9 @@ pub struct Sessions {
     /// After how long without events a session ends that `invoke` made by itself.
     #[serde(deserialize_with = "duration")]
     pub invoked_expire_after: Duration,
+    /// The same of a session that a request of the OpenAI API made for itself alone.
+    #[serde(deserialize_with = "duration")]
+    pub chat_expire_after: Duration,
 }
 
 /// An OpenAI-compatible endpoint and a model behind it.
@@ -224,6 +227,8 @@ impl Default for Sessions {
         // Long enough to look at yesterday's call.
         Self {
             invoked_expire_after: Duration::from_secs(24 * 60 * 60),
+            // Its client tells everything again with the next request: long enough for a look at what happened.
+            chat_expire_after: Duration::from_secs(60 * 60),
         }
     }
 }

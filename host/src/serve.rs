@@ -528,6 +528,9 @@ fn settings(config: &Config) -> Result<Settings, ServeError> {
         request_bytes_max: as_usize(config.limits.request_bytes_max),
         streams_max: as_usize(config.limits.streams_max),
         streams_tenant_max: as_usize(config.limits.streams_tenant_max),
+        recounted_max: as_usize(config.limits.recounted_max),
+        chat_expire_after_ms: u64::try_from(config.sessions.chat_expire_after.as_millis())
+            .unwrap_or(u64::MAX),
         streams_open_to: config.http.streams_open_to.clone(),
         stream_body_bytes: as_usize(config.limits.stream_body_bytes_max),
         stream_read_bytes: as_usize(config.limits.stream_read_bytes_max),

@@ -53,7 +53,7 @@ async fn every_answer_names_its_request_and_every_error_is_json() {
         assert_eq!(body["error"]["type"], "invalid_request_error", "{line}");
         assert_ne!(body["error"]["message"], "", "{line}");
         let fields = body["error"].as_object().expect("an object").len();
-        assert_eq!(fields, 3, "{body}");
+        assert_eq!(fields, 4, "code, message, param and type: {body}");
     }
     server.stop().await;
 }

@@ -11,7 +11,7 @@ use crate::tenants::tenant;
 /// What tenants do. `WORD` is a word of the tenant's own; `<echo>` is a component; `@k` makes it idempotent;
 /// `~` asks for a stream of events. Nothing here
 /// begins what the next step would race with.
-const STEPS: [&str; 69] = [
+const STEPS: [&str; 77] = [
     "PUT /v1/agents/echo <echo>",
     "PUT /v1/agents/echo <echo>",
     "PUT /v1/agents/puppet <puppet>",
@@ -39,6 +39,14 @@ const STEPS: [&str; 69] = [
     r#"POST /v1/agents/echo/invoke @k {"session": "s", "body": "another WORD"}"#,
     r#"POST /v1/agents/echo/invoke @l {"body": "WORD"}"#,
     r#"POST /v1/agents/echo/invoke ~ {"session": "s", "body": "WORD aloud"}"#,
+    "GET /v1/models",
+    "GET /v1/models/late",
+    r#"POST /v1/chat/completions @c {"model": "echo", "messages": [{"role": "user", "content": "WORD"}]}"#,
+    r#"POST /v1/chat/completions @d {"model": "echo", "messages": [{"role": "user", "content": "WORD"}], "stream": true}"#,
+    r#"POST /v1/responses @c {"model": "echo", "input": "WORD"}"#,
+    r#"POST /v1/responses @d {"model": "echo", "input": "WORD", "previous_response_id": "resp_s:2"}"#,
+    "GET /v1/responses/resp_s:2",
+    "GET /v1/responses/resp_s:2?stream=true",
     "GET /v1/sessions/s/events",
     "GET /v1/sessions/t/events?offset=now",
     "GET /v1/sessions/s/events?offset=-1&live=long-poll",
@@ -176,6 +184,11 @@ fn settle(json: &mut Value) {
         Value::Object(fields) => {
             // What was deleted is removed, and snapshots are written, some time later.
             fields.remove("holds");
+            // Seconds, as OpenAI has them.
+            fields.remove("created");
+            if fields.get("created_at").is_some_and(Value::is_number) {
+                fields.remove("created_at");
+            }
             fields.remove("secret");
             fields.values_mut().for_each(settle);
         }

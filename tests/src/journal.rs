@@ -146,6 +146,22 @@ async fn the_forms_of_events() {
         .iter()
         .skip_while(|event| event["kind"] != "session-forked");
     events.extend(own.cloned());
+    // What was said before a session began.
+    let messages = json!([
+        {"role": "user", "content": "one"},
+        {"role": "assistant", "content": "two"},
+        {"role": "user", "content": "three"},
+    ]);
+    let chat = server.call("POST /v1/chat/completions");
+    let chat = chat
+        .json(json!({"model": "puppet", "messages": messages}))
+        .await;
+    chat.is(200);
+    let session = chat.header("x-antiphon-session").expect("its session");
+    let page = server.get(&format!("/v1/sessions/{session}/events")).await;
+    let page = page["events"].as_array().expect("a list");
+    let told = page.iter().filter(|event| event["kind"] == "recounted");
+    events.extend(told.cloned());
     golden::check("events.txt", &lines(&events));
     server.stop().await;
 }

@@ -90,6 +90,10 @@ mod notices;
 #[cfg(test)]
 mod offsets;
 #[cfg(test)]
+mod openai;
+#[cfg(test)]
+mod openai_clients;
+#[cfg(test)]
 mod policy;
 #[cfg(test)]
 mod promise;

@@ -77,6 +77,37 @@ async fn replay_in(server: &Server, session: &str, key: &str, arguments: &[&str]
     }
 }
 
+/// What came with a request is part of its journal, and of no event.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_turn_that_was_told_instructions_is_told_them_again() {
+    let server = Server::start().await;
+    server.deploy("puppet").await;
+    let asked = json!(["instructions", {"transcript": 10}]).to_string();
+    let messages = json!([
+        {"role": "system", "content": "be brief"},
+        {"role": "user", "content": "one"},
+        {"role": "assistant", "content": "two"},
+        {"role": "user", "content": asked},
+    ]);
+    let chat = server.call("POST /v1/chat/completions");
+    let chat = chat
+        .json(json!({"model": "puppet", "messages": messages}))
+        .await;
+    chat.is(200);
+    let header = |name: &str| chat.header(name).expect("it is there").to_owned();
+    let turn = format!("{}.t0.puppet", header("x-antiphon-run"));
+    let session = header("x-antiphon-session");
+    let said = replay_in(&server, &session, &server.key, &[&turn, "--json"]).await;
+    assert_eq!(
+        (said.code, &said.json()["same"]),
+        (Some(0), &json!(true)),
+        "{}{}",
+        said.out,
+        said.err
+    );
+    server.stop().await;
+}
+
 async fn replay(server: &Server, arguments: &[&str]) -> Said {
     replay_with(server, &server.key, arguments).await
 }

@@ -7,7 +7,7 @@
 //! absence, which is why it stands behind all that lasts), so two turns
 //! whose sessions differ only at the end have requests that differ only at the end, and a
 //! provider's prompt cache serves the rest. For the same reason a pulled message looks
-//! here as it will look in the transcript of later turns.
+//! here as it will look in the transcript of later turns, unless it is what tools answered.
 //! Invariant: documents, notes and letters stand in envelopes that their content cannot
 //! close; see [`envelope`].
 
@@ -17,8 +17,10 @@ mod view;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use crate::mailbox::{self, Sender};
-use crate::model::{Message, Parameters, Request, UserMessage};
+use crate::mailbox::{self, Sender, ToolResult};
+use crate::model::{
+    AssistantMessage, Message, Parameters, Request, ToolCall, ToolMessage, UserMessage,
+};
 use crate::transcript::{self, Author};
 use crate::{context, handoff, kernel, turn};
 
@@ -53,8 +55,24 @@ pub struct Prompt {
     transcript: Vec<Line>,
     in_view: Vec<String>,
     absence: Vec<String>,
-    pulled: Vec<Line>,
+    pulled: Vec<Pulled>,
     task: Option<String>,
+}
+
+/// A message of this turn.
+#[derive(Clone, Debug)]
+enum Pulled {
+    Line(Line),
+    Result(ToolResult),
+}
+
+impl Pulled {
+    fn speaker(&self) -> Option<&String> {
+        match self {
+            Self::Line(line) => line.speaker.as_ref(),
+            Self::Result(_) => None,
+        }
+    }
 }
 
 /// Something said: by somebody, or by this agent if there is no speaker.
@@ -159,15 +177,28 @@ impl Prompt {
         self
     }
 
-    /// Messages that this turn pulled, after everything that was known before.
+    /// Messages that this turn pulled, after everything that was known before. What tools of
+    /// the caller's answered stands there as calls of the model with their answers; in later
+    /// turns it is a text of the transcript.
     pub fn messages(mut self, messages: &[mailbox::Message]) -> Self {
-        self.pulled.extend(messages.iter().map(|message| {
+        for message in messages {
             let (Sender::Person(name) | Sender::Agent(name)) = &message.header.sender;
-            Line {
-                speaker: Some(name.clone()),
-                text: message.body.as_text().to_owned(),
+            let line = |text: &str| {
+                Pulled::Line(Line {
+                    speaker: Some(name.clone()),
+                    text: text.to_owned(),
+                })
+            };
+            match message.tool_results() {
+                // A model is told only of calls that have a name.
+                Some(it) if it.results.iter().all(|result| result.name.is_some()) => {
+                    self.pulled
+                        .extend(it.results.into_iter().map(Pulled::Result));
+                    self.pulled.extend(it.text.as_deref().map(line));
+                }
+                _ => self.pulled.push(line(message.body.as_text())),
             }
-        }));
+        }
         self
     }
 
@@ -184,8 +215,8 @@ impl Prompt {
         let speakers: BTreeSet<_> = self
             .transcript
             .iter()
-            .chain(&self.pulled)
-            .filter_map(|l| l.speaker.as_ref())
+            .filter_map(|line| line.speaker.as_ref())
+            .chain(self.pulled.iter().filter_map(Pulled::speaker))
             .collect();
         let named = speakers.len() > 1;
         let say = |line: &Line| match &line.speaker {
@@ -202,7 +233,12 @@ impl Prompt {
         messages.extend(self.transcript.iter().map(say));
         messages.extend(self.in_view.iter().map(Message::user));
         messages.extend(self.absence.iter().map(Message::user));
-        messages.extend(self.pulled.iter().map(say));
+        for pulled in &self.pulled {
+            match pulled {
+                Pulled::Line(line) => messages.push(say(line)),
+                Pulled::Result(result) => answered(&mut messages, result),
+            }
+        }
         messages.extend(self.task.map(Message::user));
         Request {
             model: self.model,
@@ -210,6 +246,31 @@ impl Prompt {
             ..Request::new(messages)
         }
     }
+}
+
+/// The call of a tool of the caller's, and its answer. Calls that were made together stand together.
+fn answered(messages: &mut Vec<Message>, result: &ToolResult) {
+    let call = ToolCall {
+        id: result.id.clone(),
+        name: result.name.clone().unwrap_or_default(),
+        arguments: result.arguments.clone().unwrap_or_default(),
+    };
+    let answers = messages.iter().rev();
+    let answers = answers
+        .take_while(|it| matches!(it, Message::Tool(_)))
+        .count();
+    let before = messages.len() - answers;
+    match messages[..before].last_mut() {
+        Some(Message::Assistant(made)) if answers > 0 => made.tool_calls.push(call),
+        _ => messages.push(Message::Assistant(AssistantMessage {
+            text: None,
+            tool_calls: vec![call],
+        })),
+    }
+    messages.push(Message::Tool(ToolMessage {
+        call: result.id.clone(),
+        text: result.content.clone(),
+    }));
 }
 
 fn newest(items_max: u32) -> Vec<transcript::Item> {

@@ -277,13 +277,58 @@ pub(crate) mod transcript {
 
 pub(crate) mod reply {
     use super::{Session, with};
-    use crate::reply::SayError;
+    use crate::bindings::antiphon::agent::reply::ToolCall;
+    use crate::model;
+    use crate::reply::{SayError, ToolsError};
+
+    /// As many as the real host takes.
+    const CALLS_MAX: usize = 128;
+
+    pub(crate) fn call_tools(calls: &[ToolCall]) -> Result<(), ToolsError> {
+        with(|session| {
+            let bytes = calls
+                .iter()
+                .map(|it| it.id.len() + it.name.len() + it.arguments.len());
+            let bytes: usize = bytes.sum();
+            if !session.running().called_tools.is_empty() {
+                return Err(ToolsError::AskedAlready);
+            }
+            if calls.is_empty() {
+                return Err(ToolsError::Other("it calls nothing".to_owned()));
+            }
+            if calls.len() > CALLS_MAX || bytes > session.limits.message_bytes_max {
+                return Err(ToolsError::TooLarge);
+            }
+            let offered = |name: &str| session.tools.iter().any(|tool| tool.name == name);
+            if let Some(call) = calls.iter().find(|call| !offered(&call.name)) {
+                return Err(ToolsError::NotOffered(call.name.clone()));
+            }
+            let ids: std::collections::BTreeSet<_> = calls.iter().map(|call| &call.id).collect();
+            if ids.len() < calls.len() || ids.iter().any(|id| id.is_empty()) {
+                let why = "each call has an id of its own";
+                return Err(ToolsError::Other(why.to_owned()));
+            }
+            session.running().called_tools = calls
+                .iter()
+                .map(|call| model::ToolCall {
+                    id: call.id.clone(),
+                    name: call.name.clone(),
+                    arguments: call.arguments.clone(),
+                })
+                .collect();
+            Ok(())
+        })
+    }
 
     pub(crate) fn say(text: &str) -> Result<(), SayError> {
         with(|session| say_in(session, text))
     }
 
     pub(super) fn say_in(session: &mut Session, text: &str) -> Result<(), SayError> {
+        assert!(
+            session.running().called_tools.is_empty(),
+            "a turn that has asked its caller for tools says nothing more: {text:?}"
+        );
         if session.running().said.len() + text.len() > session.limits.reply_bytes_max {
             return Err(SayError::TooLarge);
         }
@@ -344,6 +389,7 @@ pub(crate) mod http {
 
 pub(crate) mod turn {
     use super::with;
+    use crate::bindings::antiphon::agent::turn::Tool;
     use crate::turn::{Allowance, Info};
 
     /// The real host's defaults; see `Limits` for those that tests can reach.
@@ -362,6 +408,19 @@ pub(crate) mod turn {
                 deadline: None,
                 instructions: session.instructions.clone(),
             }
+        })
+    }
+
+    pub(crate) fn tools() -> Vec<Tool> {
+        with(|session| {
+            let tools = session.tools.iter();
+            tools
+                .map(|tool| Tool {
+                    name: tool.name.clone(),
+                    description: tool.description.clone(),
+                    parameters: tool.parameters.clone(),
+                })
+                .collect()
         })
     }
 

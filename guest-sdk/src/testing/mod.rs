@@ -45,7 +45,7 @@ use crate::http;
 use crate::kernel::{SlotState, Snapshot};
 use crate::log::Level;
 use crate::mailbox::{Body, Message, Sender};
-use crate::model::Request;
+use crate::model::{Request, Tool};
 use crate::transcript;
 use session::Session;
 
@@ -122,6 +122,13 @@ impl Host {
     /// Requests come with this system text.
     pub fn instructions(&self, text: &str) -> &Self {
         self.0.borrow_mut().instructions = Some(text.to_owned());
+        self
+    }
+
+    /// Requests come with these tools of the caller's. What they answer is a message that a
+    /// test sends with [`Host::receive_from`].
+    pub fn tools(&self, tools: &[Tool]) -> &Self {
+        self.0.borrow_mut().tools = tools.to_vec();
         self
     }
 

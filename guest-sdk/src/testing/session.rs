@@ -14,7 +14,7 @@ use crate::agents::CallError;
 use crate::http;
 use crate::kernel::{CommitError, LockError, SlotState};
 use crate::mailbox::{Body, Header, Message, Sender};
-use crate::model::Request;
+use crate::model::{Request, Tool, ToolCall};
 use crate::transcript::{Author, Ending, Item};
 
 /// 2026-01-01T00:00:00Z: a round time that no test mistakes for now.
@@ -25,6 +25,7 @@ pub(super) struct Session {
     pub(super) peers: Vec<String>,
     pub(super) watches: Vec<String>,
     pub(super) instructions: Option<String>,
+    pub(super) tools: Vec<Tool>,
     pub(super) limits: Limits,
     pub(super) now: u64,
     pub(super) context: Context,
@@ -54,6 +55,7 @@ pub(super) struct Running {
     pub(super) said: String,
     pub(super) sent: Vec<Sent>,
     pub(super) called: Vec<Sent>,
+    pub(super) called_tools: Vec<ToolCall>,
     pub(super) calls: u64,
     causes: Vec<Cause>,
     /// The messages that it was started with.
@@ -94,6 +96,7 @@ impl Session {
             peers: Vec::new(),
             watches: Vec::new(),
             instructions: None,
+            tools: Vec::new(),
             limits: Limits::default(),
             now: START,
             context: Context::default(),
@@ -163,6 +166,7 @@ impl Session {
             said: String::new(),
             sent: Vec::new(),
             called: Vec::new(),
+            called_tools: Vec::new(),
             calls: 0,
             causes: causes.clone(),
             offered: headers
@@ -202,7 +206,8 @@ impl Session {
         }
 
         // Words that were shown cannot be taken back, so their cause is not tried again.
-        let consumes = completed || running.spoke.is_some();
+        let showed = running.spoke.is_some() || !running.called_tools.is_empty();
+        let consumes = completed || showed;
         let (mut consumed, mut left) = (Vec::new(), Vec::new());
         for letter in self
             .letters
@@ -235,6 +240,7 @@ impl Session {
             said: running.said,
             sent: running.sent,
             called: running.called,
+            called_tools: running.called_tools,
             consumed,
             left,
             requests: self.requests[running.requests_before..].to_vec(),

@@ -3,7 +3,7 @@
 use super::Sent;
 use crate::agent::{AgentError, Cause, TurnOutput};
 use crate::http;
-use crate::model::Request;
+use crate::model::{Request, ToolCall};
 
 /// A turn that has ended.
 #[derive(Clone, Debug, PartialEq)]
@@ -21,6 +21,8 @@ pub struct Turn {
     pub sent: Vec<Sent>,
     /// What other agents were called with, in order.
     pub called: Vec<Sent>,
+    /// What the caller was asked to call.
+    pub called_tools: Vec<ToolCall>,
     /// The ids of the messages that this turn consumed, oldest first.
     pub consumed: Vec<String>,
     /// The ids of the messages that waited and still do, oldest first.

@@ -177,6 +177,19 @@ impl Voices {
                 let text = format!("{} works for it in {}", called.agent, called.session);
                 self.note(&text)
             }
+            Payload::Recounted(said) => {
+                let mut shown = self.close();
+                shown.push_str(&self.line(writer(&said.by), &said.text));
+                shown
+            }
+            Payload::ToolsCalled(called) => {
+                let names: Vec<&str> = called.calls.iter().map(|it| it.name.as_str()).collect();
+                self.note(&format!(
+                    "{} asks you to call {}",
+                    called.agent,
+                    names.join(", ")
+                ))
+            }
             Payload::CallCancelled(_)
             | Payload::SpeakerStarted(_)
             | Payload::SpeakerEnded(_)

@@ -64,6 +64,8 @@ pub struct Limits {
     pub slots_max: u64,
     /// Waiting in one agent's mailbox.
     pub mailbox_messages_max: u64,
+    /// Messages before the last ones in a request of the OpenAI API that begins a session.
+    pub recounted_max: u64,
 
     // What the host does at once.
     /// Streams of events and polls that are open.
@@ -199,6 +201,8 @@ impl Default for Limits {
             slot_bytes_max: 4 * MIB,
             slots_max: 256,
             mailbox_messages_max: 10_000,
+            // More than fits into what models read; one commit writes them all.
+            recounted_max: 2_000,
 
             streams_max: 1_000,
             // Two tenants that take all they may leave nobody out.
@@ -282,7 +286,7 @@ fn cores() -> u64 {
 
 impl Limits {
     /// Every limit by name.
-    pub(super) fn named(&self) -> [(&'static str, u64); 64] {
+    pub(super) fn named(&self) -> [(&'static str, u64); 65] {
         // Taken apart whole, so that a new field cannot be forgotten here.
         let Self {
             component_bytes_max,
@@ -310,6 +314,7 @@ impl Limits {
             slot_bytes_max,
             slots_max,
             mailbox_messages_max,
+            recounted_max,
             streams_max,
             streams_tenant_max,
             connections_max,
@@ -376,6 +381,7 @@ impl Limits {
             ("slot_bytes_max", slot_bytes_max),
             ("slots_max", slots_max),
             ("mailbox_messages_max", mailbox_messages_max),
+            ("recounted_max", recounted_max),
             ("streams_max", streams_max),
             ("streams_tenant_max", streams_tenant_max),
             ("connections_max", connections_max),

@@ -36,6 +36,7 @@ fn action(method: &Method, path: &str) -> Option<&'static str> {
         ("PUT", "/v1/agents/{agent}/config") => "agent-configured",
         ("POST", "/v1/agents/{agent}/rollback") => "agent-rolled-back",
         ("DELETE", "/v1/sessions/{id}") => "session-deleted",
+        ("DELETE", "/v1/responses/{id}") => "response-deleted",
         ("POST", "/v1/sessions/{id}/tokens") => "token-minted",
         ("DELETE", "/v1/sessions/{id}/tokens/{token}") => "token-revoked",
         ("POST", "/v1/keys" | "/v1/tenants/{tenant}/keys") => "key-minted",

@@ -33,9 +33,11 @@ const QUOTA_RETRY_S: u32 = 60;
 pub(super) struct ApiError {
     status: StatusCode,
     code: &'static str,
-    message: String,
+    message: Box<str>,
+    /// The field of the request that is wrong, where one is.
+    param: Option<Box<str>>,
     /// For the log.
-    internal: Option<String>,
+    internal: Option<Box<str>>,
     /// Beside `error` in the body.
     fields: Option<Value>,
     /// They are inside of it instead.
@@ -57,11 +59,13 @@ pub(super) type ApiResult<T> = Result<T, ApiError>;
 
 impl ApiError {
     pub(super) fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
-        let (message, is_final) = (message.into(), status == StatusCode::CONFLICT);
+        let message: String = message.into();
+        let is_final = status == StatusCode::CONFLICT;
         Self {
             status,
             code,
-            message,
+            message: message.into(),
+            param: None,
             internal: None,
             fields: None,
             are_inside: false,
@@ -141,7 +145,7 @@ impl ApiError {
             "something went wrong inside the server",
         );
         Self {
-            internal: Some(internal.to_string()),
+            internal: Some(internal.to_string().into()),
             ..error
         }
     }
@@ -160,7 +164,7 @@ impl ApiError {
         );
         let entry = damage.seq.map(|seq| Offset(seq).to_string());
         Self {
-            internal: Some(damage.to_string()),
+            internal: Some(damage.to_string().into()),
             is_final: true,
             ..error.with(json!({"session": journal.session, "entry": entry}))
         }
@@ -180,6 +184,14 @@ impl ApiError {
             ..error
         }
         .with(json!({"budget": budget}))
+    }
+
+    /// Of this field of the request, as `messages[0].content`.
+    pub(super) fn param(self, param: impl Into<Box<str>>) -> Self {
+        Self {
+            param: Some(param.into()),
+            ..self
+        }
     }
 
     pub(super) fn with(self, fields: Value) -> Self {
@@ -219,25 +231,40 @@ impl ApiError {
         let message = "the server's disk failed: it takes no more writes until it is restarted";
         let error = Self::new(StatusCode::SERVICE_UNAVAILABLE, "store_latched", message);
         Self {
-            internal: Some(internal.to_string()),
+            internal: Some(internal.to_string().into()),
             ..error
         }
     }
 }
 
-impl IntoResponse for ApiError {
-    fn into_response(self) -> Response {
+impl ApiError {
+    /// The body of the answer, which may also be an event of a stream.
+    pub(super) fn body(&self) -> Value {
         let kind = if self.status.is_server_error() {
             "server_error"
         } else {
             "invalid_request_error"
         };
-        let mut body = json!({"error": {"code": self.code, "message": self.message, "type": kind}});
+        // The form that clients of OpenAI read, on every route.
+        let error = json!({
+            "code": self.code,
+            "message": self.message,
+            "param": self.param,
+            "type": kind,
+        });
+        let mut body = json!({"error": error});
         let place = if self.are_inside { "/error" } else { "" };
         let object = body.pointer_mut(place).and_then(Value::as_object_mut);
-        if let (Some(object), Some(Value::Object(fields))) = (object, self.fields) {
-            object.extend(fields);
+        if let (Some(object), Some(Value::Object(fields))) = (object, &self.fields) {
+            object.extend(fields.clone());
         }
+        body
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let body = self.body();
         let mut response = (self.status, Json(body)).into_response();
         response.extensions_mut().insert(Code(self.code));
         let headers = response.headers_mut();

@@ -12,10 +12,10 @@ use crate::session::fork::NewFork;
 use crate::tenants::Right;
 
 use super::Api;
+use super::asking::set;
 use super::auth::Caller;
 use super::body::{self, Body, Names};
 use super::error::ApiResult;
-use super::invoke::set;
 use super::sessions::described;
 
 #[derive(Default, Deserialize)]

@@ -6,6 +6,7 @@
 
 mod admission;
 mod agents;
+mod asking;
 mod audit;
 mod auth;
 mod body;
@@ -20,6 +21,7 @@ mod inspect;
 mod invoke;
 mod keys;
 mod notices;
+mod openai;
 mod openapi;
 mod operations;
 mod patience;
@@ -101,6 +103,10 @@ pub struct Settings {
     pub streams_max: usize,
     /// The same of one tenant.
     pub streams_tenant_max: usize,
+    /// Messages before the one that is asked, in a request that begins a session.
+    pub recounted_max: usize,
+    /// After how long without events sessions end that a request of the OpenAI API made for itself alone.
+    pub chat_expire_after_ms: u64,
     /// Whose Durable Streams anybody may use without a key.
     pub streams_open_to: Option<TenantId>,
     pub stream_body_bytes: usize,
@@ -152,6 +158,15 @@ pub fn router(parts: Parts) -> Router {
         .route("/v1/agents/{agent}/rollback", post(agents::roll_back))
         .route("/v1/agents/{agent}/logs", get(agents::logs))
         .route("/v1/agents/{agent}/invoke", post(invoke::invoke))
+        .route("/v1/models", get(openai::models::list))
+        .route("/v1/models/{id}", get(openai::models::show))
+        .route("/v1/chat/completions", post(openai::chat::complete))
+        .route("/v1/responses", post(openai::responses::create))
+        .route(
+            "/v1/responses/{id}",
+            get(openai::responses::show).delete(openai::responses::remove),
+        )
+        .route("/v1/responses/{id}/cancel", post(openai::responses::cancel))
         .route("/v1/components/{digest}", get(inspect::component))
         .route("/v1/operations/{id}", get(operations::show))
         .route("/v1/operations/{id}/cancel", post(operations::cancel))
@@ -297,6 +312,7 @@ fn cors(origins: &[HeaderValue]) -> CorsLayer {
         "etag",
         "location",
         "retry-after",
+        "x-should-retry",
         "idempotency-replayed",
         "stream-next-offset",
         "stream-up-to-date",
@@ -317,6 +333,19 @@ fn cors(origins: &[HeaderValue]) -> CorsLayer {
         "if-match",
         "last-event-id",
         "prefer",
+        "x-antiphon-session",
+        // What clients of OpenAI send from pages.
+        "openai-organization",
+        "openai-project",
+        "x-stainless-arch",
+        "x-stainless-helper-method",
+        "x-stainless-lang",
+        "x-stainless-os",
+        "x-stainless-package-version",
+        "x-stainless-retry-count",
+        "x-stainless-runtime",
+        "x-stainless-runtime-version",
+        "x-stainless-timeout",
         "if-none-match",
         "stream-ttl",
         "stream-expires-at",

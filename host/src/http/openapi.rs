@@ -1,6 +1,6 @@
 //! `GET /v1/openapi.json`: the whole API as an OpenAPI 3.1 document.
 //!
-//! - `operations`: every route, what it takes, and what it may answer.
+//! - `operations`, `streams`, `openai`: every route, what it takes, and what it may answer.
 //! - `schemas`: the JSON of requests and answers.
 //! - here: the codes of errors with their statuses, and the document put together.
 //!
@@ -8,6 +8,7 @@
 //! that a test gets to it: an answer with a status or code that is not in here fails that test.
 
 mod notices;
+mod openai;
 mod operations;
 mod schemas;
 mod streams;
@@ -46,6 +47,8 @@ const CODES: &[(u16, &[&str])] = &[
             "invalid_webhook",
             "INVALID_REQUEST",
             "WEBHOOK_URL_REJECTED",
+            "unsupported_value",
+            "previous_response_not_found",
         ],
     ),
     (401, &["invalid_key", "TOKEN_INVALID"]),
@@ -75,6 +78,8 @@ const CODES: &[(u16, &[&str])] = &[
             "secret_not_found",
             "tenant_not_found",
             "stream_not_found",
+            "model_not_found",
+            "response_not_found",
             "webhook_not_found",
             "dead_letter_not_found",
             "SUBSCRIPTION_NOT_FOUND",
@@ -103,6 +108,7 @@ const CODES: &[(u16, &[&str])] = &[
             "content_type_mismatch",
             "out_of_order",
             "producer_gap",
+            "response_in_session",
             "ALREADY_CLAIMED",
             "FENCED",
             "INVALID_OFFSET",
@@ -308,6 +314,8 @@ fn phrase(status: u16) -> &'static str {
 fn path_parameter(path: &str, name: &str) -> Value {
     let schema = match (name, path) {
         ("id", path) if path.starts_with("/v1/operations") => "MessageId",
+        ("id", path) if path.starts_with("/v1/models") => "Text",
+        ("id", path) if path.starts_with("/v1/responses") => "ResponseId",
         ("id", path) if path.starts_with("/v1/keys") => "KeyId",
         ("id", path) if path.starts_with("/v1/stream/__ds") => "Name",
         ("id", _) => "SessionId",
@@ -335,6 +343,8 @@ fn query_parameter(name: &str) -> Value {
         "from" | "to" => json!({"type": "string", "format": "date"}),
         "kind" => json!({"type": "string"}),
         "stream-cursor" => json!({"type": "integer", "minimum": 0}),
+        "stream" => json!({"type": "boolean"}),
+        "starting_after" => json!({"type": "integer", "minimum": 0}),
         "before-request" => json!({"type": "string"}),
         _ => schemas::named("Offset"),
     };
@@ -350,6 +360,7 @@ fn header_parameter(name: &str) -> Value {
         "idempotency-key" => json!({"type": "string", "pattern": "^[!-~]{1,255}$"}),
         "if-match" => json!({"type": "string", "pattern": "^\"?[0-9]{1,19}\"?$"}),
         "prefer" => json!({"type": "string", "enum": ["respond-async"]}),
+        "x-antiphon-session" => schemas::named("SessionId"),
         "last-event-id" => schemas::named("Offset"),
         _ => json!({"type": "string"}),
     };

@@ -15,11 +15,11 @@ use crate::session::commands::{self, NewMessage, NewSession};
 use crate::tenants::Right;
 
 use super::Api;
+use super::asking::set;
 use super::auth::Caller;
 use super::body::{self, Body, Names, Params};
 use super::bus;
 use super::error::{ApiError, ApiResult, agent_not_found, settled};
-use super::invoke::set;
 use super::wire;
 
 /// Sessions on one page.
@@ -88,6 +88,7 @@ impl New {
             expires_after_ms,
             called_by: None,
             idempotency: None,
+            recounted: Vec::new(),
         })
     }
 }
@@ -274,6 +275,9 @@ pub(super) async fn send(
         bus: bus::context(&api, &inbound),
         called_by: None,
         authorization: inbound.authorization,
+        instructions: None,
+        tools: Vec::new(),
+        echo: None,
     };
     let posted = commands::post(&api.sessions, &session.ledger, None, message);
     let posted = settled(&session, posted).await?;

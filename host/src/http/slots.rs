@@ -12,10 +12,10 @@ use crate::session::commands;
 use crate::tenants::Right;
 
 use super::Api;
+use super::asking::set;
 use super::auth::Caller;
 use super::body::{self, Body, Names};
 use super::error::{ApiError, ApiResult, settled};
-use super::invoke::set;
 use super::wire;
 
 fn not_found() -> ApiError {

@@ -30,6 +30,20 @@ pub(super) fn event(id: &str, kind: &str, data: &[u8]) -> Bytes {
     bytes.freeze()
 }
 
+/// An event without an id. `data` is one line of JSON, which has no line break.
+pub(super) fn unnamed(kind: Option<&str>, data: &[u8]) -> Bytes {
+    let mut bytes = BytesMut::with_capacity(data.len() + 64);
+    if let Some(kind) = kind {
+        bytes.put_slice(b"event: ");
+        bytes.put_slice(kind.as_bytes());
+        bytes.put_u8(b'\n');
+    }
+    bytes.put_slice(b"data: ");
+    bytes.put_slice(data);
+    bytes.put_slice(b"\n\n");
+    bytes.freeze()
+}
+
 /// What stands between line breaks, as the HTML standard has them in event streams; at least one line.
 pub(super) fn lines(data: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut left = Some(data);

@@ -111,6 +111,8 @@ pub(super) fn item(item: &Item) -> Value {
     }
     if let Some(turn) = &item.turn {
         value["turn"] = json!(turn);
+    }
+    if item.turn.is_some() || item.end.is_some() {
         value["end"] = json!(match item.end {
             Some(Ending::Complete) => Some("complete"),
             Some(Ending::Interrupted) => Some("interrupted"),
@@ -176,7 +178,7 @@ pub(super) fn usage(usage: Usage) -> Value {
 /// What `invoke` answers when the turn is over.
 pub(super) fn answer(session: &SessionId, taken: &Taken) -> Value {
     let ended = taken.ended.as_ref();
-    json!({
+    let mut value = json!({
         "session": session,
         "run": taken.run,
         "turn": taken.turn,
@@ -184,7 +186,11 @@ pub(super) fn answer(session: &SessionId, taken: &Taken) -> Value {
         "outcome": ended.map(|ended| ended.outcome.name()),
         "reply": taken.reply,
         "usage": usage(ended.map(|ended| ended.usage).unwrap_or_default()),
-    })
+    });
+    if !taken.calls.is_empty() {
+        value["tool_calls"] = json!(taken.calls);
+    }
+    value
 }
 
 /// A long-running operation: the message and what became of it.

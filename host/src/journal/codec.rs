@@ -208,7 +208,9 @@ fn write_private(bytes: &mut BytesMut, payload: &Payload) {
         | Payload::SpeakerStarted(_)
         | Payload::SpeakerEnded(_)
         | Payload::Halted(_)
-        | Payload::CallCancelled(_) => {}
+        | Payload::CallCancelled(_)
+        | Payload::Recounted(_)
+        | Payload::ToolsCalled(_) => {}
     }
 }
 
@@ -242,7 +244,9 @@ fn set_private(payload: &mut Payload, json: &[u8]) -> Result<(), serde_json::Err
         | Payload::SpeakerStarted(_)
         | Payload::SpeakerEnded(_)
         | Payload::Halted(_)
-        | Payload::CallCancelled(_) => Ok(()),
+        | Payload::CallCancelled(_)
+        | Payload::Recounted(_)
+        | Payload::ToolsCalled(_) => Ok(()),
     }
 }
 

@@ -223,7 +223,11 @@ fn what(entry: &Entry) -> Option<What> {
         | Payload::SpeakerEnded(_)
         | Payload::Halted(_)
         | Payload::AgentCalled(_)
-        | Payload::CallCancelled(_) => return None,
+        | Payload::CallCancelled(_)
+        // It is part of how the session was opened.
+        | Payload::Recounted(_)
+        // The end of its turn follows.
+        | Payload::ToolsCalled(_) => return None,
     })
 }
 

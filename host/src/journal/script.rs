@@ -13,10 +13,11 @@ use crate::journal::entry::{
     AgentCalled, AgentCalledPrivate, AgentResumed, AgentSuspended, CallCancelled, CallKind,
     CallResult, Called, Cause, Content, Entry, Fate, Halt, Halted, Idempotency, InputFate,
     InterruptRequested, MessageReceived, MessageReceivedPrivate, MessageSent, MessageSetAside,
-    Observation, Observed, Outcome, Payload, Piece, Pinned, Price, Retried, RetryReason, Returned,
-    SessionChange, SessionChanged, SessionForked, SessionOpened, SessionOpenedPrivate,
+    Observation, Observed, Outcome, Payload, Piece, Pinned, Price, Recounted, Retried, RetryReason,
+    Returned, SessionChange, SessionChanged, SessionForked, SessionOpened, SessionOpenedPrivate,
     SlotCommitted, SlotCommittedPrivate, SlotLocked, SlotReleased, SpeakerEnded, SpeakerStarted,
-    Spoke, Streamed, TurnEnded, TurnEndedPrivate, TurnError, TurnStarted, Usage, Writer,
+    Spoke, Streamed, ToolCall, ToolsCalled, TurnEnded, TurnEndedPrivate, TurnError, TurnStarted,
+    Usage, Writer,
 };
 use crate::journal::state::{IllegalEntry, State};
 
@@ -101,7 +102,7 @@ impl Script {
         let words = Words { plain, options };
         match verb {
             "open" | "got" | "add" | "remove" | "expire" | "delete" | "aside" | "suspend"
-            | "resume" | "fork" => self.outside(verb, &words),
+            | "resume" | "fork" | "told-before" => self.outside(verb, &words),
             "put" | "lock" | "commit" | "free" => self.slot(verb, &words),
             "lost" | "retake" => self.lost(verb, &words),
             "start" | "spoke" | "stop" | "end" | "again" => self.turn(verb, &words),
@@ -135,6 +136,9 @@ impl Script {
                         body: Digest::of(b"hello"),
                     }),
                     invoked: words.plain.contains(&"invoked"),
+                    instructions: words.text("be").map(str::to_owned),
+                    tools: Vec::new(),
+                    echo: None,
                     bus: words.text("run").map(|run| bus::Context {
                         run: name(run),
                         parent: None,
@@ -145,6 +149,13 @@ impl Script {
                         left_micros: words.option("left"),
                     }),
                 },
+            }),
+            "told-before" => Payload::Recounted(Recounted {
+                by: match words.plain.first() {
+                    Some(agent) => Writer::Agent(name(agent)),
+                    None => Writer::Author(name("ada")),
+                },
+                text: "earlier".into(),
             }),
             "fork" => Payload::SessionForked(SessionForked {
                 from: words.at(0),
@@ -365,6 +376,19 @@ impl Script {
                 session: words.at(3),
                 private: AgentCalledPrivate::default(),
             }),
+            "tools" => Payload::ToolsCalled(ToolsCalled {
+                agent: words.option("as").unwrap_or_else(|| agent_of(&turn)),
+                turn,
+                n,
+                calls: words.plain[2..]
+                    .iter()
+                    .map(|tool| ToolCall {
+                        id: (*tool).to_owned(),
+                        name: (*tool).to_owned(),
+                        arguments: "{}".into(),
+                    })
+                    .collect(),
+            }),
             "told" => Payload::CallCancelled(CallCancelled {
                 turn,
                 n,
@@ -521,6 +545,11 @@ pub(crate) fn print(entries: &[Entry]) -> String {
             Payload::Halted(it) => format!(" {}", it.halt.name()),
             Payload::AgentCalled(it) => format!(" {} {} in {}", it.n, it.agent, it.session),
             Payload::CallCancelled(it) => format!(" {} {} in {}", it.n, it.agent, it.session),
+            Payload::ToolsCalled(it) => {
+                let names: Vec<&str> = it.calls.iter().map(|call| call.name.as_str()).collect();
+                format!(" {} [{}]", it.agent, names.join(","))
+            }
+            Payload::Recounted(it) => format!(" {:?} {:?}", it.by, it.text),
             Payload::SessionOpened(_)
             | Payload::Called(_)
             | Payload::Returned(_)

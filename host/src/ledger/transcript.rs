@@ -9,12 +9,17 @@ use std::sync::Arc;
 
 use crate::clock::Time;
 use crate::id::{AgentName, Author, MessageId, Seq, TurnId};
-use crate::journal::entry::{Entry, Kind, Outcome, Payload};
+use crate::journal::entry::{Entry, Kind, Outcome, Payload, Writer};
 use crate::store::ReadError;
 
 use super::Ledger;
 
-const KINDS: &[Kind] = &[Kind::MessageReceived, Kind::Spoke, Kind::TurnEnded];
+const KINDS: &[Kind] = &[
+    Kind::MessageReceived,
+    Kind::Recounted,
+    Kind::Spoke,
+    Kind::TurnEnded,
+];
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Speaker {
@@ -36,6 +41,7 @@ pub struct Item {
     pub time: Time,
     pub speaker: Speaker,
     pub text: String,
+    /// None for a person's words, and for what was said before the session began.
     pub turn: Option<TurnId>,
     pub message: Option<MessageId>,
     /// None for a person's message and while the agent is still speaking.
@@ -154,6 +160,22 @@ impl Assembly {
                     turn: None,
                     message: Some(received.message),
                     end: None,
+                });
+                true
+            }
+            Payload::Recounted(recounted) => {
+                let (speaker, end) = match recounted.by {
+                    Writer::Author(author) => (Speaker::Person(author), None),
+                    Writer::Agent(agent) => (Speaker::Agent(agent), Some(Ending::Complete)),
+                };
+                self.items.push(Item {
+                    at: entry.seq,
+                    time: entry.time,
+                    speaker,
+                    text: recounted.text,
+                    turn: None,
+                    message: None,
+                    end,
                 });
                 true
             }

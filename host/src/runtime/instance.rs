@@ -234,6 +234,7 @@ pub(super) fn stopped(scope: &Scope, stop: Stop, backtrace: Option<String>) -> E
         Stop::Over => Exit::Over,
         Stop::Dead(dead) => Exit::Dead(dead),
         Stop::Limit(_) => failed(scope, Failure::Limit, text, backtrace),
+        Stop::Misuse(_) => failed(scope, Failure::Trap, text, backtrace),
         Stop::Read(_) => failed(scope, Failure::Component, text, backtrace),
         Stop::Differs(differs) => Exit::Differs {
             differs,

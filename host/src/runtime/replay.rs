@@ -304,6 +304,7 @@ pub fn describe(recorded: &Recorded) -> String {
         Payload::SlotLocked(it) => format!("the lock of slot {}", it.slot),
         Payload::SlotReleased(it) => format!("the release of slot {}", it.slot),
         Payload::SlotCommitted(it) => format!("call {}, the commit of slot {}", it.n, it.slot),
+        Payload::ToolsCalled(it) => format!("call {}, asking for tools", it.n),
         Payload::SpeakerStarted(it) => {
             format!("the start of turn {} of {:?}", it.index, it.speaker)
         }

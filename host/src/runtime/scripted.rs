@@ -74,7 +74,7 @@ pub(crate) async fn start(scope: Arc<Scope>, input: Input) -> Exit {
             backtrace: None,
             stderr: None,
         },
-        Err(End::Stop(stop @ (Stop::Limit(_) | Stop::Read(_)))) => {
+        Err(End::Stop(stop @ (Stop::Limit(_) | Stop::Misuse(_) | Stop::Read(_)))) => {
             failed(Failure::Limit, stop.to_string())
         }
         Err(End::Failed(code)) => failed(code, "as the script wants".into()),

@@ -15,8 +15,8 @@ mod turns;
 use crate::budgets::Exhausted;
 use crate::id::{AgentName, MessageId, Seq, TurnId};
 use crate::journal::entry::{
-    CalledBy, Idempotency, MessageSetAside, Outcome, Payload, SessionChange, SessionChanged,
-    SessionOpened, SessionOpenedPrivate,
+    CalledBy, Idempotency, MessageSetAside, Outcome, Payload, Recounted, SessionChange,
+    SessionChanged, SessionOpened, SessionOpenedPrivate,
 };
 use crate::journal::state::Phase;
 use crate::ledger::{AppendError, Batch, Dead, Ledger};
@@ -96,6 +96,8 @@ pub struct NewSession {
     /// The turn of this host that it is opened for.
     pub called_by: Option<CalledBy>,
     pub idempotency: Option<Idempotency>,
+    /// What was said before, oldest first.
+    pub recounted: Vec<Recounted>,
 }
 
 /// Open the session; false if it is open with the same participants already.
@@ -133,6 +135,9 @@ fn open_in(batch: &mut Batch<'_>, new: &NewSession) -> Result<bool> {
             idempotency: new.idempotency,
         },
     }));
+    for recounted in &new.recounted {
+        batch.push(Payload::Recounted(recounted.clone()));
+    }
     Ok(true)
 }
 

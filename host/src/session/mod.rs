@@ -32,6 +32,7 @@ mod driver;
 pub mod following;
 pub mod fork;
 mod instances;
+mod instructions;
 mod machine;
 mod nested;
 mod opening;

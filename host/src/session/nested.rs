@@ -63,6 +63,7 @@ impl Peers for Nested {
                 expires_after_ms: Some(self.sessions.0.parts.invoked_expire_after_ms),
                 called_by: Some(opening.called_by.clone()),
                 idempotency: None,
+                recounted: Vec::new(),
             };
             let caller = opening.called_by.turn.as_str().rsplit('.').next();
             let message = NewMessage {
@@ -80,6 +81,9 @@ impl Peers for Nested {
                 bus: Some(opening.context),
                 called_by: Some(opening.called_by),
                 authorization: opening.authorization,
+                instructions: None,
+                tools: Vec::new(),
+                echo: None,
             };
             // Told once, it is told, also if the key is not remembered any more.
             if known(&session, &opening.key).is_some() {

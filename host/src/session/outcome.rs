@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use crate::id::{MessageId, RunId, Seq, TurnId};
 use crate::journal::codec::{DecodeError, Encoded};
 use crate::journal::entry::{
-    Fate, Kind, Outcome, Payload, SessionChange, SessionChanged, TurnEnded, TurnError, Usage,
+    Fate, Kind, Outcome, Payload, SessionChange, SessionChanged, ToolCall, TurnEnded, TurnError,
+    Usage,
 };
 use crate::ledger::Ledger;
 use crate::store::ReadError;
@@ -23,6 +24,8 @@ pub struct Taken {
     /// What people were shown: by the whole turn if it began with the message, from the message on if
     /// it took it while it ran.
     pub reply: String,
+    /// What its caller was asked to do.
+    pub calls: Vec<ToolCall>,
     pub ended: Option<Ended>,
 }
 
@@ -51,9 +54,16 @@ pub struct Tracker {
     message: MessageId,
     taken: Option<Taken>,
     /// What open turns said since the message came: one of them may have taken it.
-    said: BTreeMap<TurnId, String>,
+    said: BTreeMap<TurnId, Said>,
     set_aside: Option<String>,
     done: bool,
+}
+
+/// What an open turn has shown.
+#[derive(Debug, Default)]
+struct Said {
+    text: String,
+    calls: Vec<ToolCall>,
 }
 
 impl Tracker {
@@ -107,6 +117,7 @@ impl Tracker {
                 encoded.kind,
                 Kind::TurnStarted
                     | Kind::Spoke
+                    | Kind::ToolsCalled
                     | Kind::TurnEnded
                     | Kind::MessageSetAside
                     | Kind::SessionChanged
@@ -120,6 +131,7 @@ impl Tracker {
                     turn: started.turn,
                     run: started.run,
                     reply: String::new(),
+                    calls: Vec::new(),
                     ended: None,
                 });
             }
@@ -130,7 +142,18 @@ impl Tracker {
                         .said
                         .entry(spoke.turn)
                         .or_default()
+                        .text
                         .push_str(&spoke.text),
+                }
+            }
+            Payload::ToolsCalled(called) => {
+                match self
+                    .taken
+                    .as_mut()
+                    .filter(|taken| taken.turn == called.turn)
+                {
+                    Some(taken) => taken.calls = called.calls,
+                    None => self.said.entry(called.turn).or_default().calls = called.calls,
                 }
             }
             Payload::TurnEnded(ended) => self.turn_ended(encoded.seq, ended),
@@ -157,10 +180,12 @@ impl Tracker {
                 return;
             }
             // The turn ran already when the message came, and took it.
+            let said = said.unwrap_or_default();
             self.taken = Some(Taken {
                 run: ended.turn.run(),
                 turn: ended.turn,
-                reply: said.unwrap_or_default(),
+                reply: said.text,
+                calls: said.calls,
                 ended: None,
             });
         }

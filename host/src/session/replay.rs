@@ -9,7 +9,7 @@
 mod ending;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -35,6 +35,7 @@ use crate::runtime::replay::Replay;
 use crate::runtime::scope::{Http, Record, Scope, TurnClock, TurnOutput};
 use crate::store::{self, Commit, CommitError, JournalId, Memory, OpenError, Store, Write};
 
+use super::instructions;
 use super::turn::inputs;
 
 pub use ending::Difference;
@@ -268,6 +269,7 @@ async fn perform(
     let replay = Replay::of(&case.turn, record.cloned()).closed();
     let agent = &turn_started.agent;
     let open = story.state.turns.get(&case.turn);
+    let input = input(&story.state, &case.turn, agent, case.seeds.clone());
     let scope = Arc::new(Scope {
         tenant,
         session: case.session.clone(),
@@ -277,6 +279,10 @@ async fn perform(
         depth: open.map_or(0, |open| open.depth),
         deadline: open.and_then(|open| open.bus.as_ref()?.deadline),
         authorized: None,
+        has_called_tools: AtomicBool::new(false),
+        told: instructions::of(&ledger, &input.messages)
+            .await
+            .map_err(|error| CaseError::Open(error.into()))?,
         credential: tokio::sync::OnceCell::new(),
         peers: None,
         agent: agent.clone(),
@@ -303,7 +309,6 @@ async fn perform(
         written: AtomicU64::new(0),
         record: Record::of(replay, Instant::now()),
     });
-    let input = input(&story.state, &case.turn, agent, case.seeds.clone());
     let begun = Instant::now();
     let exit = runs.start(scope.clone(), input).await;
     let took = begun.elapsed();

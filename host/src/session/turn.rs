@@ -1,7 +1,7 @@
 //! One turn: from `turn-started` through its instance to `turn-ended`.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::{Duration, Instant};
 
 use tokio::sync::OnceCell;
@@ -22,6 +22,7 @@ use crate::runtime::replay::Replay;
 use crate::runtime::scope::{Http, Record, Scope, TurnClock, TurnOutput};
 use crate::telemetry::{Stage, UnderWay};
 
+use super::instructions;
 use super::nested::Nested;
 use super::recovery::{End, end_turn};
 use super::rules::Rules;
@@ -259,6 +260,13 @@ async fn execute(sessions: &Sessions, session: &Session, started: Started) -> Ex
         Ok(prepared) => prepared,
         Err(exit) => return exit,
     };
+    let told = match instructions::of(&session.ledger, &started.messages).await {
+        Ok(told) => told,
+        Err(error) => {
+            tracing::error!(turn = %started.turn, %error, "what a turn is told cannot be read");
+            return not_loaded("what the turn is told cannot be read");
+        }
+    };
     let tenant = session.journal.tenant.clone();
     let (context, seeds) = session.ledger.look(|state| {
         let context = state
@@ -286,6 +294,8 @@ async fn execute(sessions: &Sessions, session: &Session, started: Started) -> Ex
         depth: started.depth,
         deadline: started.deadline,
         authorized: started.authorized,
+        told,
+        has_called_tools: AtomicBool::new(false),
         credential: OnceCell::new(),
         peers: Some(Arc::new(Nested {
             sessions: sessions.clone(),

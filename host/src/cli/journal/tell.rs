@@ -62,6 +62,12 @@ impl Open {
         Some(match entry.kind.as_str() {
             "session-opened" => self.opened(fields),
             "session-changed" => changed(fields),
+            "recounted" => {
+                let mut by = fields.inner("by");
+                let who = by.text("agent").or_else(|| by.text("author"));
+                let text = fields.text("text").unwrap_or_default();
+                Told::plain(who.unwrap_or_default(), format!("said before: {text}"))
+            }
             "session-forked" => {
                 let from = fields.text("from").unwrap_or_default();
                 let at = place(fields, "at");
@@ -98,6 +104,23 @@ impl Open {
                     turn.first_word = turn.first_word.or(time);
                 }
                 Told::plain(who, fields.text("text").unwrap_or_default()).in_turn(turn)
+            }
+            "tools-called" => {
+                let turn = fields.text("turn");
+                fields.ignore(&["n"]);
+                let who = fields.text("agent").unwrap_or_else(|| self.who(&turn));
+                let calls = fields.list("calls").into_iter();
+                let calls = calls.map(|call| {
+                    let mut call = Fields::of(call);
+                    let name = call.text("name").unwrap_or_default();
+                    format!("{name} {}", call.text("arguments").unwrap_or_default())
+                });
+                let calls: Vec<String> = calls.collect();
+                Told::plain(
+                    who,
+                    format!("asks its caller to call {}", join(&calls, ", ")),
+                )
+                .in_turn(turn)
             }
             "slot-locked" => self.locked(fields, time),
             "slot-committed" => self.committed(fields, time),

@@ -145,6 +145,39 @@ fn requests_are_told_with_what_they_brought() {
 }
 
 #[test]
+fn what_was_said_before_is_told_as_such() {
+    let entries = [
+        entry(
+            1,
+            0,
+            "session-opened",
+            json!({"agents": ["talker"], "entry": "talker"}),
+        ),
+        entry(
+            2,
+            0,
+            "recounted",
+            json!({"by": {"author": "ana"}, "text": "Is it blue?"}),
+        ),
+        entry(
+            3,
+            0,
+            "recounted",
+            json!({"by": {"agent": "talker"}, "text": "It is."}),
+        ),
+    ];
+    check(
+        &entries,
+        r#"
+        2026-11-21 UTC
+     1  09:30:00.000                session-opened      opens with talker; messages go to talker
+     2  09:30:00.000     ana        recounted           said before: Is it blue?
+     3  09:30:00.000     talker     recounted           said before: It is.
+"#,
+    );
+}
+
+#[test]
 fn silence_retries_and_what_is_left_open_can_be_seen() {
     let mut entries = opening();
     entries.extend([

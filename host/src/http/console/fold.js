@@ -58,6 +58,20 @@ const HEARD = {
     note(state, event)
   },
 
+  // What was said before the session began.
+  'recounted'(state, event) {
+    const key = `b ${event.offset}`
+    if (event.by.agent) {
+      const parts = [{ speaker: null, index: undefined, text: event.text, isFrame: false }]
+      push(state, key, event, { type: 'reply', turn: null, agent: event.by.agent, parts, end: 'completed', error: null, by: null })
+    } else {
+      const said = { type: 'message', author: event.by.author, message: null, to: null, text: event.text, isText: true }
+      push(state, key, event, { ...said, fate: 'consumed', reason: null })
+    }
+  },
+
+  'tools-called': note,
+
   'session-forked': note,
 
   'session-changed'(state, event) {

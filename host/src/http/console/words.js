@@ -55,6 +55,8 @@ export const detail = event => (DETAILS[event.kind] ?? (() => ''))(event)
 
 const DETAILS = {
   'session-opened': event => `opened with ${list(event.agents)}; messages go to ${event.entry}`,
+  'recounted': event => `${writer(event.by)} said before: ${cut(event.text)}`,
+  'tools-called': event => `asks its caller to call ${list(event.calls.map(call => call.name))}`,
   'session-forked': event => `forked from ${event.from} after entry ${event.at}`,
   'session-changed': event => ({
     'agent-added': `${event.agent} takes part`, 'agent-removed': `${event.agent} left`,

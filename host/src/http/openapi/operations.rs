@@ -54,7 +54,7 @@ pub(super) const SESSION: &[&str] = &[
 pub(super) const WRITE: &[&str] = &["store_latched", "draining"];
 
 /// What may become of a message.
-const MESSAGE: &[&str] = &[
+pub(super) const MESSAGE: &[&str] = &[
     "agent_not_in_session",
     "author_mismatch",
     "bridge_depth_exceeded",
@@ -124,6 +124,13 @@ impl Operation {
         self
     }
 
+    /// A JSON body in which unknown fields are ignored.
+    pub(super) fn takes_any(mut self, schema: &'static str) -> Self {
+        self.bodies.push((JSON, schema));
+        self.body_required = true;
+        self.codes(BODY).codes(&["invalid_json", "invalid_name"])
+    }
+
     pub(super) fn takes(mut self, schema: &'static str) -> Self {
         self.bodies.push((JSON, schema));
         self.body_required = true;
@@ -169,6 +176,7 @@ pub(super) fn all() -> Vec<Operation> {
         in_sessions(),
         reading(),
         slots(),
+        super::openai::openai(),
         super::notices::notices(),
         super::notices::webhooks(),
         super::streams::streams(),

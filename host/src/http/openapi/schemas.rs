@@ -70,6 +70,7 @@ pub(super) fn all() -> Value {
         webhooks(),
         subscriptions(),
         messages(),
+        openai(),
         keys(),
         tenants(),
         reports(),
@@ -107,6 +108,7 @@ fn names() -> Value {
             "error": open(json!({
                 "code": text(),
                 "message": text(),
+                "param": or_null(text()),
                 "type": {"enum": ["invalid_request_error", "server_error"]},
             })),
         })),
@@ -410,6 +412,78 @@ fn messages() -> Value {
                 "error": open(json!({"code": text(), "message": text()})),
             },
         },
+    })
+}
+
+/// Of OpenAI's API, whose clients know the rest. Requests are open there: what is not named is ignored.
+fn openai() -> Value {
+    let any = |required: &[&str], properties: Value| json!({"type": "object", "required": required, "properties": properties});
+    json!({
+        "ResponseId": {"type": "string", "pattern": "^resp_[A-Za-z0-9._@-]{1,128}:[0-9]{1,19}$"},
+        "Model": open(json!({
+            "id": named("AgentName"),
+            "object": {"const": "model"},
+            "created": count(),
+            "owned_by": named("TenantName"),
+        })),
+        "Models": open(json!({"object": {"const": "list"}, "data": list("Model")})),
+        "ChatMessage": any(&["role"], json!({
+            "role": {"enum": ["system", "developer", "user", "assistant"]},
+            "content": {"anyOf": [text(), {"type": "array", "items": {"type": "object"}}, {"type": "null"}]},
+            "name": or_null(named("Author")),
+        })),
+        "Chat": any(&["model", "messages"], json!({
+            "model": text(),
+            "messages": {"type": "array", "items": named("ChatMessage"), "minItems": 1},
+            "stream": or_null(json!({"type": "boolean"})),
+            "stream_options": or_null(any(&[], json!({"include_usage": or_null(json!({"type": "boolean"}))}))),
+            "n": or_null(json!({"const": 1})),
+            "user": or_null(named("Author")),
+        })),
+        "Completion": open(json!({
+            "id": text(),
+            "object": {"const": "chat.completion"},
+            "created": count(),
+            "model": named("AgentName"),
+            "choices": {"type": "array", "items": open(json!({
+                "index": count(),
+                "message": open(json!({"role": {"const": "assistant"}, "content": or_null(text()), "refusal": or_null(text())})),
+                "finish_reason": {"enum": ["stop", "length"]},
+            }))},
+            "usage": open(json!({"prompt_tokens": count(), "completion_tokens": count(), "total_tokens": count()})),
+        })),
+        "NewResponse": any(&["model", "input"], json!({
+            "model": text(),
+            "input": {"anyOf": [text(), {"type": "array", "items": {"type": "object"}}]},
+            "instructions": or_null(text()),
+            "previous_response_id": or_null(named("ResponseId")),
+            "background": or_null(json!({"type": "boolean"})),
+            "store": or_null(json!({"type": "boolean"})),
+            "stream": or_null(json!({"type": "boolean"})),
+            "metadata": or_null(json!({"type": "object", "additionalProperties": text()})),
+            "user": or_null(named("Author")),
+        })),
+        "Response": open(json!({
+            "id": named("ResponseId"),
+            "object": {"const": "response"},
+            "created_at": count(),
+            "status": {"enum": ["queued", "in_progress", "completed", "failed", "cancelled", "incomplete"]},
+            "background": {"type": "boolean"},
+            "error": or_null(open(json!({"code": text(), "message": text()}))),
+            "incomplete_details": or_null(open(json!({"reason": text()}))),
+            "instructions": or_null(text()),
+            "metadata": {"type": "object"},
+            "model": named("AgentName"),
+            "output": {"type": "array", "items": {"type": "object"}},
+            "previous_response_id": or_null(named("ResponseId")),
+            "store": {"type": "boolean"},
+            "usage": or_null(open(json!({"input_tokens": count(), "output_tokens": count(), "total_tokens": count()}))),
+        })),
+        "DeletedResponse": open(json!({
+            "id": named("ResponseId"),
+            "object": {"const": "response"},
+            "deleted": {"const": true},
+        })),
     })
 }
 

@@ -38,6 +38,9 @@ fn received(seq: u64) -> Entry {
                 idempotency: None,
                 invoked: true,
                 bus: None,
+                instructions: Some("be brief".into()),
+                tools: Vec::new(),
+                echo: Some(serde_json::json!({"store": true})),
             },
         }),
     }

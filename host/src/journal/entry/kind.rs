@@ -29,10 +29,12 @@ pub enum Kind {
     Halted = 23,
     AgentCalled = 24,
     CallCancelled = 25,
+    Recounted = 26,
+    ToolsCalled = 27,
 }
 
 impl Kind {
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 27] = [
         Self::SessionOpened,
         Self::SessionChanged,
         Self::MessageReceived,
@@ -58,6 +60,8 @@ impl Kind {
         Self::Halted,
         Self::AgentCalled,
         Self::CallCancelled,
+        Self::Recounted,
+        Self::ToolsCalled,
     ];
 
     pub fn of_number(number: u16) -> Option<Self> {
@@ -100,6 +104,8 @@ impl Kind {
             Self::Halted => "halted",
             Self::AgentCalled => "agent-called",
             Self::CallCancelled => "call-cancelled",
+            Self::Recounted => "recounted",
+            Self::ToolsCalled => "tools-called",
         }
     }
 
@@ -124,7 +130,9 @@ impl Kind {
             | Self::SpeakerEnded
             | Self::Halted
             | Self::AgentCalled
-            | Self::CallCancelled => true,
+            | Self::CallCancelled
+            | Self::Recounted
+            | Self::ToolsCalled => true,
             Self::Called
             | Self::Returned
             | Self::Streamed
@@ -146,6 +154,6 @@ mod tests {
             assert_eq!(Kind::of_name(kind.name()), Some(kind));
         }
         assert_eq!(Kind::of_number(0), None);
-        assert_eq!(Kind::of_number(26), None);
+        assert_eq!(Kind::of_number(28), None);
     }
 }

@@ -6,7 +6,7 @@ use crate::id::{AgentName, Author, MessageId, SessionId, TurnId};
 
 use crate::bus;
 
-use super::Idempotency;
+use super::{Idempotency, Tool, Writer};
 
 /// Content of a message: text, or any other JSON value.
 pub type MessageBody = serde_json::Value;
@@ -34,6 +34,15 @@ pub struct MessageReceivedPrivate {
     /// What the caller's runtime said about the call. Such a message is a turn of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bus: Option<bus::Context>,
+    /// System text that came with it: for the turn that takes it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instructions: Option<String>,
+    /// Tools that its sender offers to call.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tools: Vec<Tool>,
+    /// What the protocol that it came by wants told again with the answer, in that protocol's words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub echo: Option<serde_json::Value>,
 }
 
 /// The turn that called an agent as a nested one, on this host.
@@ -41,6 +50,14 @@ pub struct MessageReceivedPrivate {
 pub struct CalledBy {
     pub session: SessionId,
     pub turn: TurnId,
+}
+
+/// What was said before the session began, as whoever opened it tells. Only before the first message: the
+/// transcript begins with it, and it starts no turn.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Recounted {
+    pub by: Writer,
+    pub text: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

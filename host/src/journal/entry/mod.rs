@@ -12,6 +12,7 @@ mod message;
 mod nested;
 mod session;
 mod slot;
+mod tools;
 mod turn;
 mod usage;
 
@@ -28,7 +29,7 @@ pub use conversation::{Cents, Halt, Halted, SpeakerEnded, SpeakerStarted};
 pub use kind::Kind;
 pub use message::{
     CalledBy, Fate, InputFate, MessageBody, MessageReceived, MessageReceivedPrivate, MessageSent,
-    MessageSetAside,
+    MessageSetAside, Recounted,
 };
 pub use nested::{AgentCalled, AgentCalledPrivate, CallCancelled};
 pub use session::{
@@ -36,6 +37,7 @@ pub use session::{
     SessionOpened, SessionOpenedPrivate,
 };
 pub use slot::{Content, SlotCommitted, SlotCommittedPrivate, SlotLocked, SlotReleased, Writer};
+pub use tools::{Tool, ToolCall, ToolsCalled};
 pub use turn::{
     Cause, Failure, InterruptRequested, Outcome, Pinned, Spoke, TurnEnded, TurnEndedPrivate,
     TurnError, TurnStarted,
@@ -79,6 +81,8 @@ pub enum Payload {
     Halted(Halted),
     AgentCalled(AgentCalled),
     CallCancelled(CallCancelled),
+    Recounted(Recounted),
+    ToolsCalled(ToolsCalled),
 }
 
 impl Payload {
@@ -109,6 +113,8 @@ impl Payload {
             Self::Halted(_) => Kind::Halted,
             Self::AgentCalled(_) => Kind::AgentCalled,
             Self::CallCancelled(_) => Kind::CallCancelled,
+            Self::Recounted(_) => Kind::Recounted,
+            Self::ToolsCalled(_) => Kind::ToolsCalled,
         }
     }
 
@@ -134,6 +140,7 @@ impl Payload {
             Self::Streamed(it) => Some(&it.turn),
             Self::Observed(it) => Some(&it.turn),
             Self::Spoke(it) => Some(&it.turn),
+            Self::ToolsCalled(it) => Some(&it.turn),
             Self::MessageSent(it) => Some(&it.turn),
             Self::SlotLocked(it) => it.n.and(Some(&it.turn)),
             Self::SlotReleased(it) => it.n.and(Some(&it.turn)),
@@ -153,7 +160,8 @@ impl Payload {
             | Self::AgentSuspended(_)
             | Self::AgentResumed(_)
             | Self::SessionForked(_)
-            | Self::CallCancelled(_) => None,
+            | Self::CallCancelled(_)
+            | Self::Recounted(_) => None,
         }
     }
 }

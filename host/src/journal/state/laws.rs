@@ -52,6 +52,7 @@ fn line(state: &State, (what, x, y): Step) -> Option<String> {
         open.map(|(turn, open)| format!("{verb} {turn} {} {rest}", open.calls))
     };
     match what % 32 {
+        0 if y % 4 == 0 => Some(["told-before", "told-before a"][usize::from(x) % 2].to_owned()),
         0 | 1 => Some(format!("got {agent} key={y}")),
         2 => Some(format!("got {agent} invoked")),
         3..=6 => {
@@ -82,6 +83,7 @@ fn line(state: &State, (what, x, y): Step) -> Option<String> {
                 causes.join(" ")
             ))
         }
+        7 if y % 8 == 0 => call("tools", "x"),
         7 => call("call", ""),
         8 => open.map(|(turn, open)| {
             format!(

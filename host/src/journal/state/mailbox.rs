@@ -36,6 +36,8 @@ pub struct Pending {
     pub bus: Option<bus::Context>,
     pub called_by: Option<CalledBy>,
     pub invoked: bool,
+    /// Its entry has instructions, or tools.
+    pub is_instructed: bool,
     /// No completed turn has seen it: by itself a cause for a turn.
     pub fresh: bool,
     pub deliveries: u32,
@@ -110,6 +112,8 @@ impl State {
             bus,
             called_by: received.called_by.clone(),
             invoked: received.private.invoked,
+            is_instructed: received.private.instructions.is_some()
+                || !received.private.tools.is_empty(),
             fresh: true,
             deliveries: 0,
             not_before: Time(0),
@@ -143,6 +147,7 @@ impl State {
             bus: None,
             called_by: None,
             invoked: false,
+            is_instructed: false,
             fresh: true,
             deliveries: 0,
             not_before: Time(0),
@@ -204,7 +209,7 @@ impl State {
                     Outcome::Completed => Fate::Left,
                     Outcome::Interrupted | Outcome::Cancelled => Fate::Consumed,
                     // What people saw of the answer stays; trying again would answer twice.
-                    Outcome::Failed if open.said > 0 => Fate::Consumed,
+                    Outcome::Failed if open.said > 0 || open.has_called_tools => Fate::Consumed,
                     // Fresh and no input: it joined the turn that ran.
                     Outcome::Failed | Outcome::Refused if input || pending.fresh => Fate::Returned,
                     Outcome::Failed | Outcome::Refused => Fate::Left,

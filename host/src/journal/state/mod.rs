@@ -49,7 +49,7 @@ use runs::Run;
 
 /// Changes whenever a fold of the same entries would serialise differently:
 /// snapshots of another version are ignored.
-pub const FOLD_VERSION: u32 = 8;
+pub const FOLD_VERSION: u32 = 9;
 
 /// An entry that cannot follow the ones before it: a defect of the writer or a damaged journal.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -82,6 +82,8 @@ pub struct State {
     pub secret: String,
     /// What the session was opened with, if under an idempotency key.
     pub opened_idempotency: Option<Idempotency>,
+    /// How many entries, from the second on, tell what was said before.
+    recounted: u64,
     pub participants: BTreeMap<AgentName, Participant>,
     pub slots: BTreeMap<SlotName, Slot>,
     pub turns: BTreeMap<TurnId, OpenTurn>,
@@ -175,6 +177,8 @@ impl State {
             Payload::Halted(halted) => self.halted(halted),
             Payload::AgentCalled(called) => self.agent_called(called),
             Payload::CallCancelled(cancelled) => self.call_cancelled(cancelled),
+            Payload::Recounted(recounted) => self.recounted(recounted),
+            Payload::ToolsCalled(called) => self.tools_called(called),
         }
     }
 

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::clock::Time;
 use crate::id::{AgentName, Digest, RunId, Seq};
 use crate::journal::entry::{
-    Entry, Idempotency, SessionChange, SessionOpened, SessionOpenedPrivate,
+    Entry, Idempotency, Recounted, SessionChange, SessionOpened, SessionOpenedPrivate, Writer,
 };
 
 use super::{Participant, Phase, State};
@@ -42,6 +42,19 @@ impl State {
             private: SessionOpenedPrivate::default(),
             ..opened.clone()
         });
+        Ok(())
+    }
+
+    pub(super) fn recounted(&mut self, recounted: &Recounted) -> Result<(), &'static str> {
+        if self.last.0 != self.recounted + 1 {
+            return Err("something has happened here already");
+        }
+        if let Writer::Agent(agent) = &recounted.by
+            && !self.participants.contains_key(agent)
+        {
+            return Err("the agent takes no part");
+        }
+        self.recounted += 1;
         Ok(())
     }
 

@@ -545,6 +545,53 @@ const BUSY: &str = "open a b\ngot b\nstart q.t0.b takes=2 messages\nend q.t0.b c
     lock r.t0.a 1 x\nput y wakes=b\ngot a\n";
 
 #[test]
+fn what_was_said_before_stands_at_the_beginning_alone() {
+    check(
+        "open a b\ntold-before\ntold-before b\ngot a",
+        "a has 4 fresh",
+    );
+    check("told-before", "1: the session is not open yet");
+    check("open a\ntold-before b", "2: the agent takes no part");
+    check(
+        "open a\ntold-before\nadd b\ntold-before",
+        "4: something has happened here already",
+    );
+    check(
+        "open a\ngot a\ntold-before",
+        "3: something has happened here already",
+    );
+    let script = Script::run("open a\ngot a be=brief\ngot a").unwrap();
+    let pending = &script.state.participants[&name("a")].pending;
+    assert_eq!(
+        (pending[0].is_instructed, pending[1].is_instructed),
+        (true, false)
+    );
+}
+
+#[test]
+fn a_turn_that_asked_for_tools_says_no_more() {
+    let turn = "open a b\ngot a\nstart r.t0.a takes=2 messages\nspoke r.t0.a 0 well\n";
+    let asked = format!("{turn}tools r.t0.a 0 look\n");
+    check(
+        &asked,
+        "a has 2 fresh\na runs r.t0.a said 4 calls 1\nrun r next 1",
+    );
+    for (line, why) in [
+        ("spoke r.t0.a 4 more", "6: the turn has asked for tools"),
+        ("tools r.t0.a 1 look", "6: the turn has asked for tools"),
+    ] {
+        check(&format!("{asked}{line}"), why);
+    }
+    check(&format!("{turn}tools r.t0.a 0"), "5: it calls nothing");
+    check(
+        &format!("{turn}tools r.t0.a 0 look as=b"),
+        "5: it is another agent's turn",
+    );
+    // What was asked for was shown: a turn that fails after it is not made again.
+    check(&format!("{asked}end r.t0.a failed * code=agent"), "");
+}
+
+#[test]
 fn a_fork_takes_over_what_waits_and_drops_what_was_promised() {
     check(
         BUSY,

@@ -9,7 +9,8 @@ use crate::clock::Time;
 use crate::id::{AgentName, MessageId, RunId, Seq, SlotName, TurnId};
 use crate::journal::entry::{
     CallResult, Called, Cause, Entry, Failure, InterruptRequested, Observation, Observed, Outcome,
-    Pinned, Retried, RetryReason, Returned, Spoke, Streamed, TurnEnded, TurnStarted, Usage,
+    Pinned, Retried, RetryReason, Returned, Spoke, Streamed, ToolsCalled, TurnEnded, TurnStarted,
+    Usage,
 };
 
 use super::mailbox::position;
@@ -33,6 +34,9 @@ pub struct OpenTurn {
     pub pulled: BTreeSet<MessageId>,
     /// Bytes said.
     pub said: u64,
+    /// It asked its caller to call tools: it says no more.
+    #[serde(default)]
+    pub has_called_tools: bool,
     /// The number of the next host call.
     pub calls: u32,
     /// Calls that have not returned.
@@ -186,6 +190,7 @@ impl State {
                 inputs: started.inputs.clone(),
                 pulled: BTreeSet::new(),
                 said: 0,
+                has_called_tools: false,
                 calls: 0,
                 open_calls: BTreeMap::new(),
                 children: BTreeMap::new(),
@@ -279,10 +284,25 @@ impl State {
         self.must_be_of(&spoke.turn, &spoke.agent)?;
         let turn = self.speaking(&spoke.turn)?;
         turn.may_voice(spoke)?;
+        if turn.has_called_tools {
+            return Err("the turn has asked for tools");
+        }
         if turn.said != spoke.at {
             return Err("words are missing before it");
         }
         turn.said += spoke.text.len() as u64;
+        Ok(())
+    }
+
+    pub(super) fn tools_called(&mut self, called: &ToolsCalled) -> Result<(), &'static str> {
+        self.must_be_of(&called.turn, &called.agent)?;
+        if called.calls.is_empty() {
+            return Err("it calls nothing");
+        }
+        if self.speaking(&called.turn)?.has_called_tools {
+            return Err("the turn has asked for tools");
+        }
+        self.call(&called.turn, called.n)?.has_called_tools = true;
         Ok(())
     }
 

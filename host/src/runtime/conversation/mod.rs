@@ -88,7 +88,9 @@ async fn converse(definition: Arc<Definition>, scope: &Scope) -> Result<Option<H
         Value::String(text) => text,
         other => other.to_string(),
     });
-    let seed = bodies.collect::<Vec<String>>().join("\n");
+    // Participants have system texts of their own: what came with the messages is part of what they are told.
+    let told = scope.told.instructions.iter().cloned().chain(bodies);
+    let seed = told.collect::<Vec<String>>().join("\n");
     let mut talk = Talk::new(definition.clone(), seed);
     let mut floor = Floor {
         scope,

@@ -1,6 +1,6 @@
 //! `turn`: what this activation is.
 
-use crate::runtime::bindings::antiphon::agent::turn::{Allowance, Host, Info};
+use crate::runtime::bindings::antiphon::agent::turn::{Allowance, Host, Info, Tool};
 use crate::runtime::guest::Guest;
 
 impl Host for Guest {
@@ -17,9 +17,18 @@ impl Host for Guest {
                 .map(|parent| parent.as_str().to_owned()),
             agent: scope.agent.as_str().to_owned(),
             deadline: scope.deadline.map(|deadline| deadline.0),
-            // Callers that send instructions come with the OpenAI surface.
-            instructions: None,
+            instructions: scope.told.instructions.clone(),
         })
+    }
+
+    fn tools(&mut self) -> wasmtime::Result<Vec<Tool>> {
+        self.scope.count()?;
+        let tools = self.scope.told.tools.iter().map(|tool| Tool {
+            name: tool.name.clone(),
+            description: tool.description.clone(),
+            parameters: tool.parameters.clone(),
+        });
+        Ok(tools.collect())
     }
 
     fn budget(&mut self) -> wasmtime::Result<Allowance> {

@@ -4,7 +4,7 @@
 //! the turn is resumed and the record reaches that far, else decided and written down. The host
 //! interfaces above only translate.
 //!
-//! - `slots`, `messages`, `transcript`, `reply`, `answer` (of a model), `agents`, `conversation`, `http`, `timer`,
+//! - `slots`, `messages`, `transcript`, `reply`, `tools`, `answer` (of a model), `agents`, `conversation`, `http`, `timer`,
 //!   `budget`: the operations.
 //! - `clock`, `output`: what of a turn is not an entry.
 //!
@@ -22,11 +22,12 @@ mod output;
 pub(super) mod reply;
 pub(super) mod slots;
 pub(super) mod timer;
+pub(super) mod tools;
 mod transcript;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -37,7 +38,7 @@ use crate::config::PolicySettings;
 use crate::id::{AgentName, Digest, MessageId, RunId, Seq, SessionId, SlotName, TenantId, TurnId};
 use crate::journal::entry::{
     Answered, CallKind, CallResult, Called, Observation, Observed, Payload, Piece, Price, Retried,
-    RetryReason, Returned, Streamed, Usage,
+    RetryReason, Returned, Streamed, Tool, Usage,
 };
 use crate::journal::state::{Batching, Used};
 use crate::ledger::{AppendError, Batch, Dead, Ledger};
@@ -68,6 +69,9 @@ pub enum Stop {
     Dead(#[from] Dead),
     #[error("the turn used all of its {0}")]
     Limit(&'static str),
+    /// It did what an agent must not do.
+    #[error("{0}")]
+    Misuse(&'static str),
     #[error(transparent)]
     Read(#[from] ReadError),
     /// Run again, it does not do what it did.
@@ -106,6 +110,10 @@ pub struct Scope {
     pub deadline: Option<Time>,
     /// The message that an authorization came with, which calls forward.
     pub authorized: Option<MessageId>,
+    /// What came with its messages.
+    pub told: Told,
+    /// It asked its caller to call tools.
+    pub has_called_tools: AtomicBool,
     pub credential: tokio::sync::OnceCell<Option<Authorization>>,
     /// Other sessions, for nested calls; none where there are none.
     pub peers: Option<Arc<dyn Peers>>,
@@ -140,6 +148,15 @@ pub struct Scope {
     /// Bytes that this attempt wrote into the journal.
     pub written: AtomicU64,
     pub record: Record,
+}
+
+/// What came with a turn's messages, beside them.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Told {
+    /// System text.
+    pub instructions: Option<String>,
+    /// Tools that the caller offers to call.
+    pub tools: Vec<Tool>,
 }
 
 /// What there is to answer from. Empty from the live edge on, and from the start in a first attempt.

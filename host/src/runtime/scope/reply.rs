@@ -22,6 +22,7 @@ impl Scope {
         voice: Option<&Voice>,
         text: &str,
     ) -> Result<Result<(), TooLarge>, Stop> {
+        self.may_still_say()?;
         let fits =
             |said: u64| said.saturating_add(text.len() as u64) <= self.limits.reply_bytes_max;
         let mut again = 0;

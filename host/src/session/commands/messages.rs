@@ -6,7 +6,7 @@ use crate::bus::{self, Authorization};
 use crate::id::{AgentName, Author, Digest, MessageId, Seq, TurnId};
 use crate::journal::entry::{
     CalledBy, Idempotency, MessageReceived, MessageReceivedPrivate, MessageSetAside, Outcome,
-    Payload,
+    Payload, Tool,
 };
 use crate::journal::state::{Phase, Policy};
 use crate::ledger::{Batch, Ledger};
@@ -35,6 +35,12 @@ pub struct NewMessage {
     pub called_by: Option<CalledBy>,
     /// What the caller forwards: kept sealed until the message is done with.
     pub authorization: Option<Authorization>,
+    /// System text for the turn that takes it.
+    pub instructions: Option<String>,
+    /// Tools that the caller offers to call.
+    pub tools: Vec<Tool>,
+    /// What the caller's protocol wants told again with the answer.
+    pub echo: Option<Value>,
 }
 
 /// A message that is in the journal, though perhaps not durable yet.
@@ -134,6 +140,9 @@ pub fn post(
                 idempotency: message.idempotency,
                 invoked: message.invoked,
                 bus: message.bus,
+                instructions: message.instructions,
+                tools: message.tools,
+                echo: message.echo,
             },
         }));
         if let Some(turn) = interrupted {

@@ -411,6 +411,7 @@ fn new_session(expires_after_ms: Option<u64>) -> NewSession {
         expires_after_ms,
         called_by: None,
         idempotency: None,
+        recounted: Vec::new(),
     }
 }
 
@@ -424,6 +425,9 @@ fn new_message(to: &str, text: &str) -> NewMessage {
         bus: None,
         called_by: None,
         authorization: None,
+        instructions: None,
+        tools: Vec::new(),
+        echo: None,
     }
 }
 

@@ -1,7 +1,7 @@
-//! An agent that does what its message says: a JSON array of steps, see [`Step`].
+//! An agent that does what its message says: a JSON array of steps, see [`Step`], as JSON or as a text.
 //!
 //! What a step finds is said as one line of JSON, so that tests read it in the reply. A
-//! message that is text is answered with `heard TEXT`; a turn without messages says what
+//! message that is any other text is answered with `heard TEXT`; a turn without messages says what
 //! woke it. Steps of several messages are done in order of arrival.
 
 mod mischief;
@@ -33,9 +33,20 @@ impl Agent for Puppet {
             }
         }
         for message in mailbox::pull_all() {
+            if let Some(results) = message.tool_results() {
+                for result in results.results {
+                    let name = result.name.unwrap_or_default();
+                    reply::say(&format!("{name}: {}\n", result.content))?;
+                }
+                continue;
+            }
             match &message.body {
-                mailbox::Body::Text(text) => reply::say(&format!("heard {text}\n"))?,
-                mailbox::Body::Json(script) => {
+                mailbox::Body::Text(text)
+                    if !text.starts_with("[{") && !text.starts_with("[\"") =>
+                {
+                    reply::say(&format!("heard {text}\n"))?;
+                }
+                mailbox::Body::Json(script) | mailbox::Body::Text(script) => {
                     let steps: Vec<Step> = serde_json::from_str(script)
                         .map_err(|error| AgentError::InvalidInput(error.to_string()))?;
                     for step in steps {

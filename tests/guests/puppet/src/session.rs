@@ -5,9 +5,10 @@ use std::time::Duration;
 use antiphon_sdk::context::{self, Content};
 use antiphon_sdk::kernel::{self, CommitError, LockError, SlotLock, SlotState};
 use antiphon_sdk::mailbox::{self, Body, Message};
+use antiphon_sdk::model::ToolCall;
 use antiphon_sdk::prompt::Prompt;
 use antiphon_sdk::transcript::Ending;
-use antiphon_sdk::{AgentError, TurnOutput, model, reply, transcript};
+use antiphon_sdk::{AgentError, TurnOutput, model, reply, transcript, turn};
 use serde::Deserialize;
 use serde_json::json;
 
@@ -38,6 +39,12 @@ pub(crate) enum Step {
     Transcript(u32),
     /// Read so many items, and tell only how many came.
     Window(u32),
+    /// Tell the system text that came with the request.
+    Instructions,
+    /// Tell the tools that came with it.
+    Tools,
+    /// Ask the caller to call these, each with these arguments, and tell why not if so.
+    CallTools(Vec<(String, String)>),
     Note(String),
     View,
     /// Ask, and tell the answer when it is whole.
@@ -139,6 +146,25 @@ impl Performer {
             Step::Window(items_max) => {
                 let page = transcript::window(items_max, None);
                 tell(&json!({"window": page.items.len()}))?;
+            }
+            Step::Instructions => tell(&json!({"instructions": turn::current().instructions}))?,
+            Step::Tools => {
+                let tools = turn::tools();
+                let tools = tools
+                    .iter()
+                    .map(|it| [&it.name, &it.description, &it.parameters]);
+                tell(&json!({"tools": tools.collect::<Vec<_>>()}))?;
+            }
+            Step::CallTools(calls) => {
+                let calls = calls.into_iter().enumerate();
+                let calls = calls.map(|(at, (name, arguments))| ToolCall {
+                    id: format!("call-{at}"),
+                    name,
+                    arguments,
+                });
+                if let Err(error) = reply::call_tools(&calls.collect::<Vec<_>>()) {
+                    tell(&json!({"call_tools": error.to_string()}))?;
+                }
             }
             Step::Note(text) => {
                 context::add(&Content::Note(text))?;

@@ -1,0 +1,394 @@
+//! `/v1/responses`: made, looked at, followed again, cancelled, deleted.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::id::{AgentName, MessageId, Seq, SessionId};
+use crate::journal::codec::Encoded;
+use crate::journal::entry::{Kind, Payload, ToolCall};
+use crate::ledger::transcript;
+use crate::session::commands::{self, Posted};
+use crate::session::fork::NewFork;
+use crate::session::outcome::{self, Standing, Tracker};
+use crate::session::{Session, SessionError};
+use crate::store::ReadError;
+use crate::tenants::Right;
+
+use super::super::Api;
+use super::super::asking::{self, Place, Question, Request, Teller, Telling};
+use super::super::auth::Caller;
+use super::super::body::{self, Body, Names, Params};
+use super::super::error::{ApiError, ApiResult, settled};
+use super::response::{self, Asked, Events};
+use super::telling::{Steps, taken};
+use super::wire::{Echo, NewResponse, Unfit};
+use super::{models, session};
+
+fn not_found() -> ApiError {
+    ApiError::not_found("response_not_found", "there is no such response")
+}
+
+fn no_previous() -> ApiError {
+    let message = "there is no such response, or not any more";
+    ApiError::bad("previous_response_not_found", message).param("previous_response_id")
+}
+
+pub(in crate::http) async fn create(
+    State(api): State<Api>,
+    caller: Caller,
+    headers: HeaderMap,
+    Body(bytes): Body,
+) -> ApiResult<Response> {
+    caller.need(Right::Invoke)?;
+    let mut new = NewResponse::read(&bytes)?;
+    let agent = models::agent(&api, &caller, &new.model)?;
+    refer(&api, &caller, &mut new).await?;
+    let (is_stream, is_background) = (new.is_stream(), new.is_background());
+    let request = Request {
+        target: target(&agent),
+        headers: &headers,
+        bytes: &bytes,
+        streams: is_stream,
+    };
+    let asker = Asker {
+        api: &api,
+        caller: &caller,
+        request: &request,
+        agent: &agent,
+    };
+    let (known, calls) = match (&new.previous_response_id, session(&headers)?) {
+        (Some(previous), named) => {
+            let (session, calls) = asker.after(previous, named).await?;
+            (Some(session), calls)
+        }
+        (None, named) => (named, Vec::new()),
+    };
+    let (echo, is_stored) = (new.echo(known.is_none()), new.is_stored());
+    let talk = new.talk(&agent, calls)?;
+    let question = Question {
+        agent: agent.clone(),
+        place: match known {
+            Some(session) => Place::In(session),
+            None => Place::Own {
+                expires_after_ms: match is_stored {
+                    true => api.sessions.invoked_expire_after_ms(),
+                    false => api.settings.chat_expire_after_ms,
+                },
+                recounted: talk.earlier,
+            },
+        },
+        author: talk.author,
+        body: talk.input,
+        instructions: talk.instructions,
+        tools: talk.tools,
+        echo: Some(serde_json::to_value(&echo).map_err(ApiError::internal)?),
+    };
+    let asking::Asked {
+        session,
+        posted,
+        permit,
+    } = asking::ask(&api, &caller, request, question).await?;
+    let asked = asked(&session, &posted.message).await?;
+    let asked =
+        asked.ok_or_else(|| ApiError::internal("a message that was posted is not there"))?;
+    let id = session.journal.session.clone();
+    if let Some(permit) = permit {
+        let teller = ResponseTeller::new(asked, None);
+        let mut telling = Telling::new(&api, session, &posted, permit, teller);
+        let turn = match is_background {
+            true => Standing::Open(None),
+            false => telling.begun().await?,
+        };
+        let mut response = telling.response(api, caller);
+        asking::name(response.headers_mut(), &id, &posted, &turn);
+        return Ok(response);
+    }
+    let standing = if is_background {
+        session.ledger.durable(posted.seq).await?;
+        let standing = outcome::look(&session, &posted.message).await?;
+        standing.unwrap_or(Standing::Open(None))
+    } else {
+        let taken = asking::ended(&api, session, &posted).await;
+        // A message that was taken is in the journal: sent again, it would be another one.
+        Standing::Done(taken.map_err(|error| error.final_())?)
+    };
+    let mut response = Json(asked.whole(&standing)).into_response();
+    asking::name(response.headers_mut(), &id, &posted, &standing);
+    Ok(response)
+}
+
+/// Put the items of earlier responses in where the input refers to them.
+async fn refer(api: &Api, caller: &Caller, new: &mut NewResponse) -> ApiResult<()> {
+    let mut wholes: BTreeMap<MessageId, Value> = BTreeMap::new();
+    for (at, id) in new.references() {
+        let missing = || {
+            let message = "there is no such item, or not any more";
+            ApiError::not_found("response_not_found", message).param(format!("input[{at}]"))
+        };
+        let message = response::message_of_item(&id).ok_or_else(missing)?;
+        if !wholes.contains_key(&message) {
+            if wholes.len() >= api.settings.recounted_max {
+                return Err(asking::too_many(api.settings.recounted_max));
+            }
+            let found = match look(api, caller, &message).await {
+                Ok(found) => found.ok_or_else(missing)?,
+                Err(SessionError::NotFound | SessionError::Gone) => return Err(missing()),
+                Err(error) => return Err(error.into()),
+            };
+            wholes.insert(message.clone(), found.asked.whole(&found.standing));
+        }
+        let output = wholes[&message]["output"].as_array();
+        let item = output.and_then(|items| items.iter().find(|item| item["id"] == *id));
+        new.resolve(at, item.ok_or_else(missing)?.clone());
+    }
+    Ok(())
+}
+
+/// What idempotency keys count for.
+fn target(agent: &AgentName) -> String {
+    format!("responses/{agent}")
+}
+
+/// Whoever asks, and for what.
+struct Asker<'a> {
+    api: &'a Api,
+    caller: &'a Caller,
+    request: &'a Request<'a>,
+    agent: &'a AgentName,
+}
+
+impl Asker<'_> {
+    /// The session in which the response is gone on from: its own; or if that has gone on without it, a fork of it as it
+    /// was when the response ended, which has nothing of what came later. A session that people share is theirs: there
+    /// it goes on at the end. Answers the calls that it asked for, too.
+    async fn after(
+        &self,
+        previous: &str,
+        named: Option<SessionId>,
+    ) -> ApiResult<(SessionId, Vec<ToolCall>)> {
+        let message = response::message(previous).ok_or_else(no_previous)?;
+        let id = message.session();
+        if named.is_some_and(|named| named != id) {
+            let message = "`previous_response_id` is of another session than the request";
+            let param = "previous_response_id";
+            return Err(Unfit::unsupported(param, message).into());
+        }
+        let session = match self.api.sessions.get(self.caller.tenant(), &id).await {
+            Ok(session) => session,
+            Err(SessionError::NotFound | SessionError::Gone) => return Err(no_previous()),
+            Err(error) => return Err(error.into()),
+        };
+        let standing = outcome::look(&session, &message).await?;
+        let standing = standing.ok_or_else(no_previous)?;
+        let calls = taken(&standing).map_or_else(Vec::new, |taken| taken.calls.clone());
+        let key = body::idempotency_key(self.request.headers)?.map(|key| {
+            let (tenant, target) = (self.caller.tenant().as_str(), target(self.agent));
+            commands::idempotency(tenant, &target, key, self.request.bytes)
+        });
+        let came = key.and_then(|it| session.ledger.look(|state| state.ever_remembered(&it.key)));
+        if came.is_some() {
+            return Ok((id, calls));
+        }
+        let Some(ended) = taken(&standing).and_then(|taken| taken.ended.as_ref()) else {
+            return Ok((id, calls));
+        };
+        if !made_by_responses(&session).await? || is_newest(&session, &message, &standing).await? {
+            return Ok((id, calls));
+        }
+        let fork = NewFork {
+            session: key.map_or_else(SessionId::fresh, |it| SessionId::of_key(&it.key)),
+            at: Some(ended.seq),
+            idempotency: key,
+        };
+        self.api.may_fork(self.caller, &fork.session).await?;
+        let forked = self.api.sessions.fork(self.caller.tenant(), &id, &fork);
+        let forked = forked.await?;
+        Ok((forked.session.journal.session.clone(), calls))
+    }
+}
+
+/// Whether nobody has said anything since.
+async fn is_newest(session: &Session, message: &MessageId, standing: &Standing) -> ApiResult<bool> {
+    let durable = session.ledger.mark().durable;
+    let none = BTreeSet::new();
+    let window = transcript::window(&session.ledger, durable.next(), durable, 1, &none).await?;
+    let turn = taken(standing).map(|taken| &taken.turn);
+    Ok(window.items.last().is_none_or(|item| {
+        item.message.as_ref() == Some(message) || (turn.is_some() && item.turn.as_ref() == turn)
+    }))
+}
+
+/// Whether the session was opened by a response, and is of responses alone.
+async fn made_by_responses(session: &Session) -> ApiResult<bool> {
+    let (mut after, until) = (Seq(0), session.ledger.mark().durable);
+    loop {
+        let entries = session.ledger.entries(after, until).await?;
+        let Some(last) = entries.last() else {
+            return Ok(false);
+        };
+        after = last.seq;
+        let mut entries = entries.iter();
+        if let Some(first) = entries.find(|it| it.kind == Kind::MessageReceived) {
+            let Payload::MessageReceived(it) = session.ledger.decode(first)?.payload else {
+                return Ok(false);
+            };
+            return Ok(echo(it.private.echo).opened);
+        }
+    }
+}
+
+/// Messages that came another way tell nothing again.
+fn echo(stored: Option<Value>) -> Echo {
+    let stored = stored.and_then(|it| serde_json::from_value(it).ok());
+    stored.unwrap_or_default()
+}
+
+/// What was asked with a message; none if it is none of a person's.
+async fn asked(session: &Session, message: &MessageId) -> Result<Option<Asked>, ReadError> {
+    let Some(entry) = session.ledger.entry(message.seq()).await? else {
+        return Ok(None);
+    };
+    let entry = session.ledger.decode(&entry)?;
+    let Payload::MessageReceived(it) = entry.payload else {
+        return Ok(None);
+    };
+    Ok((it.message == *message).then(|| Asked {
+        message: it.message,
+        model: it.to,
+        received_at: entry.time,
+        instructions: it.private.instructions,
+        echo: echo(it.private.echo),
+    }))
+}
+
+struct ResponseTeller {
+    steps: Steps,
+    events: Events,
+}
+
+impl ResponseTeller {
+    fn new(asked: Asked, after: Option<u64>) -> Self {
+        Self {
+            steps: Steps::default(),
+            events: Events::new(asked, after),
+        }
+    }
+}
+
+impl Teller for ResponseTeller {
+    fn tell(&mut self, encoded: &Encoded, tracker: &Tracker) -> Vec<Bytes> {
+        let steps = self.steps.next(encoded, tracker);
+        self.events.next(encoded.seq, &steps)
+    }
+}
+
+/// A response that is there.
+struct Found {
+    session: Arc<Session>,
+    asked: Asked,
+    standing: Standing,
+}
+
+async fn find(api: &Api, caller: &Caller, id: &str, right: Right) -> ApiResult<Found> {
+    let message = response::message(id).ok_or_else(not_found)?;
+    caller.enter(&message.session(), right)?;
+    match look(api, caller, &message).await {
+        Ok(found) => found.ok_or_else(not_found),
+        Err(SessionError::NotFound) => Err(not_found()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The response to a message; none if there is no such message.
+async fn look(
+    api: &Api,
+    caller: &Caller,
+    message: &MessageId,
+) -> Result<Option<Found>, SessionError> {
+    let session = api
+        .sessions
+        .get(caller.tenant(), &message.session())
+        .await?;
+    let standing = outcome::look(&session, message).await?;
+    let asked = asked(&session, message).await?;
+    Ok(standing.zip(asked).map(|(standing, asked)| Found {
+        session,
+        asked,
+        standing,
+    }))
+}
+
+#[derive(Deserialize)]
+pub(in crate::http) struct Wanted {
+    stream: Option<bool>,
+    /// The number of the last event that the reader has.
+    starting_after: Option<u64>,
+}
+
+pub(in crate::http) async fn show(
+    State(api): State<Api>,
+    caller: Caller,
+    Names(id): Names<String>,
+    Params(wanted): Params<Wanted>,
+) -> ApiResult<Response> {
+    let found = find(&api, &caller, &id, Right::Read).await?;
+    if wanted.stream != Some(true) {
+        return Ok(Json(found.asked.whole(&found.standing)).into_response());
+    }
+    let permit = api.streams.permit(caller.tenant())?;
+    let posted = Posted {
+        message: found.asked.message.clone(),
+        seq: found.asked.message.seq(),
+        replayed: false,
+    };
+    let session = found.session.journal.session.clone();
+    let teller = ResponseTeller::new(found.asked, wanted.starting_after);
+    let telling = Telling::new(&api, found.session, &posted, permit, teller);
+    let mut response = telling.response(api, caller);
+    asking::name(response.headers_mut(), &session, &posted, &found.standing);
+    Ok(response)
+}
+
+/// Cancelling what is done already changes nothing and is no error.
+pub(in crate::http) async fn cancel(
+    State(api): State<Api>,
+    caller: Caller,
+    Names(id): Names<String>,
+) -> ApiResult<Json<Value>> {
+    let found = find(&api, &caller, &id, Right::Interrupt).await?;
+    let (session, message) = (&found.session, &found.asked.message);
+    settled(session, commands::cancel(&session.ledger, message)).await?;
+    session.ledger.settle().await?;
+    let standing = outcome::look(session, message).await?;
+    Ok(Json(found.asked.whole(&standing.ok_or_else(not_found)?)))
+}
+
+/// What was said cannot be taken out of a journal: the session goes, with all responses in it.
+pub(in crate::http) async fn remove(
+    State(api): State<Api>,
+    caller: Caller,
+    Names(id): Names<String>,
+) -> ApiResult<Json<Value>> {
+    caller.need(Right::Invoke)?;
+    let found = find(&api, &caller, &id, Right::Send).await?;
+    if !made_by_responses(&found.session).await? {
+        let message =
+            "the response is part of a session that was opened for more: delete the session";
+        let conflict = StatusCode::CONFLICT;
+        return Err(ApiError::new(conflict, "response_in_session", message));
+    }
+    settled(&found.session, commands::delete(&found.session.ledger)).await?;
+    found.session.ledger.settle().await?;
+    let (id, deleted) = (found.asked.id(), true);
+    Ok(Json(
+        json!({"id": id, "object": "response", "deleted": deleted}),
+    ))
+}
