@@ -400,8 +400,9 @@ fn how_to_go_on(
         "  {program} chat talker --session {session} --data {data}\n  \
          curl -H \"Authorization: Bearer $(cat {data}/default.key)\" -H content-type:text/plain \\\n    \
          {}/v1/agents/echo/invoke -d hello\n  \
-         {program} new poet && {program} dev poet\n\n",
-        running.url
+         {program} new poet && {program} dev poet\n\n  \
+         In a browser: {}/console#session={session}, with the key in {data}/default.key\n\n",
+        running.url, running.url
     ))?;
     let text = "This server stays up until Ctrl-C.";
     Ok(out(&format!("{}\n", show.paint.paint(Style::Dim, text)))?)
