@@ -279,7 +279,7 @@ impl Host {
         let places = fair::Bounds {
             host_max,
             // One tenant's that hang leave room for others'.
-            tenant_max: host_max.div_ceil(2),
+            tenant_max: host_max.div_ceil(8),
         };
         let subscriptions = Subscriptions::new(subscriptions::Parts {
             store: store.clone(),
@@ -308,7 +308,7 @@ impl Host {
             places,
             bounds: webhooks::Bounds {
                 webhooks_max: as_usize(config.limits.webhooks_tenant_max),
-                dead_letters_max: config.limits.dead_letters_max,
+                dead_letters_max: as_usize(config.limits.dead_letters_max),
                 patience: PushPatience {
                     attempts_max: config.limits.webhook_attempts_max,
                     backoff_ms_max: config.limits.webhook_backoff_ms_max,

@@ -5,6 +5,7 @@
 use url::{Host, Url};
 
 use super::Egress;
+use super::dial::AddressRefused;
 
 /// Of a URL: longer ones are refused by servers.
 const URL_BYTES_MAX: usize = 2_000;
@@ -38,6 +39,40 @@ pub fn check(egress: &Egress, url: &str) -> Result<Url, String> {
         egress.client(&address).map_err(|error| error.to_string())?;
     }
     Ok(url)
+}
+
+/// Send a webhook something. The text of an error says why it did not get it, without its URL, which may hold what its
+/// owner wants nobody to see.
+pub async fn post(
+    egress: &Egress,
+    url: &str,
+    headers: &[(&'static str, String)],
+    body: String,
+) -> Result<reqwest::Response, String> {
+    let url = check(egress, url)?;
+    let client = egress.client(&url).map_err(|error| error.to_string())?;
+    let mut request = client.post(url).header("content-type", "application/json");
+    for (name, value) in headers {
+        request = request.header(*name, value);
+    }
+    let answer = request.body(body).send().await.map_err(failure)?;
+    match answer.status() {
+        status if status.is_success() => Ok(answer),
+        status => Err(format!("it answered {status}")),
+    }
+}
+
+/// Why something broke off, in the words of whatever broke.
+pub fn failure(error: reqwest::Error) -> String {
+    if let Some(refused) = AddressRefused::of(&error) {
+        return refused.to_string();
+    }
+    let error = error.without_url();
+    let mut innermost: &dyn std::error::Error = &error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    innermost.to_string()
 }
 
 /// Which part of its pause a webhook is told sooner or later, from -1 to 1.

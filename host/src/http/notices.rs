@@ -139,25 +139,20 @@ fn answer(page: Page) -> Response {
 }
 
 async fn poll(api: &Api, mut follower: Follower, caller: Caller) -> ApiResult<Response> {
-    let deadline = tokio::time::sleep(POLL);
-    tokio::pin!(deadline);
     let lapsed = caller.lapsed(api.clone());
-    tokio::pin!(lapsed);
-    loop {
-        let page = follower.page(NOTICES).await?;
-        if !page.notices.is_empty() {
-            return Ok(answer(page));
-        }
-        if !page.is_end {
-            continue;
-        }
-        tokio::select! {
-            () = follower.more() => {}
-            () = &mut deadline => return Ok(answer(page)),
-            () = api.shutdown.stopping() => return Ok(answer(page)),
-            () = &mut lapsed => return Err(super::auth::unknown()),
-        }
-    }
+    let next = tokio::select! {
+        next = follower.next(NOTICES) => Some(next?),
+        () = tokio::time::sleep(POLL) => None,
+        () = api.shutdown.stopping() => None,
+        () = lapsed => return Err(super::auth::unknown()),
+    };
+    // As far as was looked there is nothing.
+    let page = next.unwrap_or_else(|| Page {
+        notices: Vec::new(),
+        at: follower.at(),
+        is_end: follower.is_at_end(),
+    });
+    Ok(answer(page))
 }
 
 fn live(api: Api, caller: Caller, follower: Follower, permit: StreamPermit) -> Response {

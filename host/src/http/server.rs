@@ -32,6 +32,20 @@ const HEADERS_MAX: usize = 100;
 /// Whether an HTTP/2 client that says nothing is still there.
 const PING_EVERY: Duration = Duration::from_secs(30);
 
+/// A connection's place among all, held also by what outlives its HTTP: a WebSocket.
+#[derive(Clone)]
+pub(super) struct Place {
+    _place: Arc<(OwnedSemaphorePermit, UnderWay)>,
+}
+
+impl Place {
+    fn new(permit: OwnedSemaphorePermit) -> Self {
+        Self {
+            _place: Arc::new((permit, UnderWay::connection())),
+        }
+    }
+}
+
 /// Bounds of connections.
 #[derive(Debug, Clone)]
 pub struct Bounds {
@@ -110,6 +124,7 @@ impl Door {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "no TCP_NODELAY");
         }
+        let place = Place::new(place);
         let served = self.served.clone();
         let over = self.over.clone();
         let Some(tls) = &self.tls else {
@@ -117,10 +132,9 @@ impl Door {
                 let watch = Watch::new(served.patience);
                 let bytes = Bytewise::new(stream, watch.clone());
                 tokio::select! {
-                    () = served.connection(bytes, watch) => {}
+                    () = served.connection(bytes, watch, place) => {}
                     () = over.cancelled() => {}
                 }
-                drop(place);
             };
             self.tasks.spawn(task);
             return;
@@ -132,10 +146,9 @@ impl Door {
         let (tls, within) = (tls.clone(), self.bounds.handshake);
         self.tasks.spawn(async move {
             tokio::select! {
-                () = secured(stream, &tls, within, served, turn) => {}
+                () = secured(stream, &tls, within, served, (turn, place)) => {}
                 () = over.cancelled() => {}
             }
-            drop(place);
         });
     }
 
@@ -159,7 +172,7 @@ async fn secured(
     tls: &Tls,
     within: Duration,
     served: Served,
-    turn: OwnedSemaphorePermit,
+    (turn, place): (OwnedSemaphorePermit, Place),
 ) {
     let watch = Watch::new(served.patience);
     let bytes = Bytewise::new(stream, watch.clone());
@@ -167,7 +180,7 @@ async fn secured(
         Ok(Ok((stream, is_two))) => {
             drop(turn);
             watch.agreed(is_two);
-            served.connection(stream, watch).await;
+            served.connection(stream, watch, place).await;
         }
         Ok(Err(error)) => tracing::trace!(%error, "no TLS was agreed on"),
         Err(_) => telemetry::hit(Limit::HandshakeMs),
@@ -208,14 +221,14 @@ impl Served {
     }
 
     /// Serve one connection to its end.
-    async fn connection<S>(&self, stream: S, watch: Arc<Watch>)
+    async fn connection<S>(&self, stream: S, watch: Arc<Watch>, place: Place)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let _counted = UnderWay::connection();
         let service = {
             let watch = watch.clone();
-            service_fn(move |request: Request<Incoming>| {
+            service_fn(move |mut request: Request<Incoming>| {
+                request.extensions_mut().insert(place.clone());
                 let (mut router, version) = (self.router.clone(), request.version());
                 let open = watch.opened();
                 async move {

@@ -8,32 +8,39 @@ use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
 
+use axum::Extension;
 use axum::extract::State;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket, WebSocketUpgrade, close_code};
 use axum::response::Response;
-use futures_util::{SinkExt as _, StreamExt as _, stream};
+use futures_util::stream::{self, SplitSink, SplitStream};
+use futures_util::{SinkExt as _, StreamExt as _};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use http_body_util::BodyExt as _;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::id::SessionId;
 use crate::journal::codec::Encoded;
+use crate::telemetry::{self, Limit};
 use crate::tenants::Right;
 
 use super::auth::Caller;
 use super::body::{Body, Names, Params};
 use super::error::{ApiError, ApiResult};
 use super::events::{EventQuery, Events};
+use super::server::Place;
 use super::{Api, sessions};
 
 /// Proxies close connections that are silent for a minute; a quarter of that survives loss.
 const PING_EVERY: Duration = Duration::from_secs(15);
 
-/// Who answers no ping for so long is gone: three were lost.
-const SILENT_MAX: Duration = Duration::from_secs(50);
+/// Who says nothing while so many pings come is gone.
+const UNANSWERED_MAX: u32 = 3;
+
+/// Until the other side has heard that it is over: less than a stop waits for the last requests.
+const CLOSE_MAX: Duration = Duration::from_secs(1);
 
 /// Of the name that a client gives a request.
 const ID_BYTES_MAX: usize = 128;
@@ -56,6 +63,7 @@ pub(super) async fn open(
     caller: Caller,
     Names(id): Names<SessionId>,
     Params(query): Params<EventQuery>,
+    Extension(place): Extension<Place>,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> ApiResult<Response> {
     caller.enter(&id, Right::Read)?;
@@ -69,12 +77,13 @@ pub(super) async fn open(
         )
         .headers(headers)
     })?;
-    let bytes_max = api.settings.request_bytes_max;
+    // What is a little too long gets an answer that says so.
+    let bytes_max = api.settings.request_bytes_max.saturating_mul(2);
     let upgrade = upgrade
         .max_message_size(bytes_max)
         .max_frame_size(bytes_max);
-    // Counted until the socket is closed: a stop waits for it.
-    let guard = api.shutdown.guard();
+    // Counted until the socket is closed: a stop waits for it, and so does its place among the connections.
+    let guard = (api.shutdown.guard(), place);
     Ok(upgrade.on_upgrade(async move |socket| {
         let conversation = Conversation { api, caller, id };
         conversation.run(socket, events).await;
@@ -88,7 +97,7 @@ struct Conversation {
     id: SessionId,
 }
 
-/// Why the server closes.
+/// Why it is over.
 enum Over {
     /// The session has ended.
     Ended,
@@ -96,26 +105,65 @@ enum Over {
     /// The key or token is good no more.
     Lapsed,
     NoText,
+    /// What came breaks the protocol, or is longer than anything that is read.
+    Unreadable,
+    /// The client said so: the library answers that.
+    Closed,
+    /// Nobody is there any more.
+    Lost,
 }
 
 impl Over {
-    fn frame(&self) -> Message {
+    fn frame(&self) -> Option<Message> {
         let (code, reason) = match self {
             Self::Ended => (close_code::NORMAL, "the session has ended"),
             Self::Stopping => (close_code::AWAY, "the server is stopping"),
             Self::Lapsed => (close_code::POLICY, "the key is not good any more"),
             Self::NoText => (close_code::UNSUPPORTED, "a request is text"),
+            Self::Unreadable => (close_code::PROTOCOL, "this cannot be read, or is too long"),
+            Self::Closed | Self::Lost => return None,
         };
-        Message::Close(Some(CloseFrame {
+        Some(Message::Close(Some(CloseFrame {
             code,
             reason: Utf8Bytes::from_static(reason),
-        }))
+        })))
     }
 }
 
 impl Conversation {
     async fn run(self, socket: WebSocket, events: Events) {
         let (mut sink, mut source) = socket.split();
+        let mut answering: Option<Answering> = None;
+        let over = self
+            .talk(&mut sink, &mut source, &mut answering, events)
+            .await;
+        if matches!(over, Over::Lost) {
+            return;
+        }
+        // What was begun is told, and the other side hears why it is over: a connection that is dropped with something
+        // unread in it takes the last words along.
+        let bye = async {
+            if let Some(answer) = answer(&mut answering).await {
+                sink.send(Message::Text(answer)).await?;
+            }
+            if let Some(frame) = over.frame() {
+                sink.send(frame).await?;
+            }
+            sink.flush().await?;
+            while let Some(Ok(_)) = source.next().await {}
+            Ok::<_, axum::Error>(())
+        };
+        // Who does not take it in time has the last offset that it read.
+        let _ = timeout(CLOSE_MAX, bye).await;
+    }
+
+    async fn talk(
+        &self,
+        sink: &mut SplitSink<WebSocket, Message>,
+        source: &mut SplitStream<WebSocket>,
+        answering: &mut Option<Answering>,
+        events: Events,
+    ) -> Over {
         let next = |mut events: Events| async move { Some((events.next().await?, events)) };
         // Whatever else happens, what is being read is not dropped half-way.
         let mut events = Box::pin(stream::unfold(events, next));
@@ -123,57 +171,70 @@ impl Conversation {
         tokio::pin!(lapsed);
         let mut pings = interval(PING_EVERY);
         pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut heard = Instant::now();
-        let mut answering: Option<Answering> = None;
+        let mut unanswered = 0;
         loop {
             let out = tokio::select! {
                 event = events.next() => match event {
                     Some(event) => Message::Text(shown(&event)),
-                    None if self.api.shutdown.is_stopping() => Over::Stopping.frame(),
-                    None => Over::Ended.frame(),
+                    None if self.api.shutdown.is_stopping() => return Over::Stopping,
+                    None => return Over::Ended,
                 },
-                Some(answer) = answer(&mut answering) => {
-                    heard = Instant::now();
-                    Message::Text(answer)
-                }
+                Some(answer) = answer(answering) => Message::Text(answer),
                 // One request after the other: who sends faster than they are done waits.
                 incoming = source.next(), if answering.is_none() => {
-                    heard = Instant::now();
+                    unanswered = 0;
                     match incoming {
                         Some(Ok(Message::Text(text))) => {
-                            answering = Some(Box::pin(self.answer(text)));
+                            *answering = Some(Box::pin(self.answer(text)));
                             continue;
                         }
                         Some(Ok(Message::Ping(_) | Message::Pong(_))) => continue,
-                        Some(Ok(Message::Binary(_))) => Over::NoText.frame(),
-                        // Also for what breaks the protocol, or is too long: the library has answered that.
-                        Some(Ok(Message::Close(_)) | Err(_)) | None => return,
+                        Some(Ok(Message::Binary(_))) => return Over::NoText,
+                        Some(Ok(Message::Close(_))) => return Over::Closed,
+                        Some(Err(_)) => return Over::Unreadable,
+                        None => return Over::Lost,
                     }
                 }
-                _ = pings.tick() => match heard.elapsed() > SILENT_MAX && answering.is_none() {
-                    true => return,
-                    false => Message::Ping(bytes::Bytes::new()),
-                },
-                () = &mut lapsed => Over::Lapsed.frame(),
+                _ = pings.tick() => {
+                    // While a request is being done nothing is read.
+                    unanswered += u32::from(answering.is_none());
+                    if unanswered > UNANSWERED_MAX {
+                        return Over::Lost;
+                    }
+                    Message::Ping(bytes::Bytes::new())
+                }
+                () = &mut lapsed => return Over::Lapsed,
             };
-            let is_over = matches!(out, Message::Close(_));
-            match timeout(self.api.settings.write_stall, sink.send(out)).await {
-                Ok(Ok(())) if !is_over => {}
+            let sending = timeout(self.api.settings.write_stall, sink.send(out));
+            let sent = tokio::select! {
+                sent = sending => sent,
+                () = &mut lapsed => return Over::Lost,
+                () = self.stopped() => return Over::Lost,
+            };
+            match sent {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) => return Over::Lost,
                 // Who does not read comes back with the last offset it has.
-                Ok(_) => return,
                 Err(_) => {
-                    crate::telemetry::hit(crate::telemetry::Limit::WriteStallMs);
-                    return;
+                    telemetry::hit(Limit::WriteStallMs);
+                    return Over::Lost;
                 }
             }
         }
+    }
+
+    /// The host stops, and has waited for a moment.
+    async fn stopped(&self) {
+        self.api.shutdown.stopping().await;
+        tokio::time::sleep(CLOSE_MAX).await;
     }
 
     /// Do what is asked, by whom it is done over HTTP.
     fn answer(&self, text: Utf8Bytes) -> impl Future<Output = Utf8Bytes> + Send + use<> {
         let (api, caller, session) = (self.api.clone(), self.caller.clone(), self.id.clone());
         async move {
-            let (id, done) = match parse(&text) {
+            let bytes_max = api.settings.request_bytes_max;
+            let (id, done) = match parse(&text, bytes_max) {
                 Ok(asked) => {
                     let id = asked.id.clone();
                     (id, perform(api, caller, session, asked).await)
@@ -217,7 +278,11 @@ fn shown(event: &Encoded) -> Utf8Bytes {
     Utf8Bytes::try_from(text).expect("an entry's public form is JSON, and that is UTF-8")
 }
 
-fn parse(text: &str) -> ApiResult<Request> {
+fn parse(text: &str, bytes_max: usize) -> ApiResult<Request> {
+    if text.len() > bytes_max {
+        telemetry::hit(Limit::RequestBytes);
+        return Err(ApiError::too_large(bytes_max));
+    }
     let request: Request = super::body::json(text.as_bytes())?;
     if request
         .id

@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 
 use crate::id::{AgentName, NoticeOffset, SessionId, WebhookName};
 use crate::journal::notice::NoticeKind;
-use crate::notices::webhook::{Config, Webhook};
-use crate::notices::webhooks::{Put, WebhookError, WebhookKey};
+use crate::notices::webhook::Config;
+use crate::notices::webhooks::{Put, View, WebhookError, WebhookKey};
 use crate::notices::{Filter, NAMES_MAX};
 use crate::tenants::Right;
 
@@ -54,9 +54,16 @@ impl From<WebhookError> for ApiError {
             WebhookError::Notice(error) => error.into(),
             WebhookError::Read(error) => error.into(),
             WebhookError::Commit(error) => error.into(),
-            WebhookError::Secret(_) | WebhookError::Open(_) => Self::internal(text),
+            WebhookError::Secret(_) | WebhookError::Open(_) | WebhookError::Broken => {
+                Self::internal(text)
+            }
         }
     }
+}
+
+/// A dead letter's id.
+fn place(letter: &str) -> ApiResult<NoticeOffset> {
+    Ok(letter.parse().map_err(|_| WebhookError::NoDeadLetter)?)
 }
 
 fn key(caller: &Caller, name: WebhookName) -> WebhookKey {
@@ -66,7 +73,8 @@ fn key(caller: &Caller, name: WebhookName) -> WebhookKey {
     }
 }
 
-fn shown(name: &WebhookName, webhook: &Webhook) -> Value {
+fn shown(name: &WebhookName, view: &View) -> Value {
+    let webhook = &view.webhook;
     let Config { url, filter } = &webhook.config;
     let failing = webhook.failing.as_ref().map(|failing| {
         json!({
@@ -86,7 +94,7 @@ fn shown(name: &WebhookName, webhook: &Webhook) -> Value {
         "offset": webhook.cursor.to_string(),
         "failing": failing,
         "missed": webhook.missed,
-        "dead_letters": webhook.dead_letters,
+        "dead_letters": view.dead_letters,
     })
 }
 
@@ -136,7 +144,7 @@ pub(super) async fn put(
 }
 
 pub(super) async fn list(State(api): State<Api>, caller: Caller) -> ApiResult<Json<Value>> {
-    caller.need(Right::Read)?;
+    caller.need(Right::Deploy)?;
     let webhooks = api.webhooks.list(caller.tenant()).await;
     let webhooks: Vec<Value> = webhooks.iter().map(|(name, it)| shown(name, it)).collect();
     Ok(Json(json!({"webhooks": webhooks})))
@@ -147,7 +155,7 @@ pub(super) async fn show(
     caller: Caller,
     Names(name): Names<WebhookName>,
 ) -> ApiResult<Json<Value>> {
-    caller.need(Right::Read)?;
+    caller.need(Right::Deploy)?;
     let key = key(&caller, name);
     let webhook = api.webhooks.get(&key).await?;
     Ok(Json(shown(&key.name, &webhook)))
@@ -182,23 +190,20 @@ pub(super) async fn letters(
     Names(name): Names<WebhookName>,
     Params(query): Params<LetterQuery>,
 ) -> ApiResult<Json<Value>> {
-    caller.need(Right::Read)?;
+    caller.need(Right::Deploy)?;
     let key = key(&caller, name);
     api.webhooks.get(&key).await?;
-    let cursor = query.cursor.as_deref();
-    if let Some(cursor) = cursor {
-        let _: NoticeOffset = cursor.parse()?;
-    }
+    let cursor: Option<NoticeOffset> = query.cursor.map(|text| text.parse()).transpose()?;
     let letters = api.webhooks.letters(&key, cursor, LETTERS).await?;
     let next = letters.last().filter(|_| letters.len() == LETTERS);
-    let next = next.map(|(name, _)| name.clone());
+    let next = next.map(|(at, _)| at.to_string());
     let letters: Vec<Value> = letters
         .into_iter()
-        .map(|(name, letter)| {
+        .map(|(at, letter)| {
             // What was sent is JSON; it was made here.
             let body: Value = serde_json::from_str(&letter.body).unwrap_or(Value::Null);
             json!({
-                "id": name,
+                "id": at.to_string(),
                 "message": letter.message,
                 "died_at": letter.died.to_rfc3339(),
                 "attempts": letter.attempts,
@@ -217,7 +222,7 @@ pub(super) async fn retry_letter(
 ) -> ApiResult<StatusCode> {
     caller.need(Right::Deploy)?;
     let key = key(&caller, name);
-    api.webhooks.retry_letter(&key, &letter).await?;
+    api.webhooks.retry_letter(&key, place(&letter)?).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -228,6 +233,6 @@ pub(super) async fn forget_letter(
 ) -> ApiResult<StatusCode> {
     caller.need(Right::Deploy)?;
     let key = key(&caller, name);
-    api.webhooks.forget_letter(&key, &letter).await?;
+    api.webhooks.forget_letter(&key, place(&letter)?).await?;
     Ok(StatusCode::NO_CONTENT)
 }

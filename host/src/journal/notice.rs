@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use super::entry::{
-    CalledBy, Entry, Outcome, Payload, SessionChange, SessionOpened, Spoke, TurnError, Writer,
+    CalledBy, Entry, Failure, Outcome, Payload, SessionChange, SessionOpened, Spoke, Writer,
 };
 use crate::clock::Time;
 use crate::id::{AgentName, Author, MessageId, Seq, SessionId, TurnId};
@@ -54,8 +54,9 @@ pub enum What {
         turn: TurnId,
         agent: AgentName,
         outcome: Outcome,
+        /// Its words may be the agent's own: they stand in the session.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        error: Option<TurnError>,
+        error: Option<Failure>,
     },
     MessageSetAside {
         message: MessageId,
@@ -193,7 +194,7 @@ fn what(entry: &Entry) -> Option<What> {
             turn: it.turn.clone(),
             agent: it.agent.clone(),
             outcome: it.outcome,
-            error: it.error.clone(),
+            error: it.error.as_ref().map(|error| error.code),
         },
         Payload::MessageSetAside(it) => What::MessageSetAside {
             message: it.message.clone(),

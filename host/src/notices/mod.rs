@@ -7,7 +7,7 @@
 //!
 //! - What notices say follows from entries: [`crate::journal::notice`].
 //! - `sweep`: old ones are removed.
-//! - [`webhook`], [`webhooks`], `push`: pure: what becomes of one; all there are; telling them.
+//! - [`webhook`]: pure: what becomes of one. [`webhooks`]: all there are. `push`: telling them.
 //!
 //! Invariants: a notice is durable with the entries it is about, and read only then; those of a tenant have one order, in
 //! which each is read once from any place. Who was away longer than notices are kept is told so.
@@ -184,6 +184,10 @@ impl Follower {
         self.at.unwrap_or_default()
     }
 
+    pub fn is_at_end(&self) -> bool {
+        self.at().after >= *self.end.borrow()
+    }
+
     /// What there is now, as much as is read at once: `notices_max` notices at most.
     pub async fn page(&mut self, notices_max: usize) -> Result<Page, NoticeError> {
         let end = *self.end.borrow_and_update();
@@ -225,7 +229,13 @@ fn page(
     notices_max: usize,
 ) -> Result<Page, NoticeError> {
     let (mut notices, mut at) = (Vec::new(), from);
-    'rows: for (seq, row) in store.pieces(key, from.after, end, READ_BYTES)? {
+    let rows = store.pieces(key, from.after, end, READ_BYTES)?;
+    if rows.is_empty() && from.after < end {
+        // All of them were removed, just now.
+        let earliest = NoticeOffset::after(end);
+        return Err(NoticeError::Gone { earliest });
+    }
+    'rows: for (seq, row) in rows {
         if seq != at.after.next() {
             // Rows are removed from the beginning: those before were, just now.
             let earliest = NoticeOffset::after(Seq(seq.0 - 1));

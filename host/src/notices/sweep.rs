@@ -34,22 +34,29 @@ impl Notices {
         loop {
             let (store, key) = (self.0.store.clone(), StreamKey::notices(tenant));
             let (kept, now) = (self.0.kept, self.0.clock.now());
-            let is_done = blocking(move || sweep_some(&*store, &key, kept, now)).await?;
-            if is_done {
+            let until = blocking(move || due(&*store, &key, kept, now)).await?;
+            let Some(until) = until else {
                 return Ok(());
+            };
+            loop {
+                let (store, key) = (self.0.store.clone(), StreamKey::notices(tenant));
+                let is_done = blocking(move || trim(&*store, &key, until)).await?;
+                tokio::time::sleep(PAUSE).await;
+                if is_done {
+                    break;
+                }
             }
-            tokio::time::sleep(PAUSE).await;
         }
     }
 }
 
-/// True if nothing more is to be removed.
-fn sweep_some(
+/// Up to where notices are to be removed next; none if none is.
+fn due(
     store: &dyn Store,
     key: &StreamKey,
     kept: Kept,
     now: Time,
-) -> Result<bool, NoticeError> {
+) -> Result<Option<Seq>, NoticeError> {
     let end = *store.notices_end(&key.tenant)?.borrow();
     let newest = Seq(end.0.saturating_sub(1));
     let too_many = Seq(end.0.saturating_sub(kept.notices_max)).min(newest);
@@ -67,12 +74,15 @@ fn sweep_some(
         until = seq;
     }
     if until == Seq(0) {
-        return Ok(true);
+        return Ok(None);
     }
-    let trimmed = store.trim(key, until, ROWS);
-    trimmed.map_err(|error| match error {
+    Ok(Some(until))
+}
+
+/// True if none of them is left: what was begun is finished, or a notice of several rows would be cut in half.
+fn trim(store: &dyn Store, key: &StreamKey, until: Seq) -> Result<bool, NoticeError> {
+    store.trim(key, until, ROWS).map_err(|error| match error {
         OpenError::Read(error) => NoticeError::Read(error),
         OpenError::Latched(latched) => NoticeError::Read(ReadError::Io(latched.to_string())),
-    })?;
-    Ok(false)
+    })
 }

@@ -242,7 +242,7 @@ async fn a_webhook_that_was_away_for_too_long_counts_what_it_missed() {
         .unwrap();
     let stored = serde_json::json!({
         "config": {"url": "https://example.com"}, "created": 1, "secrets": [], "missed": 0,
-        "cursor": NoticeOffset::after(Seq(1)), "dead_letters": 0,
+        "cursor": NoticeOffset::after(Seq(1)),
     });
     let record = Write::Record {
         key: RecordKey {
@@ -281,7 +281,7 @@ async fn a_webhook_that_was_away_for_too_long_counts_what_it_missed() {
         name: name("w"),
     };
     let webhook = loop {
-        let webhook = webhooks.get(&key).await.unwrap();
+        let webhook = webhooks.get(&key).await.unwrap().webhook;
         if webhook.failing.is_some() {
             break webhook;
         }

@@ -12,6 +12,9 @@ use crate::id::NoticeOffset;
 /// The first pause; each one after it is twice as long.
 const BACKOFF_MS: u64 = 1_000;
 
+/// Secrets that are good at once: the newest, and those of two rotations before, so that a header holds their signatures.
+const SECRETS_MAX: usize = 3;
+
 /// What a webhook is asked to be.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Config {
@@ -55,8 +58,6 @@ pub struct Webhook {
     pub failing: Option<Failing>,
     /// Commits whose notices were not kept until it could be told.
     pub missed: u64,
-    /// How many there are.
-    pub dead_letters: u64,
 }
 
 /// Notices that could not be delivered.
@@ -127,9 +128,9 @@ impl Webhook {
         false
     }
 
-    /// What came after its cursor is not kept any more, up to here.
-    pub(super) fn missed(&mut self, earliest: NoticeOffset) {
-        self.missed += earliest.after.0.saturating_sub(self.cursor.after.0);
+    /// What came after a place it was looked at up to is not kept any more, up to here.
+    pub(super) fn missed(&mut self, looked: NoticeOffset, earliest: NoticeOffset) {
+        self.missed += earliest.after.0.saturating_sub(looked.after.0);
         self.delivered(earliest);
     }
 
@@ -148,6 +149,7 @@ impl Webhook {
                 until: None,
             },
         );
+        self.secrets.truncate(SECRETS_MAX);
     }
 
     /// Those that requests are signed with now.
@@ -181,7 +183,6 @@ mod tests {
             cursor: NoticeOffset::default(),
             failing: None,
             missed: 0,
-            dead_letters: 0,
         }
     }
 
@@ -216,8 +217,9 @@ mod tests {
     fn what_is_not_kept_is_counted() {
         let mut webhook = webhook();
         webhook.delivered(at(2));
-        webhook.missed(at(7));
-        assert_eq!((webhook.cursor, webhook.missed), (at(7), 5));
+        // What was looked at, and not wanted, was not missed.
+        webhook.missed(at(4), at(7));
+        assert_eq!((webhook.cursor, webhook.missed), (at(7), 3));
     }
 
     #[test]
@@ -238,5 +240,9 @@ mod tests {
         assert_eq!(good(&webhook, 30), "d");
         webhook.rotate("e".to_owned(), Time(31), 0);
         assert_eq!(webhook.secrets.len(), 2, "those that ended are forgotten");
+        for n in 0..9 {
+            webhook.rotate(n.to_string(), Time(40), 1_000_000);
+        }
+        assert_eq!(good(&webhook, 41), "876", "and the oldest of too many");
     }
 }

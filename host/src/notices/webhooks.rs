@@ -1,9 +1,10 @@
 //! Webhooks of tenants: making, changing and removing them, and their dead letters.
 //!
-//! Invariant: what is stored of a webhook and what is in memory change together, one change after the other for each
-//! webhook; a secret is shown once, and sealed in the store.
+//! Invariants: what is stored of a webhook and what is in memory change together, one change after the other for each
+//! webhook, also if whoever asked is gone meanwhile; a removed one is written by nobody any more. A secret is shown once,
+//! and sealed in the store.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use base64::Engine as _;
@@ -19,11 +20,15 @@ use crate::egress::{Egress, webhook};
 use crate::fair::{self, Gate};
 use crate::id::{NoticeOffset, TenantId, WebhookName};
 use crate::seal::{Seal, SealError};
-use crate::store::{CommitError, ReadError, RecordKey, RecordSpace, Write};
+use crate::store::{CommitError, ReadError, RecordKey, RecordSpace, Store, Write};
 use crate::telemetry::{self, Limit};
+use crate::tenants::Standing;
 
 /// Of a secret: as long as what it makes (RFC 2104).
 const SECRET_BYTES: usize = 32;
+
+/// Dead letters read at once: each may be some ten kilobytes.
+const LETTERS: usize = 100;
 
 /// What webhooks work with.
 pub struct Parts {
@@ -41,7 +46,7 @@ pub struct Bounds {
     /// Of a tenant.
     pub webhooks_max: usize,
     /// Of a webhook.
-    pub dead_letters_max: u64,
+    pub dead_letters_max: usize,
     pub patience: Patience,
 }
 
@@ -74,12 +79,21 @@ pub enum WebhookError {
     Secret(std::io::Error),
     #[error("a secret cannot be opened: {0}")]
     Open(#[from] SealError),
+    #[error("a change ended early")]
+    Broken,
 }
 
 /// What became of a webhook that was put.
 pub enum Put {
     Made { secret: String },
     Changed,
+}
+
+/// A webhook, and how many dead letters it has.
+#[derive(Debug, Clone)]
+pub struct View {
+    pub webhook: Webhook,
+    pub dead_letters: usize,
 }
 
 /// All webhooks of this host. Cheap to clone.
@@ -89,8 +103,8 @@ pub struct Webhooks(pub(super) Arc<Inner>);
 pub(super) struct Inner {
     pub(super) parts: Parts,
     all: Mutex<HashMap<TenantId, BTreeMap<WebhookName, Arc<Held>>>>,
-    /// Held by whoever makes or removes one.
-    making: tokio::sync::Mutex<()>,
+    /// Each held by whoever makes or removes one of the tenant's.
+    making: Mutex<HashMap<TenantId, Arc<tokio::sync::Mutex<()>>>>,
     pub(super) stopping: CancellationToken,
     tasks: TaskTracker,
 }
@@ -98,11 +112,21 @@ pub(super) struct Inner {
 /// A webhook in memory.
 pub(super) struct Held {
     pub(super) key: WebhookKey,
-    pub(super) webhook: tokio::sync::Mutex<Webhook>,
+    /// None once it was removed.
+    kept: tokio::sync::Mutex<Option<Kept>>,
     /// It is something else now: whoever waits on its behalf looks again.
     pub(super) changed: Notify,
     /// It was removed.
     pub(super) gone: CancellationToken,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Kept {
+    pub(super) webhook: Webhook,
+    /// Where the notices of its dead letters end.
+    pub(super) letters: BTreeSet<NoticeOffset>,
+    /// Counts how often somebody made it something else: what was seen of it before is void.
+    pub(super) generation: u64,
 }
 
 impl WebhookKey {
@@ -115,7 +139,7 @@ impl WebhookKey {
     }
 
     /// Of a dead letter, which is named by where its notices end.
-    pub(super) fn dead_record(&self, letter: &str) -> RecordKey {
+    pub(super) fn dead_record(&self, letter: NoticeOffset) -> RecordKey {
         RecordKey {
             tenant: Some(self.tenant.clone()),
             space: RecordSpace::DeadLetter,
@@ -128,12 +152,30 @@ impl WebhookKey {
         format!("webhook {}/{}", self.tenant, self.name)
     }
 
-    pub(super) fn write(&self, webhook: &Webhook) -> Write {
+    fn write(&self, webhook: &Webhook) -> Write {
         let bytes = serde_json::to_vec(webhook).expect("a webhook has string keys");
         Write::Record {
             key: self.record(),
             bytes: bytes.into(),
         }
+    }
+
+    /// Its dead letters after one, oldest first. Blocks.
+    fn letters(
+        &self,
+        store: &dyn Store,
+        after: Option<NoticeOffset>,
+        count_max: usize,
+    ) -> Result<Vec<(NoticeOffset, bytes::Bytes)>, ReadError> {
+        let prefix = format!("{}/", self.name);
+        let after = after.map_or_else(|| prefix.clone(), |it| format!("{prefix}{it}"));
+        let space = RecordSpace::DeadLetter;
+        let records = store.records(Some(&self.tenant), space, Some(&after), count_max)?;
+        let own = records.into_iter().map_while(|(name, bytes)| {
+            let letter = name.strip_prefix(&prefix)?.parse().ok()?;
+            Some((letter, bytes))
+        });
+        Ok(own.collect())
     }
 }
 
@@ -147,7 +189,7 @@ impl Webhooks {
         Self(Arc::new(Inner {
             parts,
             all: Mutex::default(),
-            making: tokio::sync::Mutex::default(),
+            making: Mutex::default(),
             stopping: CancellationToken::new(),
             tasks: TaskTracker::new(),
         }))
@@ -161,8 +203,19 @@ impl Webhooks {
         self.0.parts.notices.0.clock.now()
     }
 
+    pub(super) fn standing(&self, tenant: &TenantId) -> Option<Standing> {
+        let found = self.0.parts.notices.0.tenants.get(tenant);
+        found.map(|record| record.standing)
+    }
+
     fn all(&self) -> MutexGuard<'_, HashMap<TenantId, BTreeMap<WebhookName, Arc<Held>>>> {
         self.0.all.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn making(&self, tenant: &TenantId) -> Arc<tokio::sync::Mutex<()>> {
+        let making = self.0.making.lock();
+        let mut making = making.unwrap_or_else(PoisonError::into_inner);
+        making.entry(tenant.clone()).or_default().clone()
     }
 
     pub(super) fn held(&self, key: &WebhookKey) -> Result<Arc<Held>, WebhookError> {
@@ -171,13 +224,19 @@ impl Webhooks {
         found.cloned().ok_or(WebhookError::NotFound)
     }
 
-    pub(super) async fn store(&self, writes: Vec<Write>) -> Result<(), WebhookError> {
+    /// As it is now.
+    pub(super) async fn kept(&self, held: &Held) -> Result<Kept, WebhookError> {
+        let kept = held.kept.lock().await;
+        kept.clone().ok_or(WebhookError::NotFound)
+    }
+
+    async fn store(&self, writes: Vec<Write>) -> Result<(), WebhookError> {
         Ok(crate::store::write(&*self.parts().notices.0.store, writes).await?)
     }
 
-    pub(super) async fn reading<T: Send + 'static>(
+    async fn reading<T: Send + 'static>(
         &self,
-        read: impl FnOnce(&dyn crate::store::Store) -> Result<T, ReadError> + Send + 'static,
+        read: impl FnOnce(&dyn Store) -> Result<T, ReadError> + Send + 'static,
     ) -> Result<T, WebhookError> {
         let store = self.parts().notices.0.store.clone();
         match tokio::task::spawn_blocking(move || read(&*store)).await {
@@ -186,40 +245,65 @@ impl Webhooks {
         }
     }
 
+    /// Run this to its end, also if nobody waits for it any more: what is stored and what is in memory must not part.
+    async fn whole<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, WebhookError>> + Send + 'static,
+    ) -> Result<T, WebhookError> {
+        let done = self.0.tasks.spawn(work).await;
+        done.unwrap_or(Err(WebhookError::Broken))
+    }
+
+    /// Make it something else: durable, then in memory. `change` says what else is to be written with it.
+    pub(super) async fn change<T: Send + 'static>(
+        &self,
+        held: &Arc<Held>,
+        change: impl FnOnce(&mut Kept) -> Result<(T, Vec<Write>), WebhookError> + Send + 'static,
+    ) -> Result<T, WebhookError> {
+        let (this, held) = (self.clone(), held.clone());
+        self.whole(async move {
+            let mut kept = held.kept.lock().await;
+            let mut changed = kept.clone().ok_or(WebhookError::NotFound)?;
+            let (value, mut writes) = change(&mut changed)?;
+            writes.push(held.key.write(&changed.webhook));
+            this.store(writes).await?;
+            *kept = Some(changed);
+            Ok(value)
+        })
+        .await
+    }
+
     /// Go on with what an older process left. What cannot be read is said, and keeps nothing else back.
     pub async fn take_up(&self) {
         for tenant in self.parts().notices.0.tenants.names() {
+            // One that is being removed tells nobody anything, whoever has its name later.
+            if self.standing(&tenant) == Some(Standing::Deleting) {
+                continue;
+            }
             let of = tenant.clone();
-            let read = self.reading(move |store| {
-                store.records(Some(&of), RecordSpace::Webhook, None, usize::MAX)
-            });
-            let records = match read.await {
-                Ok(records) => records,
+            match self.reading(move |store| load(store, &of)).await {
+                Ok(loaded) => {
+                    for (name, webhook, letters) in loaded {
+                        let tenant = tenant.clone();
+                        self.keep(WebhookKey { tenant, name }, webhook, letters);
+                    }
+                }
                 Err(error) => {
                     tracing::error!(%tenant, %error, "the tenant's webhooks cannot be read: none is told");
-                    continue;
-                }
-            };
-            for (name, bytes) in records {
-                let webhook = serde_json::from_slice::<Webhook>(&bytes);
-                match (WebhookName::new(&name), webhook) {
-                    (Ok(name), Ok(webhook)) => {
-                        let tenant = tenant.clone();
-                        self.keep(WebhookKey { tenant, name }, webhook);
-                    }
-                    _ => {
-                        tracing::error!(%tenant, name, "a stored webhook cannot be read: it is not told")
-                    }
                 }
             }
         }
     }
 
     /// Have it told from now on.
-    fn keep(&self, key: WebhookKey, webhook: Webhook) {
+    fn keep(&self, key: WebhookKey, webhook: Webhook, letters: BTreeSet<NoticeOffset>) {
         let held = Arc::new(Held {
             key: key.clone(),
-            webhook: tokio::sync::Mutex::new(webhook),
+            kept: tokio::sync::Mutex::new(Some(Kept {
+                webhook,
+                letters,
+                generation: 0,
+            })),
             changed: Notify::new(),
             gone: CancellationToken::new(),
         });
@@ -236,25 +320,57 @@ impl Webhooks {
         key: &WebhookKey,
         config: Config,
         from: Option<NoticeOffset>,
-    ) -> Result<(Webhook, Put), WebhookError> {
+    ) -> Result<(View, Put), WebhookError> {
         webhook::check(&self.parts().egress, &config.url).map_err(WebhookError::Rejected)?;
-        let notices = &self.parts().notices;
-        let _one = self.0.making.lock().await;
-        if let Ok(held) = self.held(key) {
-            let mut webhook = held.webhook.lock().await;
-            let mut changed = webhook.clone();
-            changed.config = config;
-            if let Some(from) = from {
-                changed.delivered(from);
+        let (this, key) = (self.clone(), key.clone());
+        self.whole(async move {
+            let making = this.making(&key.tenant);
+            let _making = making.lock().await;
+            match this.held(&key) {
+                Ok(held) => {
+                    let view = this.make_other(&held, config, from).await?;
+                    Ok((view, Put::Changed))
+                }
+                Err(_) => this.make(&key, config, from).await,
             }
-            if changed != *webhook {
+        })
+        .await
+    }
+
+    async fn make_other(
+        &self,
+        held: &Arc<Held>,
+        config: Config,
+        from: Option<NoticeOffset>,
+    ) -> Result<View, WebhookError> {
+        let changing = self.change(held, move |kept| {
+            let webhook = &mut kept.webhook;
+            if webhook.config != config || from.is_some() {
+                webhook.config = config;
                 // It may be that what was tried is not wanted any more.
-                changed.failing = None;
-                self.store(vec![key.write(&changed)]).await?;
-                *webhook = changed;
-                held.changed.notify_one();
+                webhook.delivered(from.unwrap_or(webhook.cursor));
+                kept.generation += 1;
             }
-            return Ok((webhook.clone(), Put::Changed));
+            Ok((View::of(kept), Vec::new()))
+        });
+        let view = changing.await?;
+        held.changed.notify_one();
+        Ok(view)
+    }
+
+    /// With the `making` lock held.
+    async fn make(
+        &self,
+        key: &WebhookKey,
+        config: Config,
+        from: Option<NoticeOffset>,
+    ) -> Result<(View, Put), WebhookError> {
+        // Nothing is made in a tenant that is being removed.
+        match self.standing(&key.tenant) {
+            Some(Standing::Active) => {}
+            Some(Standing::Suspended | Standing::Deleting) | None => {
+                return Err(WebhookError::NotFound);
+            }
         }
         let webhooks_max = self.parts().bounds.webhooks_max;
         if self.all().get(&key.tenant).map_or(0, BTreeMap::len) >= webhooks_max {
@@ -263,7 +379,7 @@ impl Webhooks {
         }
         let cursor = match from {
             Some(from) => from,
-            None => notices.end(&key.tenant).await?,
+            None => self.parts().notices.end(&key.tenant).await?,
         };
         let (secret, sealed) = self.secret(key)?;
         let webhook = Webhook {
@@ -276,11 +392,14 @@ impl Webhooks {
             cursor,
             failing: None,
             missed: 0,
-            dead_letters: 0,
         };
         self.store(vec![key.write(&webhook)]).await?;
-        self.keep(key.clone(), webhook.clone());
-        Ok((webhook, Put::Made { secret }))
+        self.keep(key.clone(), webhook.clone(), BTreeSet::new());
+        let view = View {
+            webhook,
+            dead_letters: 0,
+        };
+        Ok((view, Put::Made { secret }))
     }
 
     /// A fresh secret, as text and sealed.
@@ -297,115 +416,109 @@ impl Webhooks {
     pub async fn rotate(&self, key: &WebhookKey, overlap_ms: u64) -> Result<String, WebhookError> {
         let held = self.held(key)?;
         let (text, sealed) = self.secret(key)?;
-        let mut webhook = held.webhook.lock().await;
-        let mut changed = webhook.clone();
-        changed.rotate(sealed, self.now(), overlap_ms);
-        self.store(vec![key.write(&changed)]).await?;
-        *webhook = changed;
+        let now = self.now();
+        let rotating = self.change(&held, move |kept| {
+            kept.webhook.rotate(sealed, now, overlap_ms);
+            Ok(((), Vec::new()))
+        });
+        rotating.await?;
         Ok(text)
     }
 
-    pub async fn get(&self, key: &WebhookKey) -> Result<Webhook, WebhookError> {
+    pub async fn get(&self, key: &WebhookKey) -> Result<View, WebhookError> {
         let held = self.held(key)?;
-        let webhook = held.webhook.lock().await;
-        Ok(webhook.clone())
+        Ok(View::of(&self.kept(&held).await?))
     }
 
     /// A tenant's, by name.
-    pub async fn list(&self, tenant: &TenantId) -> Vec<(WebhookName, Webhook)> {
+    pub async fn list(&self, tenant: &TenantId) -> Vec<(WebhookName, View)> {
         let own = self.all().get(tenant).cloned().unwrap_or_default();
         let mut webhooks = Vec::with_capacity(own.len());
         for (name, held) in own {
-            webhooks.push((name, held.webhook.lock().await.clone()));
+            if let Ok(kept) = self.kept(&held).await {
+                webhooks.push((name, View::of(&kept)));
+            }
         }
         webhooks
     }
 
     pub async fn remove(&self, key: &WebhookKey) -> Result<(), WebhookError> {
-        let _one = self.0.making.lock().await;
-        let held = self.held(key)?;
-        // Nobody writes it any more.
-        let _webhook = held.webhook.lock().await;
-        let letters = self.letters(key, None, usize::MAX).await?;
-        let mut keys = vec![key.record()];
-        keys.extend(letters.iter().map(|(letter, _)| key.dead_record(letter)));
-        let writes = keys.into_iter().map(|key| Write::Unrecord { key });
-        self.store(writes.collect()).await?;
-        held.gone.cancel();
-        let mut all = self.all();
-        if let Some(own) = all.get_mut(&key.tenant) {
-            own.remove(&key.name);
-            if own.is_empty() {
-                all.remove(&key.tenant);
+        let (this, key) = (self.clone(), key.clone());
+        self.whole(async move {
+            let making = this.making(&key.tenant);
+            let _making = making.lock().await;
+            let held = this.held(&key)?;
+            let mut kept = held.kept.lock().await;
+            let letters = kept.as_ref().map(|kept| kept.letters.clone());
+            let letters = letters.unwrap_or_default().into_iter();
+            let mut keys = vec![key.record()];
+            keys.extend(letters.map(|letter| key.dead_record(letter)));
+            let writes = keys.into_iter().map(|key| Write::Unrecord { key });
+            this.store(writes.collect()).await?;
+            *kept = None;
+            held.gone.cancel();
+            let mut all = this.all();
+            if let Some(own) = all.get_mut(&key.tenant) {
+                own.remove(&key.name);
+                if own.is_empty() {
+                    all.remove(&key.tenant);
+                }
             }
-        }
-        Ok(())
+            Ok(())
+        })
+        .await
     }
 
-    /// Its dead letters after one, oldest first, by name.
+    /// Its dead letters after one, oldest first.
     pub async fn letters(
         &self,
         key: &WebhookKey,
-        after: Option<&str>,
+        after: Option<NoticeOffset>,
         count_max: usize,
-    ) -> Result<Vec<(String, DeadLetter)>, WebhookError> {
-        let (tenant, prefix) = (key.tenant.clone(), format!("{}/", key.name));
-        let after = format!("{prefix}{}", after.unwrap_or_default());
-        let records = self.reading(move |store| {
-            let space = RecordSpace::DeadLetter;
-            let records = store.records(Some(&tenant), space, Some(&after), count_max)?;
-            let own = records.into_iter().map_while(|(name, bytes)| {
-                let letter = name.strip_prefix(&prefix)?.to_owned();
-                Some((letter, bytes))
-            });
-            Ok(own.collect::<Vec<_>>())
-        });
-        let records = records.await?.into_iter();
-        let letters = records.map(|(name, bytes)| {
-            let letter = serde_json::from_slice(&bytes)
-                .map_err(|error| ReadError::bad_record(format!("dead letter {name}: {error}")))?;
-            Ok((name, letter))
-        });
+    ) -> Result<Vec<(NoticeOffset, DeadLetter)>, WebhookError> {
+        let of = key.clone();
+        let read = self.reading(move |store| of.letters(store, after, count_max));
+        let letters = read.await?.into_iter();
+        let letters = letters.map(|(at, bytes)| Ok((at, parse_letter(&bytes)?)));
         letters.collect()
     }
 
-    /// A dead letter, with the place of its webhook held: it is read and removed by one at a time.
     pub(super) async fn letter(
         &self,
         key: &WebhookKey,
-        letter: &str,
+        letter: NoticeOffset,
     ) -> Result<DeadLetter, WebhookError> {
-        // A place in the notices, or none of ours.
-        let _: NoticeOffset = letter.parse().map_err(|_| WebhookError::NoDeadLetter)?;
         let record = key.dead_record(letter);
         let read = self.reading(move |store| store.record(&record)).await?;
-        let bytes = read.ok_or(WebhookError::NoDeadLetter)?;
-        let letter = serde_json::from_slice(&bytes);
-        Ok(letter.map_err(|error| ReadError::bad_record(error.to_string()))?)
+        Ok(parse_letter(&read.ok_or(WebhookError::NoDeadLetter)?)?)
     }
 
-    pub async fn forget_letter(&self, key: &WebhookKey, letter: &str) -> Result<(), WebhookError> {
+    pub async fn forget_letter(
+        &self,
+        key: &WebhookKey,
+        letter: NoticeOffset,
+    ) -> Result<(), WebhookError> {
         let held = self.held(key)?;
-        let mut webhook = held.webhook.lock().await;
-        self.letter(key, letter).await?;
-        let mut changed = webhook.clone();
-        changed.dead_letters = changed.dead_letters.saturating_sub(1);
         let record = key.dead_record(letter);
-        let writes = vec![Write::Unrecord { key: record }, key.write(&changed)];
-        self.store(writes).await?;
-        *webhook = changed;
-        Ok(())
+        let forgetting = self.change(&held, move |kept| match kept.letters.remove(&letter) {
+            true => Ok(((), vec![Write::Unrecord { key: record }])),
+            false => Err(WebhookError::NoDeadLetter),
+        });
+        forgetting.await
     }
 
     /// Let go of a tenant's, for good: it is being removed, and is marked as such.
     pub async fn forget_tenant(&self, tenant: &TenantId) {
-        let _one = self.0.making.lock().await;
+        let making = self.making(tenant);
+        let _making = making.lock().await;
         let own = self.all().remove(tenant).unwrap_or_default();
         for held in own.into_values() {
             held.gone.cancel();
-            // Whoever writes it has written.
-            drop(held.webhook.lock().await);
+            *held.kept.lock().await = None;
         }
+        let making = self.0.making.lock();
+        let mut making = making.unwrap_or_else(PoisonError::into_inner);
+        making.remove(tenant);
     }
 
     /// Wait until nothing is under way any more.
@@ -414,4 +527,47 @@ impl Webhooks {
         self.0.tasks.close();
         self.0.tasks.wait().await;
     }
+}
+
+impl View {
+    fn of(kept: &Kept) -> Self {
+        Self {
+            webhook: kept.webhook.clone(),
+            dead_letters: kept.letters.len(),
+        }
+    }
+}
+
+fn parse_letter(bytes: &[u8]) -> Result<DeadLetter, ReadError> {
+    let parsed = serde_json::from_slice(bytes);
+    parsed.map_err(|error| ReadError::bad_record(format!("a dead letter: {error}")))
+}
+
+type Loaded = (WebhookName, Webhook, BTreeSet<NoticeOffset>);
+
+/// A tenant's webhooks as they are stored. Blocks.
+fn load(store: &dyn Store, tenant: &TenantId) -> Result<Vec<Loaded>, ReadError> {
+    let mut loaded = Vec::new();
+    for (name, bytes) in store.records(Some(tenant), RecordSpace::Webhook, None, usize::MAX)? {
+        let webhook = serde_json::from_slice::<Webhook>(&bytes);
+        let (Ok(name), Ok(webhook)) = (WebhookName::new(&name), webhook) else {
+            tracing::error!(%tenant, name, "a stored webhook cannot be read: it is not told");
+            continue;
+        };
+        let key = WebhookKey {
+            tenant: tenant.clone(),
+            name: name.clone(),
+        };
+        let mut letters = BTreeSet::new();
+        loop {
+            let page = key.letters(store, letters.last().copied(), LETTERS)?;
+            let is_last = page.len() < LETTERS;
+            letters.extend(page.into_iter().map(|(at, _)| at));
+            if is_last {
+                break;
+            }
+        }
+        loaded.push((name, webhook, letters));
+    }
+    Ok(loaded)
 }

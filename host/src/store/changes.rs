@@ -143,7 +143,7 @@ pub(in crate::store) fn add(
             }
         }
         Op::Delete(key) => {
-            numbers.removed(&key);
+            numbers.removed(&key, engine)?;
             set(changes, key, None, engine)?;
         }
         Op::Notice(tenant, bytes) => {

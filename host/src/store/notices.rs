@@ -6,14 +6,14 @@
 //! Invariant: the last notice of a tenant is never removed as long as there is a tenant, so that no number is given twice.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
 use super::engine::{Engine, EngineError, Order};
 use super::keys::{self, Row};
 use super::{ReadError, StreamKey};
-use crate::id::{Seq, TenantId};
+use crate::id::{Seq, StreamId, TenantId};
 
 /// Tenants whose last number is kept in memory; those of more are read again.
 const KNOWN_MAX: usize = 10_000;
@@ -51,17 +51,28 @@ impl Numbers {
     }
 
     /// A key is removed: if it is a tenant's last notice, all of the tenant is being removed.
-    pub(in crate::store) fn removed(&mut self, key: &[u8]) {
-        if self.last.is_empty() {
-            return;
-        }
+    pub(in crate::store) fn removed(
+        &mut self,
+        key: &[u8],
+        engine: &dyn Engine,
+    ) -> Result<(), EngineError> {
         let row = keys::split(key).and_then(|(stem, _)| keys::parse(stem));
-        if let Some(Row::Piece(stream, seq)) = row
-            && stream == StreamKey::notices(&stream.tenant)
-            && self.last.get(&stream.tenant) == Some(&seq)
-        {
-            self.last.remove(&stream.tenant);
+        let Some(Row::Piece(StreamKey { tenant, id }, seq)) = row else {
+            return Ok(());
+        };
+        if id != StreamId::NOTICES {
+            return Ok(());
         }
+        let last = match self.last.get(&tenant) {
+            Some(last) => *last,
+            None => last_in(engine, &tenant)?,
+        };
+        self.last.insert(tenant.clone(), last);
+        if last == seq {
+            self.last.remove(&tenant);
+            self.new.insert(tenant, Seq(0));
+        }
+        Ok(())
     }
 
     /// What is durable now, after a group.
@@ -100,21 +111,36 @@ impl Ends {
         tenant: &TenantId,
         last: impl FnOnce() -> Result<Seq, ReadError>,
     ) -> Result<watch::Receiver<Seq>, ReadError> {
-        let mut ends = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(end) = ends.get(tenant).filter(|end| end.receiver_count() > 0) {
-            return Ok(end.subscribe());
+        // From now on it is told what becomes durable; what was before is read without keeping the commit thread.
+        let receiver = {
+            let mut ends = self.lock();
+            let end = ends.entry(tenant.clone());
+            end.or_insert_with(|| watch::Sender::new(Seq(0)))
+                .subscribe()
+        };
+        let known = *receiver.borrow();
+        if known == Seq(0) {
+            let last = last()?;
+            if let Some(end) = self.lock().get(tenant) {
+                end.send_if_modified(|end| {
+                    let is_more = *end < last;
+                    *end = last.max(*end);
+                    is_more
+                });
+            }
         }
-        // With the lock held: what becomes durable meanwhile is told afterwards.
-        let (sender, receiver) = watch::channel(last()?);
-        ends.insert(tenant.clone(), sender);
         Ok(receiver)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<TenantId, watch::Sender<Seq>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(in crate::store) fn tell(&self, new: BTreeMap<TenantId, Seq>) {
         if new.is_empty() {
             return;
         }
-        let mut ends = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ends = self.lock();
         for (tenant, last) in new {
             // Nobody follows any more: whoever comes next reads it anew.
             if ends.get(&tenant).is_some_and(|end| end.send(last).is_err()) {

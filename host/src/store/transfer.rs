@@ -246,7 +246,11 @@ pub(in crate::store) fn export_tenant(
             })?;
             let is_sealed = matches!(&of, Row::Record(key) if matches!(
                 key.space,
-                RecordSpace::Secret | RecordSpace::Authorization
+                // Webhooks hold their secrets, and dead letters are nothing without them.
+                RecordSpace::Secret
+                    | RecordSpace::Authorization
+                    | RecordSpace::Webhook
+                    | RecordSpace::DeadLetter
             ));
             match is_sealed {
                 true => Ok(vec![]),

@@ -69,7 +69,6 @@ impl Subscriptions {
         notice: &Notice,
     ) -> Result<bool, String> {
         let parts = self.parts();
-        let url = webhook::check(&parts.egress, url)?;
         let body = json!({
             "subscription_id": key.id.as_str(),
             "wake_id": notice.wake,
@@ -79,28 +78,15 @@ impl Subscriptions {
             "callback_token": parts.keys.token(key, created, notice.generation),
         });
         let body = body.to_string();
-        let client = parts
-            .egress
-            .client(&url)
-            .map_err(|error| error.to_string())?;
-        let request = client
-            .post(url)
-            .header("content-type", "application/json")
-            .header(
-                "webhook-signature",
-                parts.keys.signature(parts.clock.now(), body.as_bytes()),
-            )
-            .body(body);
+        let signature = parts.keys.signature(parts.clock.now(), body.as_bytes());
+        let headers = [("webhook-signature", signature)];
         let lease = notice.lease_until.unwrap_or_default();
         let left = Duration::from_millis(lease.ms_since(parts.clock.now()));
         let time = ANSWER_MAX.min(left * 9 / 10);
         let sent = tokio::time::timeout(time, async {
-            let mut response = request.send().await.map_err(|error| error.to_string())?;
-            if !response.status().is_success() {
-                return Err(format!("it answered {}", response.status()));
-            }
+            let mut response = webhook::post(&parts.egress, url, &headers, body).await?;
             let mut read = Vec::new();
-            while let Some(chunk) = response.chunk().await.map_err(|error| error.to_string())? {
+            while let Some(chunk) = response.chunk().await.map_err(webhook::failure)? {
                 read.extend_from_slice(&chunk);
                 if read.len() > ANSWER_BYTES_MAX {
                     return Ok(false);

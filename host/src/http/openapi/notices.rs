@@ -39,7 +39,7 @@ pub(super) fn webhooks() -> Vec<Operation> {
             "listWebhooks",
             "Where notices are pushed to",
         )
-        .scope("read")
+        .scope("deploy")
         .json(200, "Webhooks"),
         of(
             "GET",
@@ -91,7 +91,7 @@ pub(super) fn webhooks() -> Vec<Operation> {
             "listDeadLetters",
             "What could not be delivered",
         )
-        .scope("read")
+        .scope("deploy")
         .query(&["cursor-place"])
         .json(200, "DeadLetters")
         .codes(UNKNOWN)
