@@ -1118,3 +1118,86 @@ async fn tools_are_asked_for_last_and_only_if_they_are_offered() {
     assert_eq!(answer.get("tool_calls"), None);
     server.stop().await;
 }
+
+/// What an application tells an agent is not for the people in the session.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn instructions_are_shown_to_those_who_may_inspect() {
+    let server = Server::start().await;
+    server.deploy("echo").await;
+    server.session("s", &["echo"]).await;
+    let messages =
+        json!([{"role": "system", "content": "the secret"}, {"role": "user", "content": "hi"}]);
+    let call = chat(&server, json!({"model": "echo", "messages": messages}));
+    call.header("x-antiphon-session", "s").await.is(200);
+    let events = events_of(&server, "s").await;
+    let received = events.iter().find(|it| it["kind"] == "message-received");
+    let message = received.expect("it is there")["message"]
+        .as_str()
+        .expect("an id");
+    let line = format!("GET /v1/responses/resp_{message}");
+    let shown = server.call(&line).await.is(200);
+    assert_eq!(shown["instructions"], "the secret");
+    let token = server.call("POST /v1/sessions/s/tokens");
+    let token = token.json(json!({"author": "ana"})).await.is(201);
+    let key = server
+        .call("POST /v1/keys")
+        .json(json!({"scopes": ["read", "invoke"]}));
+    let key = key.await.is(201);
+    for reader in [&token["token"], &key["key"]] {
+        let reader = reader.as_str().expect("a text");
+        let shown = server.call(&line).key(reader).await.is(200);
+        assert_eq!(shown["instructions"], Value::Null);
+        assert_eq!(shown["output"][0]["content"][0]["text"], "hi");
+        let line = format!("{line}?stream=true");
+        let events = server.call(&line).key(reader).events().await.rest().await;
+        assert!(!format!("{events:?}").contains("the secret"));
+    }
+    server.stop().await;
+}
+
+/// A server that stops: who asked without a key is told not to ask again, for the message waits for the next one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_has_no_key_is_told_not_to_ask_again_once_the_message_was_taken() {
+    let gate = Gate::new();
+    let provider = Provider::start([Reply::stream().say("Half ").wait(&gate)]).await;
+    let server = Server::asking(&provider).await;
+    server.deploy("talker").await;
+    server.session("s", &["talker"]).await;
+    let ask = |key: Option<&str>, streams: bool| {
+        let mut body = says("talker", "hi");
+        body["stream"] = streams.into();
+        let call = chat(&server, body).header("x-antiphon-session", "s");
+        match key {
+            Some(key) => call.idempotency(key),
+            None => call,
+        }
+    };
+    let mut events = server.follow("s").await;
+    let mut half = ask(None, true).events().await;
+    events.until(|it| it.kind == "spoke").await;
+    let waiting = [
+        (None, false),
+        (None, true),
+        (Some("k"), false),
+        (Some("l"), true),
+    ];
+    let asked = waiting.map(|(key, streams)| {
+        let call = ask(key, streams);
+        tokio::spawn(async move { call.await })
+    });
+    for _ in &asked {
+        events.until(|it| it.kind == "message-received").await;
+    }
+    server.shutdown.stop();
+    for (asked, (key, _)) in asked.into_iter().zip(waiting) {
+        let answer = asked.await.expect("it does not panic");
+        answer.refused(503, "draining");
+        let may_retry = answer.header("x-should-retry");
+        assert_eq!(may_retry, key.is_none().then_some("false"));
+    }
+    let rest = half.rest().await;
+    let last = rest.last().expect("something");
+    assert_eq!(last.data["error"]["code"], "draining", "{rest:?}");
+    drop(gate);
+    server.stop().await;
+}

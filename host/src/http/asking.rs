@@ -74,6 +74,26 @@ pub(super) struct Asked {
     pub(super) posted: Posted,
     /// For an answer that is a stream.
     pub(super) permit: Option<StreamPermit>,
+    pub(super) repeats: Repeats,
+}
+
+/// What the same request is, sent again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Repeats {
+    /// The same message: it has a key.
+    Same,
+    /// Another one: the first was taken.
+    Another,
+}
+
+impl Repeats {
+    /// An error after the message was taken, which is not how its turn ended.
+    pub(super) fn error(self, error: ApiError) -> ApiError {
+        match self {
+            Self::Same => error,
+            Self::Another => error.final_(),
+        }
+    }
 }
 
 impl Asked {
@@ -115,6 +135,10 @@ pub(super) async fn ask(
             (session, Some(new))
         }
     };
+    let repeats = match idempotency {
+        Some(_) => Repeats::Same,
+        None => Repeats::Another,
+    };
     api.may_open(caller, &session).await?;
     api.may_add(caller, &session, idempotency, bytes_more)
         .await?;
@@ -145,6 +169,7 @@ pub(super) async fn ask(
         session,
         posted,
         permit,
+        repeats,
     })
 }
 
@@ -183,6 +208,11 @@ pub(super) fn too_many(limit: usize) -> ApiError {
 pub(super) trait Teller: Send + 'static {
     /// What an entry says, if anything, now that the tracker has it.
     fn tell(&mut self, encoded: &Encoded, tracker: &Tracker) -> Vec<Bytes>;
+
+    /// It breaks off here. Nothing, where a reader goes on by itself from the last that it has.
+    fn broken(&mut self, _error: &ApiError) -> Vec<Bytes> {
+        Vec::new()
+    }
 }
 
 /// A stream that is about to be told.
@@ -190,6 +220,7 @@ pub(super) struct Telling<T> {
     following: Following,
     teller: T,
     ready: VecDeque<Bytes>,
+    is_broken: bool,
     _permit: StreamPermit,
 }
 
@@ -205,6 +236,7 @@ impl<T: Teller> Telling<T> {
             following: Following::new(api.sessions.clone(), session, &posted.message),
             teller,
             ready: VecDeque::new(),
+            is_broken: false,
             _permit: permit,
         }
     }
@@ -238,27 +270,34 @@ impl<T: Teller> Telling<T> {
                 if let Some(event) = telling.ready.pop_front() {
                     return Some((event, telling));
                 }
-                if telling.following.tracker.is_over() {
+                if telling.following.tracker.is_over() || telling.is_broken {
                     return None;
                 }
-                telling.more().await.ok()?;
+                if let Err(error) = telling.more().await {
+                    telling.is_broken = true;
+                    let last = telling.teller.broken(&error);
+                    telling.ready.extend(last);
+                }
             }
         });
         sse::response(events, lapsed)
     }
 }
 
-/// Wait until its turn is over: it was completed or interrupted, or this is the error that says how it failed.
-pub(super) async fn ended(api: &Api, session: Arc<Session>, posted: &Posted) -> ApiResult<Taken> {
-    let id = session.journal.session.clone();
+/// Wait until its turn is over, and how it ended.
+pub(super) async fn ended(
+    api: &Api,
+    session: Arc<Session>,
+    posted: &Posted,
+) -> ApiResult<Standing> {
     let mut following = Following::new(api.sessions.clone(), session, &posted.message);
     match following.end().await? {
         Standing::Open(_) => Err(ApiError::internal("a message is over and open")),
-        over => answered(&id, over),
+        over => Ok(over),
     }
 }
 
-/// The turn that answered, if one did.
+/// The turn that answered, if one did: it was completed or interrupted, or this is the error that says how it failed.
 pub(super) fn answered(session: &SessionId, standing: Standing) -> ApiResult<Taken> {
     let taken = match standing {
         Standing::Done(taken) | Standing::Open(Some(taken)) => taken,

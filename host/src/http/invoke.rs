@@ -87,7 +87,8 @@ pub(super) async fn invoke(
         response
     } else {
         let id = session.journal.session.clone();
-        let taken = asking::ended(&api, session, &posted).await?;
+        let ended = asking::ended(&api, session, &posted).await?;
+        let taken = asking::answered(&id, ended)?;
         let mut response = Json(wire::answer(&id, &taken)).into_response();
         set(response.headers_mut(), "x-antiphon-session", id.as_str());
         response

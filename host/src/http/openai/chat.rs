@@ -15,7 +15,7 @@ use super::super::Api;
 use super::super::asking::{self, Asked, Place, Question, Request, Teller, Telling};
 use super::super::auth::Caller;
 use super::super::body::Body;
-use super::super::error::ApiResult;
+use super::super::error::{ApiError, ApiResult};
 use super::completion::{Chunks, Completion};
 use super::telling::{Step, Steps};
 use super::wire::Chat;
@@ -54,10 +54,12 @@ pub(in crate::http) async fn complete(
         echo: None,
     };
     let asked = asking::ask(&api, &caller, request, question).await?;
+    let repeats = asked.repeats;
+    let received_at = asked.received_at().await;
     let completion = Completion {
         message: asked.posted.message.clone(),
         model: agent,
-        received_at: asked.received_at().await?,
+        received_at: received_at.map_err(|error| repeats.error(error))?,
     };
     let Asked {
         session, posted, ..
@@ -71,17 +73,22 @@ pub(in crate::http) async fn complete(
         };
         let mut telling = Telling::new(&api, session, &posted, permit, teller);
         // Until a turn has begun, what went wrong has a status of its own.
-        let turn = telling.begun().await?;
+        let turn = telling
+            .begun()
+            .await
+            .map_err(|error| repeats.error(error))?;
         if let Standing::SetAside(_) = &turn {
-            asking::answered(&id, turn.clone()).map_err(|error| error.final_())?;
+            asking::answered(&id, turn.clone()).map_err(ApiError::final_)?;
         }
         let mut response = telling.response(api, caller);
         asking::name(response.headers_mut(), &id, &posted, &turn);
         return Ok(response);
     }
-    // A message that was taken is in the journal: sent again, it would be another one.
-    let taken = asking::ended(&api, session, &posted).await;
-    let turn = Standing::Done(taken.map_err(|error| error.final_())?);
+    let ended = asking::ended(&api, session, &posted).await;
+    let ended = ended.map_err(|error| repeats.error(error))?;
+    // How a turn ended is the same with a key, and without one it would be another turn.
+    let taken = asking::answered(&id, ended).map_err(ApiError::final_)?;
+    let turn = Standing::Done(taken);
     let mut response = Json(completion.whole(&turn)).into_response();
     asking::name(response.headers_mut(), &id, &posted, &turn);
     Ok(response)
@@ -104,5 +111,9 @@ impl Teller for ChatTeller {
             self.chunks.next(step, error.map(|error| error.body()))
         });
         chunks.collect()
+    }
+
+    fn broken(&mut self, error: &ApiError) -> Vec<Bytes> {
+        vec![Chunks::broken(&error.body())]
     }
 }

@@ -96,6 +96,11 @@ impl Chunks {
         Self { of, includes_usage }
     }
 
+    /// It breaks off, and clients must not take what they have for all of it.
+    pub(super) fn broken(error: &Value) -> Bytes {
+        data(error)
+    }
+
     /// What a step is as chunks. `error` is the answer's if its turn failed.
     pub(super) fn next(&self, step: &Step, error: Option<Value>) -> Vec<Bytes> {
         match step {

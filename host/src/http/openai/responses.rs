@@ -95,6 +95,7 @@ pub(in crate::http) async fn create(
         session,
         posted,
         permit,
+        repeats,
     } = asking::ask(&api, &caller, request, question).await?;
     let asked = asked(&session, &posted.message).await?;
     let asked =
@@ -105,7 +106,10 @@ pub(in crate::http) async fn create(
         let mut telling = Telling::new(&api, session, &posted, permit, teller);
         let turn = match is_background {
             true => Standing::Open(None),
-            false => telling.begun().await?,
+            false => telling
+                .begun()
+                .await
+                .map_err(|error| repeats.error(error))?,
         };
         let mut response = telling.response(api, caller);
         asking::name(response.headers_mut(), &id, &posted, &turn);
@@ -116,9 +120,10 @@ pub(in crate::http) async fn create(
         let standing = outcome::look(&session, &posted.message).await?;
         standing.unwrap_or(Standing::Open(None))
     } else {
-        let taken = asking::ended(&api, session, &posted).await;
-        // A message that was taken is in the journal: sent again, it would be another one.
-        Standing::Done(taken.map_err(|error| error.final_())?)
+        let ended = asking::ended(&api, session, &posted).await;
+        let ended = ended.map_err(|error| repeats.error(error))?;
+        let taken = asking::answered(&id, ended).map_err(ApiError::final_)?;
+        Standing::Done(taken)
     };
     let mut response = Json(asked.whole(&standing)).into_response();
     asking::name(response.headers_mut(), &id, &posted, &standing);
@@ -300,11 +305,16 @@ struct Found {
 async fn find(api: &Api, caller: &Caller, id: &str, right: Right) -> ApiResult<Found> {
     let message = response::message(id).ok_or_else(not_found)?;
     caller.enter(&message.session(), right)?;
-    match look(api, caller, &message).await {
-        Ok(found) => found.ok_or_else(not_found),
-        Err(SessionError::NotFound) => Err(not_found()),
-        Err(error) => Err(error.into()),
+    let mut found = match look(api, caller, &message).await {
+        Ok(found) => found.ok_or_else(not_found)?,
+        Err(SessionError::NotFound) => return Err(not_found()),
+        Err(error) => return Err(error.into()),
+    };
+    // They are the private part of a message, and may be what the people in the session are not to know.
+    if caller.need(Right::Inspect).is_err() {
+        found.asked.instructions = None;
     }
+    Ok(found)
 }
 
 /// The response to a message; none if there is no such message.
