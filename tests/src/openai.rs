@@ -145,18 +145,16 @@ async fn a_chat_alone_is_a_session_of_its_own() {
     );
     assert_eq!(answer.header("x-antiphon-run"), events[6]["run"].as_str());
     let shown = server.get(&format!("/v1/sessions/{session}")).await;
-    let lives = |name: &str| {
-        let time = shown[name].as_str().expect("a time");
-        humantime(time)
-    };
-    assert_eq!(lives("expires_at") - lives("last_event_at"), 3_600);
+    let time = |name: &str| seconds(shown[name].as_str().expect("a time"));
+    assert_eq!(time("expires_at") - time("last_event_at"), 3_600);
     server.stop().await;
 }
 
-/// Seconds of a time of one day, from midnight on, and of the day after.
-fn humantime(text: &str) -> u64 {
-    let number = |from: usize| text[from..from + 2].parse::<u64>().expect("digits");
-    number(8) * 86_400 + number(11) * 3_600 + number(14) * 60 + number(17)
+/// Seconds since 1970.
+fn seconds(text: &str) -> u64 {
+    let time = humantime::parse_rfc3339(text).expect("a time");
+    let since = time.duration_since(std::time::UNIX_EPOCH);
+    since.expect("it is after 1970").as_secs()
 }
 
 /// The chunks of a stream, without what is random.
@@ -617,6 +615,48 @@ async fn in_a_session_of_people_a_response_is_one_of_its_turns() {
     server.stop().await;
 }
 
+/// However often a short request refers to a long answer, it is no longer than one that says it all.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn references_are_bounded_and_for_those_who_may_read() {
+    let server = Server::with(|config| {
+        config.limits.recounted_max = 4;
+        config.limits.request_bytes_max = 2_000;
+    })
+    .await;
+    server.deploy("echo").await;
+    let made = respond(&server, json!({"model": "echo", "input": "x".repeat(600)})).await;
+    let item = made.is(200)["output"][0]["id"].clone();
+    let refer = |count: usize, input: &str| {
+        let mut items = vec![json!({"type": "item_reference", "id": item}); count];
+        items.push(json!({"role": "user", "content": input}));
+        respond(&server, json!({"model": "echo", "input": items}))
+    };
+    let refused = refer(3, "y").await.refused(413, "too_large");
+    assert_eq!(refused["error"]["message"], "2000 bytes is the most");
+    assert!(server.limits_hit().await.contains("request_bytes_max"));
+    // Counted before any of them is looked for.
+    let none = vec![json!({"type": "item_reference", "id": "msg_none:2"}); 5];
+    let refused = respond(&server, json!({"model": "echo", "input": none})).await;
+    let refused = refused.refused(413, "too_large");
+    let message = "4 earlier messages is the most";
+    assert_eq!(refused["error"]["message"], message);
+    assert!(server.limits_hit().await.contains("recounted_max"));
+    let answer = refer(2, "y").await;
+    assert_eq!(answer.is(200)["output"][0]["content"][0]["text"], "y");
+    let told = transcript(&server, &session_of(&answer)).await;
+    assert_eq!(told.len(), 4, "both were told");
+    for (scopes, status) in [(json!(["invoke"]), 403), (json!(["invoke", "read"]), 200)] {
+        let minted = server.call("POST /v1/keys").json(json!({"scopes": scopes}));
+        let key = minted.await.is(201)["key"].clone();
+        let answer = refer(1, "y").key(key.as_str().expect("a key")).await;
+        match status {
+            200 => drop(answer.is(200)),
+            status => drop(answer.refused(status, "insufficient_scope")),
+        }
+    }
+    server.stop().await;
+}
+
 /// `number type`, and what it says of status or text.
 fn lines(events: &[Event]) -> Vec<String> {
     let line = |event: &Event| {
@@ -804,7 +844,7 @@ async fn a_response_is_cancelled_and_says_so() {
 async fn what_is_not_stored_is_soon_gone() {
     let server = Server::start().await;
     server.deploy("echo").await;
-    for (store, seconds) in [(true, 24 * 3_600), (false, 3_600)] {
+    for (store, kept_s) in [(true, 24 * 3_600), (false, 3_600)] {
         let answer = respond(
             &server,
             json!({"model": "echo", "input": "x", "store": store}),
@@ -814,10 +854,8 @@ async fn what_is_not_stored_is_soon_gone() {
         let shown = server
             .get(&format!("/v1/sessions/{}", session_of(&answer)))
             .await;
-        let time = |name: &str| humantime(shown[name].as_str().expect("a time"));
-        let lives = time("expires_at").checked_sub(time("last_event_at"));
-        // The last day of a month has no day after in these numbers.
-        assert!(lives.is_none_or(|lives| lives == seconds), "{shown}");
+        let time = |name: &str| seconds(shown[name].as_str().expect("a time"));
+        assert_eq!(time("expires_at") - time("last_event_at"), kept_s);
     }
     server.stop().await;
 }

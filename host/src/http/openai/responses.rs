@@ -20,6 +20,7 @@ use crate::session::fork::NewFork;
 use crate::session::outcome::{self, Standing, Tracker};
 use crate::session::{Session, SessionError};
 use crate::store::ReadError;
+use crate::telemetry::{self, Limit};
 use crate::tenants::Right;
 
 use super::super::Api;
@@ -50,6 +51,7 @@ pub(in crate::http) async fn create(
     caller.need(Right::Invoke)?;
     let mut new = NewResponse::read(&bytes)?;
     let agent = models::agent(&api, &caller, &new.model)?;
+    api.may_ask(&caller)?;
     refer(&api, &caller, &mut new).await?;
     let (is_stream, is_background) = (new.is_stream(), new.is_background());
     let request = Request {
@@ -125,29 +127,51 @@ pub(in crate::http) async fn create(
     Ok(response)
 }
 
-/// Put the items of earlier responses in where the input refers to them.
+/// Put the items of earlier responses in where the input refers to them: as many as may be told of what was said before,
+/// and as long as a request may be. What an agent is told here is read, so whoever asks may read.
 async fn refer(api: &Api, caller: &Caller, new: &mut NewResponse) -> ApiResult<()> {
-    let mut wholes: BTreeMap<MessageId, Value> = BTreeMap::new();
-    for (at, id) in new.references() {
-        let missing = || {
-            let message = "there is no such item, or not any more";
-            ApiError::not_found("response_not_found", message).param(format!("input[{at}]"))
+    let references = new.references();
+    if references.is_empty() {
+        return Ok(());
+    }
+    caller.need(Right::Read)?;
+    let (count_max, bytes_max) = (api.settings.recounted_max, api.settings.request_bytes_max);
+    if references.len() > count_max {
+        return Err(asking::too_many(count_max));
+    }
+    let missing = |at: usize| {
+        let message = "there is no such item, or not any more";
+        ApiError::not_found("response_not_found", message).param(format!("input[{at}]"))
+    };
+    // Each response is read once, and nothing kept of it but what is referred to.
+    let mut wanted: BTreeMap<MessageId, BTreeMap<String, Vec<usize>>> = BTreeMap::new();
+    for (at, id) in references {
+        let message = response::message_of_item(&id).ok_or_else(|| missing(at))?;
+        let items = wanted.entry(message).or_default();
+        items.entry(id).or_default().push(at);
+    }
+    let mut bytes: usize = 0;
+    for (message, items) in wanted {
+        let first = items.values().flatten().copied().min().unwrap_or_default();
+        let found = match look(api, caller, &message).await {
+            Ok(found) => found.ok_or_else(|| missing(first))?,
+            Err(SessionError::NotFound | SessionError::Gone) => return Err(missing(first)),
+            Err(error) => return Err(error.into()),
         };
-        let message = response::message_of_item(&id).ok_or_else(missing)?;
-        if !wholes.contains_key(&message) {
-            if wholes.len() >= api.settings.recounted_max {
-                return Err(asking::too_many(api.settings.recounted_max));
+        let whole = found.asked.whole(&found.standing);
+        for (id, places) in items {
+            let output = whole["output"].as_array();
+            let item = output.and_then(|items| items.iter().find(|item| item["id"] == *id));
+            let item = item.ok_or_else(|| missing(places[0]))?;
+            bytes = bytes.saturating_add(item.to_string().len().saturating_mul(places.len()));
+            if bytes > bytes_max {
+                telemetry::hit(Limit::RequestBytes);
+                return Err(ApiError::too_large(bytes_max));
             }
-            let found = match look(api, caller, &message).await {
-                Ok(found) => found.ok_or_else(missing)?,
-                Err(SessionError::NotFound | SessionError::Gone) => return Err(missing()),
-                Err(error) => return Err(error.into()),
-            };
-            wholes.insert(message.clone(), found.asked.whole(&found.standing));
+            for at in places {
+                new.resolve(at, item.clone());
+            }
         }
-        let output = wholes[&message]["output"].as_array();
-        let item = output.and_then(|items| items.iter().find(|item| item["id"] == *id));
-        new.resolve(at, item.ok_or_else(missing)?.clone());
     }
     Ok(())
 }
