@@ -115,6 +115,8 @@ impl State {
             self.hold_foreign(&bus.run, bus.depth, entry.seq);
             self.has_left(&bus.run, bus.left_micros);
         }
+        self.newest_received = entry.seq;
+        self.has_unechoed |= received.private.echo.is_none();
         let participant = self.participant_mut(&received.to)?;
         participant.pending.push_back(Pending {
             message: received.message.clone(),

@@ -84,6 +84,10 @@ pub struct State {
     pub opened_idempotency: Option<Idempotency>,
     /// How many entries, from the second on, tell what was said before.
     recounted: u64,
+    /// The newest message from outside.
+    pub newest_received: Seq,
+    /// Some of those came without what a protocol wants told again: not by that protocol.
+    pub has_unechoed: bool,
     pub participants: BTreeMap<AgentName, Participant>,
     pub slots: BTreeMap<SlotName, Slot>,
     pub turns: BTreeMap<TurnId, OpenTurn>,
