@@ -168,6 +168,13 @@ impl TurnId {
     }
 }
 
+impl Author {
+    /// Who a tenant's key speaks for when it names nobody.
+    pub fn anybody() -> Self {
+        Self("user".into())
+    }
+}
+
 impl MessageId {
     pub fn of(session: &SessionId, seq: Seq) -> Self {
         Self(format!("{session}:{}", seq.0).into())

@@ -145,18 +145,16 @@ async fn a_chat_alone_is_a_session_of_its_own() {
     );
     assert_eq!(answer.header("x-antiphon-run"), events[6]["run"].as_str());
     let shown = server.get(&format!("/v1/sessions/{session}")).await;
-    let lives = |name: &str| {
-        let time = shown[name].as_str().expect("a time");
-        humantime(time)
-    };
-    assert_eq!(lives("expires_at") - lives("last_event_at"), 3_600);
+    let time = |name: &str| seconds(shown[name].as_str().expect("a time"));
+    assert_eq!(time("expires_at") - time("last_event_at"), 3_600);
     server.stop().await;
 }
 
-/// Seconds of a time of one day, from midnight on, and of the day after.
-fn humantime(text: &str) -> u64 {
-    let number = |from: usize| text[from..from + 2].parse::<u64>().expect("digits");
-    number(8) * 86_400 + number(11) * 3_600 + number(14) * 60 + number(17)
+/// Seconds since 1970.
+fn seconds(text: &str) -> u64 {
+    let time = humantime::parse_rfc3339(text).expect("a time");
+    let since = time.duration_since(std::time::UNIX_EPOCH);
+    since.expect("it is after 1970").as_secs()
 }
 
 /// The chunks of a stream, without what is random.
@@ -590,6 +588,195 @@ async fn a_response_goes_on_from_the_one_before() {
     server.stop().await;
 }
 
+/// One that goes on from another one, with more fields.
+fn goes_on(server: &Server, model: &str, previous: &Value, input: Value, more: Value) -> Call {
+    let mut body = json!({"model": model, "input": input, "previous_response_id": previous});
+    let fields = more.as_object().cloned().unwrap_or_default();
+    body.as_object_mut().expect("an object").extend(fields);
+    respond(server, body)
+}
+
+async fn session_count(server: &Server) -> usize {
+    let page = server.get("/v1/sessions").await;
+    page["sessions"].as_array().expect("a list").len()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_those_who_go_on_at_once_each_sees_its_own_alone() {
+    let server = Server::with(|config| config.limits.forks_max = 8).await;
+    server.deploy("puppet").await;
+    let first = respond(&server, json!({"model": "puppet", "input": "one"})).await;
+    let session = session_of(&first);
+    let first = first.is(200);
+    let asks = (0..8).map(|n| {
+        let input = script(json!([{"transcript": 10}, {"say": format!("{n}")}]));
+        goes_on(&server, "puppet", &first["id"], json!(input), json!({})).into_future()
+    });
+    let answers = futures_util::future::join_all(asks).await;
+    let mut there = 0;
+    for (n, answer) in answers.iter().enumerate() {
+        let body = answer.is(200);
+        let told = "{\"transcript\":[\"user: one\",\"puppet (complete): heard one\\n\"]}\n";
+        assert_eq!(
+            body["output"][0]["content"][0]["text"],
+            format!("{told}{n}"),
+            "nobody else's"
+        );
+        there += usize::from(session_of(answer) == session);
+    }
+    assert_eq!(there, 1, "the first goes on there, all others in forks");
+    assert_eq!(session_count(&server).await, 8);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_waited_where_a_response_ended_is_not_answered_twice() {
+    let gate = Gate::new();
+    let reply = Reply::stream()
+        .say("one")
+        .wait(&gate)
+        .say("!")
+        .finish("stop");
+    let provider = Provider::start([reply]).await;
+    let server = Server::asking(&provider).await;
+    server.deploy("puppet").await;
+    let body =
+        json!({"model": "puppet", "input": script(json!([{"relay": "q"}])), "background": true});
+    let answer = respond(&server, body).await;
+    let session = session_of(&answer);
+    let first = answer.is(200)["id"].clone();
+    let mut reader = followed(&server, first.as_str().expect("an id"), None).await;
+    let is_delta = |event: &Event| event.kind == "response.output_text.delta";
+    reader.until(is_delta).await;
+    let waiting = |input: &str| {
+        let body = json!({"model": "puppet", "input": input, "background": true});
+        respond(&server, body).header("x-antiphon-session", &session)
+    };
+    let second = waiting("two").await.is(200)["id"].clone();
+    let third = waiting("three").await.is(200)["id"].clone();
+    // Nothing goes on from what is not over, whether it runs or waits.
+    for open in [&first, &second] {
+        let refused = goes_on(&server, "puppet", open, json!("x"), json!({})).await;
+        let body = refused.refused(400, "previous_response_not_finished");
+        assert_eq!(body["error"]["param"], "previous_response_id");
+    }
+    // One that was taken back is over, and may be gone on from where it was.
+    let cancel = format!(
+        "POST /v1/responses/{}/cancel",
+        third.as_str().expect("an id")
+    );
+    assert_eq!(server.call(&cancel).await.is(200)["status"], "cancelled");
+    gate.open();
+    reader.rest().await;
+    let second = second.as_str().expect("an id");
+    followed(&server, second, None).await.rest().await;
+
+    let other = goes_on(&server, "puppet", &first, json!("four"), json!({})).await;
+    let fork = session_of(&other);
+    assert_ne!(fork, session);
+    let text = &other.is(200)["output"][0]["content"][0]["text"];
+    assert_eq!(*text, "heard four\n");
+    let events = events_of(&server, &fork).await;
+    let of = |kind: &'static str| events.iter().filter(move |it| it["kind"] == kind);
+    let reasons: Vec<&Value> = of("message-set-aside").map(|it| &it["reason"]).collect();
+    let elsewhere = json!("it is answered in the session that this one was forked from");
+    assert_eq!(reasons, [&json!("cancelled"), &elsewhere]);
+    assert_eq!(of("turn-started").count(), 2, "the first's and the fork's");
+
+    let other = goes_on(&server, "puppet", &third, json!("five"), json!({})).await;
+    assert_ne!(session_of(&other), session);
+    let text = &other.is(200)["output"][0]["content"][0]["text"];
+    assert_eq!(*text, "heard five\n");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_refused_leaves_no_fork_and_its_key_free() {
+    let server = Server::with(|config| config.limits.message_bytes_max = 200).await;
+    server.deploy("puppet").await;
+    server.deploy("echo").await;
+    let first = respond(&server, json!({"model": "puppet", "input": "one"})).await;
+    let session = session_of(&first);
+    let first = first.is(200);
+    let second = goes_on(&server, "puppet", &first["id"], json!("two"), json!({})).await;
+    let second = second.is(200);
+    let ask = |model: &str, input: Value, more: Value| {
+        goes_on(&server, model, &first["id"], input, more).idempotency("k")
+    };
+    let none = json!({});
+    let image = json!([{"type": "image_generation_call"}]);
+    ask("puppet", image, none.clone())
+        .await
+        .refused(400, "unsupported_value");
+    ask("puppet", json!("x".repeat(201)), none.clone())
+        .await
+        .refused(413, "too_large");
+    let unnamed = json!({"user": "auth0|x"});
+    ask("puppet", json!("x"), unnamed)
+        .await
+        .refused(400, "invalid_name");
+    ask("echo", json!("x"), none.clone())
+        .await
+        .refused(409, "agent_not_in_session");
+    let named = ask("puppet", json!("x"), none.clone()).header("x-antiphon-session", &session);
+    let refused = named.await.refused(400, "unsupported_value");
+    assert_eq!(refused["error"]["param"], "previous_response_id");
+    assert_eq!(session_count(&server).await, 1);
+    let answer = ask("puppet", json!("three"), none.clone()).await;
+    assert_eq!(
+        answer.is(200)["output"][0]["content"][0]["text"],
+        "heard three\n"
+    );
+    // Where it may go on without a fork, it may be named.
+    let newest = goes_on(
+        &server,
+        "puppet",
+        &second["id"],
+        json!("four"),
+        none.clone(),
+    );
+    let newest = newest.header("x-antiphon-session", &session).await;
+    assert_eq!(session_of(&newest), session);
+    newest.is(200);
+    // A key counts for the whole body.
+    let alone = respond(&server, json!({"model": "puppet", "input": "x"})).idempotency("other");
+    alone.await.is(200);
+    let other = goes_on(&server, "puppet", &first["id"], json!("x"), none);
+    let other = other.idempotency("other").await;
+    other.refused(422, "idempotency_key_reused");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_has_its_answer_when_what_it_referred_to_is_gone() {
+    let server = Server::start().await;
+    server.deploy("puppet").await;
+    let first = respond(&server, json!({"model": "puppet", "input": "one"})).await;
+    let session = session_of(&first);
+    let first = first.is(200);
+    let second = goes_on(&server, "puppet", &first["id"], json!("two"), json!({}));
+    second.await.is(200);
+    let refer = || {
+        let input = json!([
+            {"type": "item_reference", "id": first["output"][0]["id"]},
+            {"role": "user", "content": "three"},
+        ]);
+        respond(&server, json!({"model": "puppet", "input": input})).idempotency("refers")
+    };
+    let branch =
+        || goes_on(&server, "puppet", &first["id"], json!("four"), json!({})).idempotency("branch");
+    let (referred, branched) = (refer().await.is(200), branch().await.is(200));
+    let delete = server.call(&format!("DELETE /v1/sessions/{session}"));
+    assert_eq!(delete.await.status, 204);
+    let again = refer().await;
+    assert!(again.is_replayed());
+    assert_eq!(again.is(200), referred);
+    let again = branch().await;
+    assert!(again.is_replayed());
+    assert_eq!(again.is(200), branched);
+    server.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn in_a_session_of_people_a_response_is_one_of_its_turns() {
     let server = Server::start().await;
@@ -614,6 +801,48 @@ async fn in_a_session_of_people_a_response_is_one_of_its_turns() {
         .await
         .refused(409, "response_in_session");
     assert_eq!(transcript(&server, "s").await.len(), 8);
+    server.stop().await;
+}
+
+/// However often a short request refers to a long answer, it is no longer than one that says it all.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn references_are_bounded_and_for_those_who_may_read() {
+    let server = Server::with(|config| {
+        config.limits.recounted_max = 4;
+        config.limits.request_bytes_max = 2_000;
+    })
+    .await;
+    server.deploy("echo").await;
+    let made = respond(&server, json!({"model": "echo", "input": "x".repeat(600)})).await;
+    let item = made.is(200)["output"][0]["id"].clone();
+    let refer = |count: usize, input: &str| {
+        let mut items = vec![json!({"type": "item_reference", "id": item}); count];
+        items.push(json!({"role": "user", "content": input}));
+        respond(&server, json!({"model": "echo", "input": items}))
+    };
+    let refused = refer(3, "y").await.refused(413, "too_large");
+    assert_eq!(refused["error"]["message"], "2000 bytes is the most");
+    assert!(server.limits_hit().await.contains("request_bytes_max"));
+    // Counted before any of them is looked for.
+    let none = vec![json!({"type": "item_reference", "id": "msg_none:2"}); 5];
+    let refused = respond(&server, json!({"model": "echo", "input": none})).await;
+    let refused = refused.refused(413, "too_large");
+    let message = "4 earlier messages is the most";
+    assert_eq!(refused["error"]["message"], message);
+    assert!(server.limits_hit().await.contains("recounted_max"));
+    let answer = refer(2, "y").await;
+    assert_eq!(answer.is(200)["output"][0]["content"][0]["text"], "y");
+    let told = transcript(&server, &session_of(&answer)).await;
+    assert_eq!(told.len(), 4, "both were told");
+    for (scopes, status) in [(json!(["invoke"]), 403), (json!(["invoke", "read"]), 200)] {
+        let minted = server.call("POST /v1/keys").json(json!({"scopes": scopes}));
+        let key = minted.await.is(201)["key"].clone();
+        let answer = refer(1, "y").key(key.as_str().expect("a key")).await;
+        match status {
+            200 => drop(answer.is(200)),
+            status => drop(answer.refused(status, "insufficient_scope")),
+        }
+    }
     server.stop().await;
 }
 
@@ -804,7 +1033,7 @@ async fn a_response_is_cancelled_and_says_so() {
 async fn what_is_not_stored_is_soon_gone() {
     let server = Server::start().await;
     server.deploy("echo").await;
-    for (store, seconds) in [(true, 24 * 3_600), (false, 3_600)] {
+    for (store, kept_s) in [(true, 24 * 3_600), (false, 3_600)] {
         let answer = respond(
             &server,
             json!({"model": "echo", "input": "x", "store": store}),
@@ -814,10 +1043,8 @@ async fn what_is_not_stored_is_soon_gone() {
         let shown = server
             .get(&format!("/v1/sessions/{}", session_of(&answer)))
             .await;
-        let time = |name: &str| humantime(shown[name].as_str().expect("a time"));
-        let lives = time("expires_at").checked_sub(time("last_event_at"));
-        // The last day of a month has no day after in these numbers.
-        assert!(lives.is_none_or(|lives| lives == seconds), "{shown}");
+        let time = |name: &str| seconds(shown[name].as_str().expect("a time"));
+        assert_eq!(time("expires_at") - time("last_event_at"), kept_s);
     }
     server.stop().await;
 }

@@ -348,7 +348,7 @@ async fn a_client_that_does_not_read_is_cut_and_loses_nothing() {
             .last()
             .and_then(|it| it["offset"].as_str())
             .unwrap_or("-1");
-        let mut socket = Socket::open(&server, &server.key, "s", &at.to_owned()).await;
+        let mut socket = Socket::open(&server, &server.key, "s", at).await;
         while let event @ Value::Object(_) = socket.next().await["event"].take() {
             seen.push(event);
             if seen.len() == all.len() {

@@ -41,12 +41,17 @@ impl Api {
             telemetry::hit(Limit::MessageBytes);
             return Err(ApiError::too_large(limit));
         }
+        self.may_ask(caller)?;
+        Ok(length as u64)
+    }
+
+    /// Refuse everything while the host or the tenant has more to do than may be queued.
+    pub(super) fn may_ask(&self, caller: &Caller) -> ApiResult<()> {
         if self.shutdown.is_stopping() {
             return Err(ApiError::draining());
         }
         let overload = self.sessions.overload(caller.tenant());
-        overload.map_err(|overload| ApiError::overloaded(overload.to_string()))?;
-        Ok(length as u64)
+        overload.map_err(|overload| ApiError::overloaded(overload.to_string()))
     }
 
     /// Refuse a session that is not there yet and that the tenant's quotas have no room for.

@@ -1,6 +1,7 @@
 //! Asking an agent: one message in, and its turn followed to the end. The one way to do it, whatever protocol it
 //! came in.
 //!
+//! - [`Onward`] is a session of an answer that is gone on from. [`came`] finds what was asked before.
 //! - [`ask`] admits the request, finds or makes the session, and posts the message.
 //! - [`Teller`] is what a protocol makes of the entries; [`Telling`] tells them while they come. [`ended`] waits for
 //!   the last.
@@ -20,10 +21,10 @@ use crate::clock::Time;
 use crate::id::{AgentName, Author, Offset, SessionId};
 use crate::journal::codec::Encoded;
 use crate::journal::entry::{Failure, Outcome, Recounted, Tool};
-use crate::session::Session;
 use crate::session::commands::{self, NewMessage, NewSession, Posted};
 use crate::session::following::Following;
 use crate::session::outcome::{Standing, Taken, Tracker};
+use crate::session::{Session, SessionError};
 use crate::telemetry::{self, Limit};
 
 use super::Api;
@@ -32,6 +33,10 @@ use super::bus;
 use super::error::{ApiError, ApiResult, settled};
 use super::sse;
 use super::streams::StreamPermit;
+
+mod onward;
+
+pub(super) use onward::Onward;
 
 /// What is asked of an agent.
 pub(super) struct Question {
@@ -50,6 +55,8 @@ pub(super) struct Question {
 pub(super) enum Place {
     /// One that is there.
     In(SessionId),
+    /// The one of an answer, or a fork of it.
+    After(Onward),
     /// One made for it. An idempotency key names it.
     Own {
         expires_after_ms: u64,
@@ -116,8 +123,10 @@ pub(super) async fn ask(
     let inbound = api.forwarded(caller, request.headers)?;
     let (target, headers) = (&request.target, request.headers);
     let idempotency = bus::idempotency(caller, target, headers, &inbound, request.bytes)?;
+    let mut onward = None;
     let (session, new) = match question.place {
         Place::In(id) => (api.sessions.get(caller.tenant(), &id).await?, None),
+        Place::After(it) => (onward.insert(it).session.clone(), None),
         Place::Own {
             expires_after_ms,
             recounted,
@@ -147,6 +156,7 @@ pub(super) async fn ask(
         to: Some(question.agent),
         body: question.body,
         idempotency,
+        after: None,
         invoked: true,
         bus: bus::context(api, &inbound),
         called_by: None,
@@ -160,6 +170,15 @@ pub(super) async fn ask(
         true => Some(api.streams.permit(caller.tenant())?),
         false => None,
     };
+    if let Some(onward) = onward {
+        let (session, posted) = onward.post(api, caller, message).await?;
+        return Ok(Asked {
+            session,
+            posted,
+            permit,
+            repeats,
+        });
+    }
     let posted = settled(
         &session,
         commands::post(&api.sessions, &session.ledger, new.as_ref(), message),
@@ -171,6 +190,45 @@ pub(super) async fn ask(
         permit,
         repeats,
     })
+}
+
+/// The question that came before with the same idempotency key and the same body, if it came to one of these sessions or to
+/// one that the key names. Looked for before anything that the request names, which may be gone since.
+pub(super) async fn came(
+    api: &Api,
+    caller: &Caller,
+    request: &Request<'_>,
+    session: Option<&SessionId>,
+    is_own: bool,
+) -> ApiResult<Option<Asked>> {
+    let inbound = api.forwarded(caller, request.headers)?;
+    let (target, headers) = (&request.target, request.headers);
+    let idempotency = bus::idempotency(caller, target, headers, &inbound, request.bytes)?;
+    let Some(idempotency) = idempotency else {
+        return Ok(None);
+    };
+    let own = is_own.then(|| SessionId::of_key(&idempotency.key));
+    for id in session.cloned().into_iter().chain(own) {
+        let session = match api.sessions.get(caller.tenant(), &id).await {
+            Ok(session) => session,
+            Err(SessionError::NotFound | SessionError::Gone) => continue,
+            Err(error) => return Err(error.into()),
+        };
+        let came = commands::came(&session.ledger, idempotency, api.clock.now());
+        if let Some(posted) = settled(&session, came).await? {
+            let permit = match request.streams {
+                true => Some(api.streams.permit(caller.tenant())?),
+                false => None,
+            };
+            return Ok(Some(Asked {
+                session,
+                posted,
+                permit,
+                repeats: Repeats::Same,
+            }));
+        }
+    }
+    Ok(None)
 }
 
 /// Refuse what is too much. Answers how many bytes it is.

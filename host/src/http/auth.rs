@@ -13,9 +13,6 @@ use super::Api;
 use super::audit::Asker;
 use super::error::{ApiError, ApiResult};
 
-/// Who a tenant's key speaks for when it names nobody.
-const ANYBODY: &str = "user";
-
 /// Whoever of a tenant sent the request, with what they may do.
 #[derive(Debug, Clone)]
 pub(super) struct Caller {
@@ -80,7 +77,7 @@ impl Caller {
     pub(super) fn author(&self, named: Option<Author>) -> ApiResult<Author> {
         match (self.token(), named) {
             (None, Some(named)) => Ok(named),
-            (None, None) => Ok(Author::new(ANYBODY)?),
+            (None, None) => Ok(Author::anybody()),
             (Some(token), None) => Ok(token.author.clone()),
             (Some(token), Some(named)) if named == token.author => Ok(named),
             (Some(_), Some(_)) => Err(ApiError::new(

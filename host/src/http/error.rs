@@ -421,6 +421,7 @@ impl From<ForkError> for ApiError {
             ForkError::KeyReused => key_reused(text),
             ForkError::Busy => Self::overloaded(text),
             ForkError::GivenUp => Self::internal(text),
+            ForkError::Refused(error) => error.into(),
         }
     }
 }
@@ -459,6 +460,8 @@ impl From<CommandError> for ApiError {
             }
             CommandError::BudgetExhausted(exhausted) => Self::budget_exhausted(&exhausted),
             CommandError::KeyReused => key_reused(text),
+            // Whoever expects something goes on elsewhere.
+            CommandError::Overtaken => Self::internal(text),
             CommandError::Full { .. } => Self::overloaded(text),
             CommandError::TooLarge(limit) => Self::too_large(limit),
             CommandError::SlotLocked(_) => Self::conflict("slot_locked", text),

@@ -69,6 +69,7 @@ pub(super) async fn create(
             None => None,
         },
         idempotency,
+        next: None,
     };
     api.may_fork(&caller, &new.session).await?;
     let forked = api.sessions.fork(caller.tenant(), &id, &new).await?;

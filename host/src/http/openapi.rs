@@ -48,6 +48,7 @@ const CODES: &[(u16, &[&str])] = &[
             "INVALID_REQUEST",
             "WEBHOOK_URL_REJECTED",
             "unsupported_value",
+            "previous_response_not_finished",
             "previous_response_not_found",
         ],
     ),

@@ -271,6 +271,7 @@ pub(super) async fn send(
         to: message.to,
         body: message.body,
         idempotency,
+        after: None,
         invoked: false,
         bus: bus::context(&api, &inbound),
         called_by: None,

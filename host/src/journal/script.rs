@@ -16,8 +16,8 @@ use crate::journal::entry::{
     Observation, Observed, Outcome, Payload, Piece, Pinned, Price, Recounted, Retried, RetryReason,
     Returned, SessionChange, SessionChanged, SessionForked, SessionOpened, SessionOpenedPrivate,
     SlotCommitted, SlotCommittedPrivate, SlotLocked, SlotReleased, SpeakerEnded, SpeakerStarted,
-    Spoke, Streamed, ToolCall, ToolsCalled, TurnEnded, TurnEndedPrivate, TurnError, TurnStarted,
-    Usage, Writer,
+    Spoke, Streamed, Tool, ToolCall, ToolsCalled, TurnEnded, TurnEndedPrivate, TurnError,
+    TurnStarted, Usage, Writer,
 };
 use crate::journal::state::{IllegalEntry, State};
 
@@ -137,7 +137,7 @@ impl Script {
                     }),
                     invoked: words.plain.contains(&"invoked"),
                     instructions: words.text("be").map(str::to_owned),
-                    tools: Vec::new(),
+                    tools: words.text("tool").map(tool).into_iter().collect(),
                     echo: None,
                     bus: words.text("run").map(|run| bus::Context {
                         run: name(run),
@@ -559,4 +559,13 @@ pub(crate) fn print(entries: &[Entry]) -> String {
         format!("{} {kind}{detail}\n", entry.seq)
     });
     lines.collect()
+}
+
+/// A function that nothing is known of but its name.
+fn tool(name: &str) -> Tool {
+    Tool {
+        name: name.to_owned(),
+        description: String::new(),
+        parameters: "{}".to_owned(),
+    }
 }

@@ -21,7 +21,8 @@ use crate::journal::entry::{
 use crate::journal::state::Phase;
 use crate::ledger::{AppendError, Batch, Dead, Ledger};
 
-pub use messages::{NewMessage, Posted, cancel, idempotency, post};
+pub(super) use messages::Wait;
+pub use messages::{NewMessage, Posted, came, cancel, idempotency, post};
 pub use slots::put_slot;
 pub use turns::{interrupt, resume};
 
@@ -63,6 +64,9 @@ pub enum CommandError {
     VersionMismatch(Option<Seq>),
     #[error("the slot exists: say which version is replaced")]
     VersionRequired(Seq),
+    /// Whoever sent it goes on from what it was before.
+    #[error("the session was sent another message first")]
+    Overtaken,
     /// The machine has no randomness.
     #[error("what the caller forwards cannot be sealed: {0}")]
     Unsealed(String),

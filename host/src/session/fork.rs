@@ -11,14 +11,16 @@
 //! comes across it removes what is there of it. The wake record, which is written with it, has
 //! that done after a crash too.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
+use crate::bus;
 use crate::clock::Time;
-use crate::id::{Digest, Seq, SessionId, TenantId};
+use crate::id::{AgentName, Digest, Seq, SessionId, TenantId};
 use crate::journal::codec::{Encoded, Frame, encode};
 use crate::journal::entry::{Entry, Idempotency, SessionOpenedPrivate};
 use crate::journal::notice::Noted;
@@ -29,7 +31,7 @@ use crate::store::{
 };
 use crate::telemetry::{self, Limit};
 
-use super::commands::fresh_secret;
+use super::commands::{CommandError, Wait, fresh_secret};
 use super::wake::{self, blocking};
 use super::{Session, SessionError, Sessions, TRIES_MAX};
 
@@ -44,7 +46,20 @@ pub struct NewFork {
     /// The last entry that it shares with the other one; none for the newest durable one.
     pub at: Option<Seq>,
     pub idempotency: Option<Idempotency>,
+    /// The message that it is made for, if it is made for one.
+    pub next: Option<Next>,
 }
+
+/// A message that follows the fork at once, whose sender waits for the answer. What waits at the place is set aside, since
+/// it is answered in the other session; and what would refuse the message refuses the fork.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Next {
+    pub agent: AgentName,
+    pub bus: Option<bus::Context>,
+}
+
+/// Why messages do not wait in a fork that goes on from an answer.
+const ELSEWHERE: &str = "it is answered in the session that this one was forked from";
 
 /// Why a session was not forked. There is no new one.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -63,6 +78,9 @@ pub enum ForkError {
     Busy,
     #[error("whoever asked for it went away")]
     GivenUp,
+    /// The message that it was made for.
+    #[error(transparent)]
+    Refused(#[from] CommandError),
 }
 
 /// A fork as it is made.
@@ -70,6 +88,7 @@ struct Making {
     journal: JournalId,
     parent: Result<(Arc<Session>, Seq), ForkError>,
     idempotency: Option<Idempotency>,
+    next: Option<Next>,
     given_up: CancellationToken,
     /// Set if it was not there before.
     made: Arc<AtomicBool>,
@@ -107,6 +126,7 @@ impl Sessions {
                 journal: journal.clone(),
                 parent: parent.clone(),
                 idempotency: new.idempotency,
+                next: new.next.clone(),
                 given_up: asked.clone(),
                 made: made.clone(),
             }));
@@ -221,7 +241,17 @@ impl Sessions {
             idempotency: making.idempotency,
         };
         let from = parent.journal.session.clone();
-        copy.finish(from, private, self.now()).await?;
+        let (entries, noted) = copy.own(from, private, making.next.is_some(), self.now())?;
+        if let Some(next) = &making.next {
+            let (agent, bus) = (&next.agent, next.bus.as_ref());
+            let wait = Wait {
+                agent,
+                bus,
+                invoked: true,
+            };
+            wait.check(self, &journal.tenant, &copy.state, self.now())?;
+        }
+        copy.finish(&entries, noted).await?;
         unfinished.is_done = true;
         Ok(())
     }
@@ -343,15 +373,25 @@ impl Copy {
         Ok(copy)
     }
 
-    /// Make it a session of its own: from this commit on it is there.
-    async fn finish(
-        mut self,
+    /// The entries that make it a session of its own, taken into the fold.
+    fn own(
+        &mut self,
         from: SessionId,
         private: SessionOpenedPrivate,
+        sets_aside: bool,
         now: Time,
-    ) -> Result<(), SessionError> {
+    ) -> Result<(Vec<Encoded>, Noted), SessionError> {
         let (mut entries, mut noted) = (Vec::new(), Noted::default());
-        for payload in self.state.fork(from, private) {
+        let mut payloads = VecDeque::from(self.state.fork(from, private));
+        let mut sets_aside = sets_aside;
+        loop {
+            if payloads.is_empty() && std::mem::take(&mut sets_aside) {
+                // Now that the turns have ended: what they took is done with.
+                payloads.extend(self.state.aside(ELSEWHERE));
+            }
+            let Some(payload) = payloads.pop_front() else {
+                return Ok((entries, noted));
+            };
             let entry = Entry {
                 seq: self.state.last.next(),
                 // Entry times never decrease, whatever the clock does.
@@ -363,8 +403,12 @@ impl Copy {
             entries.push(encode(&entry));
             noted.note(&self.journal.session, &entry);
         }
+    }
+
+    /// From this commit on it is there.
+    async fn finish(mut self, entries: &[Encoded], mut noted: Noted) -> Result<(), SessionError> {
         let key = fork_key(&self.journal);
-        let mut writes = vec![Write::Unrecord { key }, self.append(&entries)];
+        let mut writes = vec![Write::Unrecord { key }, self.append(entries)];
         writes.extend(noted.take().map(|row| Write::Notice {
             tenant: self.journal.tenant.clone(),
             bytes: row.into(),

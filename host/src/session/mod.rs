@@ -19,6 +19,7 @@
 //! - `nested`: the sessions of nested calls; `following`: a message to its end; `authorization`: what
 //!   callers forward.
 //! - `places`: places for turns, and how many wait; `quotas`: what tenants hold.
+//! - `told`: what turns are told beside their messages.
 //! - `tenants`: tenants that are not served, and the removal of one.
 //! - `wake`: sessions that are due without anybody asking.
 //!
@@ -32,7 +33,6 @@ mod driver;
 pub mod following;
 pub mod fork;
 mod instances;
-mod instructions;
 mod machine;
 mod nested;
 mod opening;
@@ -46,6 +46,7 @@ mod set_aside;
 #[cfg(test)]
 mod sim;
 mod tenants;
+mod told;
 mod turn;
 mod wake;
 

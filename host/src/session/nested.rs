@@ -77,6 +77,7 @@ impl Peers for Nested {
                     body: Digest::of(opening.body.to_string().as_bytes()),
                 }),
                 body: opening.body,
+                after: None,
                 invoked: true,
                 bus: Some(opening.context),
                 called_by: Some(opening.called_by),

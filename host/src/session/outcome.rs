@@ -57,6 +57,7 @@ pub struct Tracker {
     said: BTreeMap<TurnId, Said>,
     set_aside: Option<String>,
     done: bool,
+    over_at: Option<Seq>,
 }
 
 /// What an open turn has shown.
@@ -74,7 +75,13 @@ impl Tracker {
             said: BTreeMap::new(),
             set_aside: None,
             done: false,
+            over_at: None,
         }
+    }
+
+    /// The entry after which it is over.
+    pub fn over_at(&self) -> Option<Seq> {
+        self.over_at
     }
 
     pub fn standing(&self) -> Standing {
@@ -165,6 +172,7 @@ impl Tracker {
             }) => self.set_aside = Some("the session has ended".to_owned()),
             _ => {}
         }
+        self.over_at = self.is_over().then_some(encoded.seq);
         Ok(())
     }
 }
@@ -204,6 +212,12 @@ impl Tracker {
 
 /// Where the message stands now, without waiting. None if there is no such message.
 pub async fn look(session: &Session, message: &MessageId) -> Result<Option<Standing>, ReadError> {
+    let tracker = track(session, message).await?;
+    Ok(tracker.map(|tracker| tracker.standing()))
+}
+
+/// The message followed as far as its session has come.
+pub async fn track(session: &Session, message: &MessageId) -> Result<Option<Tracker>, ReadError> {
     let ledger = &session.ledger;
     let durable = ledger.mark().durable;
     if message.seq() > durable || !is_message(ledger, message).await? {
@@ -221,7 +235,7 @@ pub async fn look(session: &Session, message: &MessageId) -> Result<Option<Stand
                 .map_err(|error| ledger.undecodable(&error))?;
         }
     }
-    Ok(Some(tracker.standing()))
+    Ok(Some(tracker))
 }
 
 /// A fork's messages from before it was made have the ids that they had: whoever asks for the

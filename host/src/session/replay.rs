@@ -35,7 +35,7 @@ use crate::runtime::replay::Replay;
 use crate::runtime::scope::{Http, Record, Scope, TurnClock, TurnOutput};
 use crate::store::{self, Commit, CommitError, JournalId, Memory, OpenError, Store, Write};
 
-use super::instructions;
+use super::told;
 use super::turn::inputs;
 
 pub use ending::Difference;
@@ -280,7 +280,7 @@ async fn perform(
         deadline: open.and_then(|open| open.bus.as_ref()?.deadline),
         authorized: None,
         has_called_tools: AtomicBool::new(false),
-        told: instructions::of(&ledger, &input.messages)
+        told: told::of(&ledger, &input.messages)
             .await
             .map_err(|error| CaseError::Open(error.into()))?,
         credential: tokio::sync::OnceCell::new(),

@@ -22,10 +22,10 @@ use crate::runtime::replay::Replay;
 use crate::runtime::scope::{Http, Record, Scope, TurnClock, TurnOutput};
 use crate::telemetry::{Stage, UnderWay};
 
-use super::instructions;
 use super::nested::Nested;
 use super::recovery::{End, end_turn};
 use super::rules::Rules;
+use super::told;
 use super::{Session, Sessions};
 
 /// A wake-up is not sooner than this after the turn that asked for it, so that no agent
@@ -260,7 +260,7 @@ async fn execute(sessions: &Sessions, session: &Session, started: Started) -> Ex
         Ok(prepared) => prepared,
         Err(exit) => return exit,
     };
-    let told = match instructions::of(&session.ledger, &started.messages).await {
+    let told = match told::of(&session.ledger, &started.messages).await {
         Ok(told) => told,
         Err(error) => {
             tracing::error!(turn = %started.turn, %error, "what a turn is told cannot be read");

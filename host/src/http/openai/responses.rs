@@ -16,16 +16,16 @@ use crate::journal::codec::Encoded;
 use crate::journal::entry::{Kind, Payload, ToolCall};
 use crate::ledger::transcript;
 use crate::session::commands::{self, Posted};
-use crate::session::fork::NewFork;
 use crate::session::outcome::{self, Standing, Tracker};
 use crate::session::{Session, SessionError};
 use crate::store::ReadError;
+use crate::telemetry::{self, Limit};
 use crate::tenants::Right;
 
 use super::super::Api;
-use super::super::asking::{self, Place, Question, Request, Teller, Telling};
+use super::super::asking::{self, Onward, Place, Question, Request, Teller, Telling};
 use super::super::auth::Caller;
-use super::super::body::{self, Body, Names, Params};
+use super::super::body::{Body, Names, Params};
 use super::super::error::{ApiError, ApiResult, settled};
 use super::response::{self, Asked, Events};
 use super::telling::{Steps, taken};
@@ -50,53 +50,34 @@ pub(in crate::http) async fn create(
     caller.need(Right::Invoke)?;
     let mut new = NewResponse::read(&bytes)?;
     let agent = models::agent(&api, &caller, &new.model)?;
-    refer(&api, &caller, &mut new).await?;
-    let (is_stream, is_background) = (new.is_stream(), new.is_background());
+    api.may_ask(&caller)?;
+    let named = session(&headers)?;
+    let previous = new.previous_response_id.as_deref();
+    let previous = previous.map(|id| previous_message(id, named.as_ref()));
+    let previous = previous.transpose()?;
     let request = Request {
-        target: target(&agent),
+        target: format!("responses/{agent}"),
         headers: &headers,
         bytes: &bytes,
-        streams: is_stream,
+        streams: new.is_stream(),
     };
-    let asker = Asker {
-        api: &api,
-        caller: &caller,
-        request: &request,
-        agent: &agent,
-    };
-    let (known, calls) = match (&new.previous_response_id, session(&headers)?) {
-        (Some(previous), named) => {
-            let (session, calls) = asker.after(previous, named).await?;
-            (Some(session), calls)
-        }
-        (None, named) => (named, Vec::new()),
-    };
-    let (echo, is_stored) = (new.echo(known.is_none()), new.is_stored());
-    let talk = new.talk(&agent, calls)?;
-    let question = Question {
-        agent: agent.clone(),
-        place: match known {
-            Some(session) => Place::In(session),
-            None => Place::Own {
-                expires_after_ms: match is_stored {
-                    true => api.sessions.invoked_expire_after_ms(),
-                    false => api.settings.chat_expire_after_ms,
-                },
-                recounted: talk.earlier,
-            },
-        },
-        author: talk.author,
-        body: talk.input,
-        instructions: talk.instructions,
-        tools: talk.tools,
-        echo: Some(serde_json::to_value(&echo).map_err(ApiError::internal)?),
-    };
+    let is_background = new.is_background();
+    let of_previous = previous.as_ref().map(MessageId::session);
+    let place = named.as_ref().or(of_previous.as_ref());
+    let came = asking::came(&api, &caller, &request, place, named.is_none()).await?;
     let asking::Asked {
         session,
         posted,
         permit,
         repeats,
-    } = asking::ask(&api, &caller, request, question).await?;
+    } = match came {
+        Some(came) => came,
+        None => {
+            refer(&api, &caller, &mut new).await?;
+            let question = question(&api, &caller, new, agent, previous, named).await?;
+            asking::ask(&api, &caller, request, question).await?
+        }
+    };
     let asked = asked(&session, &posted.message).await?;
     let asked =
         asked.ok_or_else(|| ApiError::internal("a message that was posted is not there"))?;
@@ -130,109 +111,164 @@ pub(in crate::http) async fn create(
     Ok(response)
 }
 
-/// Put the items of earlier responses in where the input refers to them.
+/// Put the items of earlier responses in where the input refers to them: as many as may be told of what was said before,
+/// and as long as a request may be. What an agent is told here is read, so whoever asks may read.
 async fn refer(api: &Api, caller: &Caller, new: &mut NewResponse) -> ApiResult<()> {
-    let mut wholes: BTreeMap<MessageId, Value> = BTreeMap::new();
-    for (at, id) in new.references() {
-        let missing = || {
-            let message = "there is no such item, or not any more";
-            ApiError::not_found("response_not_found", message).param(format!("input[{at}]"))
+    let references = new.references();
+    if references.is_empty() {
+        return Ok(());
+    }
+    caller.need(Right::Read)?;
+    let (count_max, bytes_max) = (api.settings.recounted_max, api.settings.request_bytes_max);
+    if references.len() > count_max {
+        return Err(asking::too_many(count_max));
+    }
+    let missing = |at: usize| {
+        let message = "there is no such item, or not any more";
+        ApiError::not_found("response_not_found", message).param(format!("input[{at}]"))
+    };
+    // Each response is read once, and nothing kept of it but what is referred to.
+    let mut wanted: BTreeMap<MessageId, BTreeMap<String, Vec<usize>>> = BTreeMap::new();
+    for (at, id) in references {
+        let message = response::message_of_item(&id).ok_or_else(|| missing(at))?;
+        let items = wanted.entry(message).or_default();
+        items.entry(id).or_default().push(at);
+    }
+    let mut bytes: usize = 0;
+    for (message, items) in wanted {
+        let first = items.values().flatten().copied().min().unwrap_or_default();
+        let found = match look(api, caller, &message).await {
+            Ok(found) => found.ok_or_else(|| missing(first))?,
+            Err(SessionError::NotFound | SessionError::Gone) => return Err(missing(first)),
+            Err(error) => return Err(error.into()),
         };
-        let message = response::message_of_item(&id).ok_or_else(missing)?;
-        if !wholes.contains_key(&message) {
-            if wholes.len() >= api.settings.recounted_max {
-                return Err(asking::too_many(api.settings.recounted_max));
+        let whole = found.asked.whole(&found.standing);
+        for (id, places) in items {
+            let output = whole["output"].as_array();
+            let item = output.and_then(|items| items.iter().find(|item| item["id"] == *id));
+            let item = item.ok_or_else(|| missing(places[0]))?;
+            bytes = bytes.saturating_add(item.to_string().len().saturating_mul(places.len()));
+            if bytes > bytes_max {
+                telemetry::hit(Limit::RequestBytes);
+                return Err(ApiError::too_large(bytes_max));
             }
-            let found = match look(api, caller, &message).await {
-                Ok(found) => found.ok_or_else(missing)?,
-                Err(SessionError::NotFound | SessionError::Gone) => return Err(missing()),
-                Err(error) => return Err(error.into()),
-            };
-            wholes.insert(message.clone(), found.asked.whole(&found.standing));
+            for at in places {
+                new.resolve(at, item.clone());
+            }
         }
-        let output = wholes[&message]["output"].as_array();
-        let item = output.and_then(|items| items.iter().find(|item| item["id"] == *id));
-        new.resolve(at, item.ok_or_else(missing)?.clone());
     }
     Ok(())
 }
 
-/// What idempotency keys count for.
-fn target(agent: &AgentName) -> String {
-    format!("responses/{agent}")
+/// What is asked, and where.
+async fn question(
+    api: &Api,
+    caller: &Caller,
+    new: NewResponse,
+    agent: AgentName,
+    previous: Option<MessageId>,
+    named: Option<SessionId>,
+) -> ApiResult<Question> {
+    let (echo, is_stored) = (
+        new.echo(previous.is_none() && named.is_none()),
+        new.is_stored(),
+    );
+    let (place, calls) = match (previous, named) {
+        (Some(previous), named) => {
+            let (onward, calls) = onward(api, caller, &previous, named.is_some()).await?;
+            (Some(Place::After(onward)), calls)
+        }
+        (None, named) => (named.map(Place::In), Vec::new()),
+    };
+    let talk = new.talk(&agent, calls)?;
+    Ok(Question {
+        agent,
+        place: place.unwrap_or_else(|| Place::Own {
+            expires_after_ms: match is_stored {
+                true => api.sessions.invoked_expire_after_ms(),
+                false => api.settings.chat_expire_after_ms,
+            },
+            recounted: talk.earlier,
+        }),
+        author: talk.author,
+        body: talk.input,
+        instructions: talk.instructions,
+        tools: talk.tools,
+        echo: Some(serde_json::to_value(&echo).map_err(ApiError::internal)?),
+    })
 }
 
-/// Whoever asks, and for what.
-struct Asker<'a> {
-    api: &'a Api,
-    caller: &'a Caller,
-    request: &'a Request<'a>,
-    agent: &'a AgentName,
-}
-
-impl Asker<'_> {
-    /// The session in which the response is gone on from: its own; or if that has gone on without it, a fork of it as it
-    /// was when the response ended, which has nothing of what came later. A session that people share is theirs: there
-    /// it goes on at the end. Answers the calls that it asked for, too.
-    async fn after(
-        &self,
-        previous: &str,
-        named: Option<SessionId>,
-    ) -> ApiResult<(SessionId, Vec<ToolCall>)> {
-        let message = response::message(previous).ok_or_else(no_previous)?;
-        let id = message.session();
-        if named.is_some_and(|named| named != id) {
-            let message = "`previous_response_id` is of another session than the request";
-            let param = "previous_response_id";
-            return Err(Unfit::unsupported(param, message).into());
-        }
-        let session = match self.api.sessions.get(self.caller.tenant(), &id).await {
-            Ok(session) => session,
-            Err(SessionError::NotFound | SessionError::Gone) => return Err(no_previous()),
-            Err(error) => return Err(error.into()),
-        };
-        let standing = outcome::look(&session, &message).await?;
-        let standing = standing.ok_or_else(no_previous)?;
-        let calls = taken(&standing).map_or_else(Vec::new, |taken| taken.calls.clone());
-        let key = body::idempotency_key(self.request.headers)?.map(|key| {
-            let (tenant, target) = (self.caller.tenant().as_str(), target(self.agent));
-            commands::idempotency(tenant, &target, key, self.request.bytes)
-        });
-        let came = key.and_then(|it| session.ledger.look(|state| state.ever_remembered(&it.key)));
-        if came.is_some() {
-            return Ok((id, calls));
-        }
-        let Some(ended) = taken(&standing).and_then(|taken| taken.ended.as_ref()) else {
-            return Ok((id, calls));
-        };
-        if !made_by_responses(&session).await? || is_newest(&session, &message, &standing).await? {
-            return Ok((id, calls));
-        }
-        let fork = NewFork {
-            session: key.map_or_else(SessionId::fresh, |it| SessionId::of_key(&it.key)),
-            at: Some(ended.seq),
-            idempotency: key,
-        };
-        self.api.may_fork(self.caller, &fork.session).await?;
-        let forked = self.api.sessions.fork(self.caller.tenant(), &id, &fork);
-        let forked = forked.await?;
-        Ok((forked.session.journal.session.clone(), calls))
+/// The message of the response before, which is in the session that is named, if one is.
+fn previous_message(id: &str, named: Option<&SessionId>) -> ApiResult<MessageId> {
+    let message = response::message(id).ok_or_else(no_previous)?;
+    if named.is_some_and(|named| *named != message.session()) {
+        let message = "`previous_response_id` is of another session than the request";
+        return Err(Unfit::unsupported("previous_response_id", message).into());
     }
+    Ok(message)
 }
 
-/// Whether nobody has said anything since.
-async fn is_newest(session: &Session, message: &MessageId, standing: &Standing) -> ApiResult<bool> {
+/// Where a response is gone on from, once it is over: in its own session; or if that has gone on without it, in a fork of
+/// it as it was when the response ended, which has nothing of what came later. A session that people share is theirs: there
+/// it goes on at the end. Answers the calls that it asked for, too.
+async fn onward(
+    api: &Api,
+    caller: &Caller,
+    message: &MessageId,
+    is_named: bool,
+) -> ApiResult<(Onward, Vec<ToolCall>)> {
+    let session = match api.sessions.get(caller.tenant(), &message.session()).await {
+        Ok(session) => session,
+        Err(SessionError::NotFound | SessionError::Gone) => return Err(no_previous()),
+        Err(error) => return Err(error.into()),
+    };
+    let tracker = outcome::track(&session, message).await?;
+    let tracker = tracker.ok_or_else(no_previous)?;
+    let standing = tracker.standing();
+    let calls = taken(&standing).map_or_else(Vec::new, |taken| taken.calls.clone());
+    let Some(over_at) = tracker.over_at() else {
+        let message = "the response is not over yet: wait for its end, or cancel it";
+        let error = ApiError::bad("previous_response_not_finished", message);
+        return Err(error.param("previous_response_id"));
+    };
+    let (after, fork_at) = match made_by_responses(&session).await? {
+        true => {
+            let newest = newest_at(&session, message, &standing).await?;
+            // Its own message is after the first entry, so then it is not asked there.
+            let after = newest.unwrap_or(Seq(0));
+            (Some(after), (!is_named).then_some(over_at))
+        }
+        false => (None, None),
+    };
+    let onward = Onward {
+        session,
+        after,
+        fork_at,
+    };
+    Ok((onward, calls))
+}
+
+/// Up to where nobody has said anything since; none if somebody has.
+async fn newest_at(
+    session: &Session,
+    message: &MessageId,
+    standing: &Standing,
+) -> ApiResult<Option<Seq>> {
     let durable = session.ledger.mark().durable;
     let none = BTreeSet::new();
     let window = transcript::window(&session.ledger, durable.next(), durable, 1, &none).await?;
     let turn = taken(standing).map(|taken| &taken.turn);
-    Ok(window.items.last().is_none_or(|item| {
+    let is_newest = window.items.last().is_none_or(|item| {
         item.message.as_ref() == Some(message) || (turn.is_some() && item.turn.as_ref() == turn)
-    }))
+    });
+    Ok(is_newest.then_some(durable))
 }
 
-/// Whether the session was opened by a response, and is of responses alone.
+/// Whether the session was opened by a response, and all its messages came from responses.
 async fn made_by_responses(session: &Session) -> ApiResult<bool> {
+    if session.ledger.look(|state| state.has_unechoed) {
+        return Ok(false);
+    }
     let (mut after, until) = (Seq(0), session.ledger.mark().durable);
     loop {
         let entries = session.ledger.entries(after, until).await?;

@@ -455,7 +455,7 @@ impl Reading<'_> {
             instructions: (!instructions.is_empty()).then(|| instructions.join("\n\n")),
             earlier: said.map(Said::recounted).collect(),
             // Nobody named is whoever the key speaks for.
-            author: user.or(name.filter(|name| *name != anybody())),
+            author: user.or(name.filter(|name| *name != Author::anybody())),
             input: body(input),
             tools: Vec::new(),
         })
@@ -471,7 +471,7 @@ impl Reading<'_> {
     ) -> Result<Said, Unfit> {
         let person = |name: Option<Author>| {
             let by = name.or_else(|| user.cloned());
-            Writer::Author(by.unwrap_or_else(anybody))
+            Writer::Author(by.unwrap_or_else(Author::anybody))
         };
         let words = |by| Said {
             by,
@@ -576,11 +576,6 @@ fn text_of(param: &str, of: &Value, name: &str) -> Result<String, Unfit> {
     let text = of.get(name).and_then(Value::as_str);
     let missing = || Unfit::invalid(format!("{param}.{name}"), "it is a text");
     text.map(str::to_owned).ok_or_else(missing)
-}
-
-/// Who speaks where nobody is named, here as with `invoke`.
-fn anybody() -> Author {
-    Author::new("user").expect("it obeys the rule of names")
 }
 
 /// The text of a message: as it is, or of its parts, one after the other.

@@ -54,6 +54,7 @@ pub(super) fn openai() -> Vec<Operation> {
         .codes(MESSAGE)
         .codes(ASKED)
         .codes(&[
+            "previous_response_not_finished",
             "previous_response_not_found",
             "response_not_found",
             "session_exists",

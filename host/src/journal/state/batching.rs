@@ -1,8 +1,9 @@
 //! Bursts: which waiting messages one turn takes, and when it may begin with them.
 //!
-//! A batch is the longest run of due messages, in order of arrival, that no agent sent. A message
-//! of an agent belongs to that agent's run, so it is a turn of its own: two runs are never mixed,
-//! and nothing overtakes it.
+//! A batch is the longest run of due messages, in order of arrival, that no agent sent and that came with the same
+//! system text, or none. A message of an agent belongs to that agent's run, so it is a turn of its own: two runs are
+//! never mixed, and nothing overtakes it. One that came with tools is a turn of its own too: what one caller gives a
+//! turn, and is asked by it, is nobody else's.
 
 use serde::{Deserialize, Serialize};
 
@@ -88,9 +89,10 @@ impl Participant {
     pub(super) fn batch(&self, now: Time, batching: &Batching) -> impl Iterator<Item = &Pending> {
         let mut due = self.pending.iter().filter(move |it| it.is_due(now));
         let first = due.next();
-        let is_alone =
-            batching.policy == Policy::Followup || first.is_some_and(|it| it.run.is_some());
-        let others = due.take_while(move |it| !is_alone && it.run.is_none());
+        let is_alone = batching.policy == Policy::Followup || first.is_some_and(Pending::is_alone);
+        let instructions = first.and_then(|it| it.instructions);
+        let others = due
+            .take_while(move |it| !is_alone && !it.is_alone() && it.instructions == instructions);
         first.into_iter().chain(others).take(batching.messages_max)
     }
 
@@ -100,13 +102,13 @@ impl Participant {
         let mut newest = first.received_at;
         let mut count = 0;
         // Whoever invoked waits for the answer, and not for others.
-        let mut is_closed = batching.quiet_ms == 0 || first.run.is_some();
+        let mut is_closed = batching.quiet_ms == 0 || first.is_alone();
         for pending in self.batch(now, batching) {
             count += 1;
             newest = newest.max(pending.received_at);
             is_closed |= pending.invoked;
         }
-        // Nothing can join a batch that is full, or that a message of an agent comes after.
+        // Nothing can join a batch that is full, or that one of another turn comes after.
         is_closed |= count >= batching.messages_max
             || self
                 .pending
@@ -137,9 +139,12 @@ impl State {
         let is_input = |pending: &Pending| turn.inputs.contains(&pending.message);
         let is_pulled = |pending: &Pending| turn.pulled.contains(&pending.message);
         let pending = || participant.pending.iter();
-        if pending().any(|it| is_input(it) && it.run.is_some()) {
+        if pending().any(|it| is_input(it) && it.is_alone()) {
             return Vec::new();
         }
+        // What it was told when it began is all that it is told.
+        let instructions = pending().find(|it| is_input(it));
+        let instructions = instructions.and_then(|it| it.instructions);
         let joined = pending().filter(|it| it.fresh && is_pulled(it) && !is_input(it));
         let room = batching
             .messages_max
@@ -147,7 +152,7 @@ impl State {
         pending()
             .filter(|it| it.is_due(now) && !is_input(it) && !is_pulled(it))
             // Whoever invoked gets the answer of a whole turn.
-            .take_while(|it| it.run.is_none() && !it.invoked)
+            .take_while(|it| !it.is_alone() && !it.invoked && it.instructions == instructions)
             .take(room)
             .map(|it| it.message.clone())
             .collect()

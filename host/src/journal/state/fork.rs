@@ -6,8 +6,8 @@
 
 use crate::id::SessionId;
 use crate::journal::entry::{
-    Failure, Outcome, Payload, SessionForked, SessionOpenedPrivate, TurnEnded, TurnEndedPrivate,
-    TurnError,
+    Failure, MessageSetAside, Outcome, Payload, SessionForked, SessionOpenedPrivate, TurnEnded,
+    TurnEndedPrivate, TurnError,
 };
 
 use super::State;
@@ -63,5 +63,23 @@ impl State {
             })
         });
         std::iter::once(forked).chain(ends).collect()
+    }
+
+    /// Set aside all that waits, as it stands here.
+    pub fn aside(&self, reason: &str) -> Vec<Payload> {
+        let waiting = self.participants.iter().flat_map(|(agent, participant)| {
+            let pending = participant.pending.iter();
+            pending.map(move |pending| (agent, pending))
+        });
+        waiting
+            .map(|(agent, pending)| {
+                Payload::MessageSetAside(MessageSetAside {
+                    message: pending.message.clone(),
+                    agent: agent.clone(),
+                    reason: reason.to_owned(),
+                    deliveries: pending.deliveries,
+                })
+            })
+            .collect()
     }
 }

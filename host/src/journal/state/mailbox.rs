@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::bus;
 use crate::clock::Time;
-use crate::id::{AgentName, Author, MessageId, RunId, TurnId};
+use crate::id::{AgentName, Author, Digest, MessageId, RunId, TurnId};
 use crate::journal::entry::{
     CalledBy, Entry, Fate, InputFate, MessageReceived, MessageSent, MessageSetAside, Outcome,
 };
@@ -36,8 +36,10 @@ pub struct Pending {
     pub bus: Option<bus::Context>,
     pub called_by: Option<CalledBy>,
     pub invoked: bool,
-    /// Its entry has instructions, or tools.
-    pub is_instructed: bool,
+    /// Of the system text that came with it.
+    pub instructions: Option<Digest>,
+    /// Its sender offers tools to call.
+    pub has_tools: bool,
     /// No completed turn has seen it: by itself a cause for a turn.
     pub fresh: bool,
     pub deliveries: u32,
@@ -50,6 +52,17 @@ impl Pending {
     fn is_once(&self) -> bool {
         let deadline = self.bus.as_ref().and_then(|bus| bus.deadline);
         self.invoked || deadline.is_some()
+    }
+
+    /// Its entry has what a turn is told beside its messages.
+    pub fn is_instructed(&self) -> bool {
+        self.has_tools || self.instructions.is_some()
+    }
+
+    /// No other message is in its turn: it is of its sender's run, or has its sender's tools, and nobody else's turn may
+    /// use them.
+    pub(super) fn is_alone(&self) -> bool {
+        self.run.is_some() || self.has_tools
     }
 
     /// Another agent's turn called, on this host or another one.
@@ -102,6 +115,8 @@ impl State {
             self.hold_foreign(&bus.run, bus.depth, entry.seq);
             self.has_left(&bus.run, bus.left_micros);
         }
+        self.newest_received = entry.seq;
+        self.has_unechoed |= received.private.echo.is_none();
         let participant = self.participant_mut(&received.to)?;
         participant.pending.push_back(Pending {
             message: received.message.clone(),
@@ -112,8 +127,12 @@ impl State {
             bus,
             called_by: received.called_by.clone(),
             invoked: received.private.invoked,
-            is_instructed: received.private.instructions.is_some()
-                || !received.private.tools.is_empty(),
+            instructions: received
+                .private
+                .instructions
+                .as_ref()
+                .map(|text| Digest::of(text.as_bytes())),
+            has_tools: !received.private.tools.is_empty(),
             fresh: true,
             deliveries: 0,
             not_before: Time(0),
@@ -147,7 +166,8 @@ impl State {
             bus: None,
             called_by: None,
             invoked: false,
-            is_instructed: false,
+            instructions: None,
+            has_tools: false,
             fresh: true,
             deliveries: 0,
             not_before: Time(0),

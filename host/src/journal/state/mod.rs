@@ -49,7 +49,7 @@ use runs::Run;
 
 /// Changes whenever a fold of the same entries would serialise differently:
 /// snapshots of another version are ignored.
-pub const FOLD_VERSION: u32 = 9;
+pub const FOLD_VERSION: u32 = 10;
 
 /// An entry that cannot follow the ones before it: a defect of the writer or a damaged journal.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -84,6 +84,10 @@ pub struct State {
     pub opened_idempotency: Option<Idempotency>,
     /// How many entries, from the second on, tell what was said before.
     recounted: u64,
+    /// The newest message from outside.
+    pub newest_received: Seq,
+    /// Some of those came without what a protocol wants told again: not by that protocol.
+    pub has_unechoed: bool,
     pub participants: BTreeMap<AgentName, Participant>,
     pub slots: BTreeMap<SlotName, Slot>,
     pub turns: BTreeMap<TurnId, OpenTurn>,

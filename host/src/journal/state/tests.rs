@@ -563,7 +563,7 @@ fn what_was_said_before_stands_at_the_beginning_alone() {
     let script = Script::run("open a\ngot a be=brief\ngot a").unwrap();
     let pending = &script.state.participants[&name("a")].pending;
     assert_eq!(
-        (pending[0].is_instructed, pending[1].is_instructed),
+        (pending[0].is_instructed(), pending[1].is_instructed()),
         (true, false)
     );
 }

@@ -3,12 +3,13 @@
 use serde_json::Value;
 
 use crate::bus::{self, Authorization};
-use crate::id::{AgentName, Author, Digest, MessageId, Seq, TurnId};
+use crate::clock::Time;
+use crate::id::{AgentName, Author, Digest, MessageId, Seq, SessionId, TenantId, TurnId};
 use crate::journal::entry::{
     CalledBy, Idempotency, MessageReceived, MessageReceivedPrivate, MessageSetAside, Outcome,
     Payload, Tool,
 };
-use crate::journal::state::{Phase, Policy};
+use crate::journal::state::{Phase, Policy, State};
 use crate::ledger::{Batch, Ledger};
 use crate::session::{Sessions, authorization};
 use crate::telemetry::{self, Limit};
@@ -27,6 +28,8 @@ pub struct NewMessage {
     pub to: Option<AgentName>,
     pub body: Value,
     pub idempotency: Option<Idempotency>,
+    /// Refused if the session was sent another message after this entry.
+    pub after: Option<Seq>,
     /// The caller waits for the turn.
     pub invoked: bool,
     /// What the caller's runtime said about the call.
@@ -59,7 +62,6 @@ pub fn post(
     new: Option<&NewSession>,
     message: NewMessage,
 ) -> Result<Posted> {
-    let limits = sessions.limits();
     append(ledger, |batch| {
         // All checks come before the first push, so that a refusal leaves nothing behind.
         let to = match batch.state().phase {
@@ -80,6 +82,10 @@ pub fn post(
         if let Some(posted) = replayed(batch, message.idempotency)? {
             return Ok(posted);
         }
+        let newest = batch.state().newest_received;
+        if message.after.is_some_and(|after| newest > after) {
+            return Err(CommandError::Overtaken);
+        }
         let takes_part = match batch.state().phase {
             Phase::Absent => new.is_some_and(|new| new.agents.contains(&to)),
             Phase::Open | Phase::Ended => batch.state().participants.contains_key(&to),
@@ -87,24 +93,17 @@ pub fn post(
         if !takes_part {
             return Err(CommandError::AgentNotInSession);
         }
-        within_budget(sessions, batch, &to, message.bus.as_ref())?;
-        let participant = batch.state().participants.get(&to);
-        if let Some(suspension) = participant.and_then(|it| it.suspended.as_ref())
-            && message.invoked
-            && !suspension.until_ready
-        {
-            // Its caller would wait for somebody to resume the agent.
-            return Err(CommandError::Suspended(suspension.reason.clone()));
-        }
-        let waiting = participant.map_or(0, |it| it.pending.len());
-        if waiting >= limits.mailbox_messages_max {
-            telemetry::hit(Limit::MailboxMessages);
-            let limit = limits.mailbox_messages_max;
-            return Err(CommandError::Full {
-                what: "the mailbox is full",
-                limit,
-            });
-        }
+        let wait = Wait {
+            agent: &to,
+            bus: message.bus.as_ref(),
+            invoked: message.invoked,
+        };
+        wait.may_begin(
+            sessions,
+            &batch.journal().tenant,
+            batch.state(),
+            batch.now(),
+        )?;
         if message.idempotency.is_some() && batch.state().remembered_len(batch.now()) >= KEYS_MAX {
             let what = "too many idempotency keys in this session within a day";
             return Err(CommandError::Full {
@@ -156,15 +155,69 @@ pub fn post(
     })
 }
 
-/// Refuse what would only wait: no turn of the agent may begin, by its configuration as it is now. Of a
-/// run that has been here, or whose caller is bound, the run's cap counts too.
+/// A message that would wait for an agent.
+pub(in crate::session) struct Wait<'a> {
+    pub(in crate::session) agent: &'a AgentName,
+    pub(in crate::session) bus: Option<&'a bus::Context>,
+    /// The caller waits for the turn.
+    pub(in crate::session) invoked: bool,
+}
+
+impl Wait<'_> {
+    /// Refuse what the session would not take.
+    pub(in crate::session) fn check(
+        &self,
+        sessions: &Sessions,
+        tenant: &TenantId,
+        state: &State,
+        now: Time,
+    ) -> Result<()> {
+        if !state.participants.contains_key(self.agent) {
+            return Err(CommandError::AgentNotInSession);
+        }
+        self.may_begin(sessions, tenant, state, now)
+    }
+
+    /// Refuse what would only wait.
+    fn may_begin(
+        &self,
+        sessions: &Sessions,
+        tenant: &TenantId,
+        state: &State,
+        now: Time,
+    ) -> Result<()> {
+        within_budget(sessions, tenant, state, now, self)?;
+        let participant = state.participants.get(self.agent);
+        if let Some(suspension) = participant.and_then(|it| it.suspended.as_ref())
+            && self.invoked
+            && !suspension.until_ready
+        {
+            // Its caller would wait for somebody to resume the agent.
+            return Err(CommandError::Suspended(suspension.reason.clone()));
+        }
+        let waiting = participant.map_or(0, |it| it.pending.len());
+        let limit = sessions.limits().mailbox_messages_max;
+        if waiting >= limit {
+            telemetry::hit(Limit::MailboxMessages);
+            return Err(CommandError::Full {
+                what: "the mailbox is full",
+                limit,
+            });
+        }
+        Ok(())
+    }
+}
+
+/// No turn of the agent may begin, by its configuration as it is now. Of a run that has been here, or whose caller is
+/// bound, the run's cap counts too.
 fn within_budget(
     sessions: &Sessions,
-    batch: &Batch<'_>,
-    agent: &AgentName,
-    bus: Option<&bus::Context>,
+    tenant: &TenantId,
+    state: &State,
+    now: Time,
+    wait: &Wait<'_>,
 ) -> Result<()> {
-    let (tenant, state) = (&batch.journal().tenant, batch.state());
+    let (agent, bus) = (wait.agent, wait.bus);
     let version = sessions.agents().active(tenant, agent);
     let budget = version.map(|it| it.config.budget).unwrap_or_default();
     let session_micros = state.spent().total.spent_micros();
@@ -176,7 +229,7 @@ fn within_budget(
             budget.within(left).check(session_micros, run_micros)
         }
     };
-    own.and_then(|()| sessions.budgets().check_tenant(tenant, batch.now()))
+    own.and_then(|()| sessions.budgets().check_tenant(tenant, now))
         .map_err(CommandError::BudgetExhausted)
 }
 
@@ -191,18 +244,34 @@ fn interrupted(sessions: &Sessions, batch: &Batch<'_>, agent: &AgentName) -> Opt
     (version.config.batching.policy == Policy::Interrupt && !open.interrupted).then(|| turn.clone())
 }
 
-/// The message that the key stands for, if it was used.
+/// The message that the key stands for, if it was used in the session.
+pub fn came(ledger: &Ledger, idempotency: Idempotency, now: Time) -> Result<Option<Posted>> {
+    let session = &ledger.journal().session;
+    ledger.look(|state| known(state, session, idempotency, now))
+}
+
 fn replayed(batch: &Batch<'_>, idempotency: Option<Idempotency>) -> Result<Option<Posted>> {
-    let Some(Idempotency { key, body }) = idempotency else {
+    let Some(idempotency) = idempotency else {
         return Ok(None);
     };
-    let Some(remembered) = batch.state().remembered(&key, batch.now()) else {
+    let session = &batch.journal().session;
+    known(batch.state(), session, idempotency, batch.now())
+}
+
+fn known(
+    state: &State,
+    session: &SessionId,
+    idempotency: Idempotency,
+    now: Time,
+) -> Result<Option<Posted>> {
+    let Idempotency { key, body } = idempotency;
+    let Some(remembered) = state.remembered(&key, now) else {
         return Ok(None);
     };
     if remembered.body != body {
         return Err(CommandError::KeyReused);
     }
-    let message = MessageId::of(&batch.journal().session, remembered.message);
+    let message = MessageId::of(session, remembered.message);
     Ok(Some(Posted {
         message,
         seq: remembered.message,

@@ -461,6 +461,7 @@ fn a_fork_begins_with_nothing_spent() {
             session: name("fork"),
             at: None,
             idempotency: None,
+            next: None,
         };
         let sessions = world.sessions.clone();
         let forking = async move { sessions.fork(&tenant(), &name("s"), &new).await };

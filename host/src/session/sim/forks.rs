@@ -7,7 +7,8 @@ use std::task::{Context, Waker};
 use super::laws::{check_answered, check_said};
 use super::*;
 use crate::journal::entry::{Failure, Idempotency};
-use crate::session::fork::{ForkError, Forked, NewFork};
+use crate::session::commands::CommandError;
+use crate::session::fork::{ForkError, Forked, NewFork, Next};
 
 fn fork_journal() -> JournalId {
     JournalId {
@@ -21,6 +22,7 @@ fn new_fork(at: Option<u64>) -> NewFork {
         session: name("fork"),
         at: at.map(Seq),
         idempotency: None,
+        next: None,
     }
 }
 
@@ -513,5 +515,60 @@ fn a_fork_of_a_fork_ends_when_nothing_happens_in_it() {
                 })
             })
             .await;
+    });
+}
+
+/// A fork that goes on from an answer.
+#[test]
+fn a_fork_for_a_message_takes_nothing_over_that_waits_and_is_not_made_where_it_would_be_refused() {
+    let disk = fresh();
+    life(&disk, Time(0), async |world| {
+        let lines = ["post a say begun; sleep 300000", "shown begun"];
+        converse(world, &lines, &mut Outside::default()).await;
+        let session = world.session().await;
+        let post = |text: &str, after: Option<u64>| {
+            let message = NewMessage {
+                after: after.map(Seq),
+                ..new_message("a", text)
+            };
+            commands::post(&world.sessions, &session.ledger, None, message)
+        };
+        // The first message is the second entry, and the newest.
+        let second = post("say second", Some(2)).expect("nobody came before");
+        for after in [0, 2, second.seq.0 - 1] {
+            assert_eq!(post("x", Some(after)), Err(CommandError::Overtaken));
+        }
+        session.ledger.settle().await.expect("it is written");
+        let made_for = |agent: &str| NewFork {
+            next: Some(Next {
+                agent: name(agent),
+                bus: None,
+            }),
+            ..new_fork(None)
+        };
+        let refused = fork(world, &made_for("c")).await.err();
+        let no_part = ForkError::Refused(CommandError::AgentNotInSession);
+        assert_eq!(refused, Some(no_part));
+        world
+            .until("nothing is left of it", || is_gone(&*world.store))
+            .await;
+        drop(fork(world, &made_for("a")).await.expect("it is forked"));
+        let stored = entries_of(&*world.store, &fork_journal());
+        let aside: Vec<&MessageId> = stored
+            .iter()
+            .filter_map(|entry| match &entry.payload {
+                Payload::MessageSetAside(it) => Some(&it.message),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(
+            aside,
+            [&second.message],
+            "the turn's own message is done with"
+        );
+        let state = fold(&stored);
+        assert!(state.participants.values().all(|it| it.pending.is_empty()));
+        drop(session);
+        assert!(world.stop(600_000).await);
     });
 }

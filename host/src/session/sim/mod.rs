@@ -421,6 +421,7 @@ fn new_message(to: &str, text: &str) -> NewMessage {
         to: Some(name(to)),
         body: text.into(),
         idempotency: None,
+        after: None,
         invoked: false,
         bus: None,
         called_by: None,

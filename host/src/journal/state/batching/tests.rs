@@ -76,6 +76,52 @@ fn what_an_agent_sent_is_a_turn_of_its_own_in_its_place() {
     }
 }
 
+/// What one caller gives a turn is nobody else's: neither its system text, nor its tools, nor what they are asked for.
+#[test]
+fn what_callers_give_a_turn_is_theirs_alone() {
+    let burst = "open a\ngot a be=kind\ngot a be=kind\ngot a be=brief\ngot a\ngot a\n\
+        got a tool=look\ngot a tool=look\ngot a be=kind tool=look\ngot a\n";
+    for policy in ALL {
+        let batching = with(policy);
+        let turns: &[&[u64]] = match policy {
+            Policy::Followup => &[&[2], &[3], &[4], &[5], &[6], &[7], &[8], &[9], &[10]],
+            _ => &[&[2, 3], &[4], &[5, 6], &[7], &[8], &[9], &[10]],
+        };
+        let mut script = burst.to_owned();
+        for (at, turn) in turns.iter().enumerate() {
+            let taken = takes(&script, 0, &batching);
+            assert_eq!(taken, Some(turn.to_vec()), "{policy:?}");
+            let all: Vec<String> = turn.iter().map(u64::to_string).collect();
+            script += &format!(
+                "start q{at}.t0.a takes={} messages\nend q{at}.t0.a completed *\n",
+                all.join(",")
+            );
+        }
+        assert_eq!(takes(&script, 0, &batching), None, "{policy:?}");
+    }
+    // Nothing is waited for that could not join.
+    let batching = quiet(500, 10_000);
+    let at = |lines: &str| takes(&format!("open a\n@100\n{lines}"), 100, &batching);
+    assert_eq!(at("got a be=kind"), None);
+    assert_eq!(at("got a be=kind\ngot a"), Some(vec![2]));
+    assert_eq!(at("got a tool=look"), Some(vec![2]));
+    assert_eq!(at("got a\ngot a tool=look"), Some(vec![2]));
+}
+
+#[test]
+fn a_turn_that_runs_is_joined_only_by_what_it_was_told_for() {
+    let steer = with(Policy::Steer);
+    let joins = |first: &str, then: &str| {
+        let begun = format!("open a\ngot a {first}\nstart r.t0.a takes=2 messages\n");
+        joins(&format!("{begun}{then}"), &steer)
+    };
+    assert_eq!(joins("", "got a\ngot a be=kind\ngot a"), [4]);
+    assert!(joins("", "got a tool=look").is_empty());
+    assert!(joins("tool=look", "got a").is_empty());
+    assert!(joins("be=kind", "got a").is_empty());
+    assert_eq!(joins("be=kind", "got a be=kind"), [4]);
+}
+
 fn run_of(script: &str) -> Option<RunId> {
     let state = Script::run(script).expect("it is legal").state;
     let due = state.due(&name("a"), Time(1_000), &Batching::default());

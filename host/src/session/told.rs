@@ -8,11 +8,12 @@ use crate::ledger::Ledger;
 use crate::runtime::scope::Told;
 use crate::store::ReadError;
 
-/// What these messages came with. System texts in order of arrival with an empty line between, each once; of tools with the
-/// same name the newest.
+/// What these messages came with. Those of one turn came with the same text or with none, and one with tools is alone; but
+/// journals may hold turns from before that was so, which are told what they were: the texts in order of arrival with an
+/// empty line between, each once; of tools with the same name the newest.
 pub(super) async fn of(ledger: &Ledger, messages: &[Pending]) -> Result<Told, ReadError> {
     let (mut texts, mut told) = (Vec::<String>::new(), Told::default());
-    for pending in messages.iter().filter(|pending| pending.is_instructed) {
+    for pending in messages.iter().filter(|pending| pending.is_instructed()) {
         let Some(entry) = ledger.entry(pending.message.seq()).await? else {
             continue;
         };
