@@ -257,10 +257,22 @@ proptest! {
     }
 }
 
+/// Two ends of each connection are in this process: more than many systems let one open unless it asks.
+fn open_many_files() {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let raised = rustix::process::Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    let resource = rustix::process::Resource::Nofile;
+    rustix::process::setrlimit(resource, raised).expect("up to the maximum anybody may");
+}
+
 /// As many as a tenant may have, and each has all of it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_readers_see_the_same() {
     const READERS: usize = 1_000;
+    open_many_files();
     let server = Server::with(|config| config.limits.streams_tenant_max = READERS as u64).await;
     server.deploy("echo").await;
     server.session("s", &["echo"]).await;
