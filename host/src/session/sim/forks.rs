@@ -523,7 +523,7 @@ fn a_fork_of_a_fork_ends_when_nothing_happens_in_it() {
 fn a_fork_for_a_message_takes_nothing_over_that_waits_and_is_not_made_where_it_would_be_refused() {
     let disk = fresh();
     life(&disk, Time(0), async |world| {
-        let lines = ["post a say begun; sleep 300000", "shown begun"];
+        let lines = ["post a say begun; sleep 590000", "shown begun"];
         converse(world, &lines, &mut Outside::default()).await;
         let session = world.session().await;
         let post = |text: &str, after: Option<u64>| {
@@ -546,12 +546,6 @@ fn a_fork_for_a_message_takes_nothing_over_that_waits_and_is_not_made_where_it_w
             }),
             ..new_fork(None)
         };
-        let refused = fork(world, &made_for("c")).await.err();
-        let no_part = ForkError::Refused(CommandError::AgentNotInSession);
-        assert_eq!(refused, Some(no_part));
-        world
-            .until("nothing is left of it", || is_gone(&*world.store))
-            .await;
         drop(fork(world, &made_for("a")).await.expect("it is forked"));
         let stored = entries_of(&*world.store, &fork_journal());
         let aside: Vec<&MessageId> = stored
@@ -568,6 +562,23 @@ fn a_fork_for_a_message_takes_nothing_over_that_waits_and_is_not_made_where_it_w
         );
         let state = fold(&stored);
         assert!(state.participants.values().all(|it| it.pending.is_empty()));
+        // Last, for time passes until nothing is left of it: the turn above must not end meanwhile.
+        let third = NewFork {
+            session: name("third"),
+            ..made_for("c")
+        };
+        let refused = fork(world, &third).await.err();
+        let no_part = ForkError::Refused(CommandError::AgentNotInSession);
+        assert_eq!(refused, Some(no_part));
+        let third = JournalId {
+            session: name("third"),
+            ..journal()
+        };
+        world
+            .until("nothing is left of it", || {
+                world.store.exists(&third) == Ok(false)
+            })
+            .await;
         drop(session);
         assert!(world.stop(600_000).await);
     });
