@@ -544,7 +544,8 @@ fn a_fork_for_a_message_takes_nothing_over_that_waits_and_is_not_made_where_it_w
                 agent: name(agent),
                 bus: None,
             }),
-            ..new_fork(None)
+            // Where it waits, whatever becomes of it while time passes.
+            ..new_fork(Some(second.seq.0))
         };
         drop(fork(world, &made_for("a")).await.expect("it is forked"));
         let stored = entries_of(&*world.store, &fork_journal());
@@ -562,7 +563,6 @@ fn a_fork_for_a_message_takes_nothing_over_that_waits_and_is_not_made_where_it_w
         );
         let state = fold(&stored);
         assert!(state.participants.values().all(|it| it.pending.is_empty()));
-        // Last, for time passes until nothing is left of it: the turn above must not end meanwhile.
         let third = NewFork {
             session: name("third"),
             ..made_for("c")
