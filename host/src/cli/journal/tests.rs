@@ -170,9 +170,9 @@ fn what_was_said_before_is_told_as_such() {
         &entries,
         r#"
         2026-11-21 UTC
-     1  09:30:00.000                session-opened      opens with talker; messages go to talker
-     2  09:30:00.000     ana        recounted           said before: Is it blue?
-     3  09:30:00.000     talker     recounted           said before: It is.
+     1  09:30:00.000               session-opened      opens with talker; messages go to talker
+     2  09:30:00.000    ana        recounted           said before: Is it blue?
+     3  09:30:00.000    talker     recounted           said before: It is.
 "#,
     );
 }
