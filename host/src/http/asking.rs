@@ -355,6 +355,21 @@ pub(super) async fn ended(
     }
 }
 
+/// Wait for the answer, for clients that ask again by themselves: errors say whether they may.
+pub(super) async fn answer(
+    api: &Api,
+    session: Arc<Session>,
+    posted: &Posted,
+    repeats: Repeats,
+) -> ApiResult<Standing> {
+    let id = session.journal.session.clone();
+    let ended = ended(api, session, posted).await;
+    let ended = ended.map_err(|error| repeats.error(error))?;
+    // How a turn ended is the same with a key, and without one it would be another turn.
+    let taken = answered(&id, ended).map_err(ApiError::final_)?;
+    Ok(Standing::Done(taken))
+}
+
 /// The turn that answered, if one did: it was completed or interrupted, or this is the error that says how it failed.
 pub(super) fn answered(session: &SessionId, standing: Standing) -> ApiResult<Taken> {
     let taken = match standing {

@@ -84,11 +84,7 @@ pub(in crate::http) async fn complete(
         asking::name(response.headers_mut(), &id, &posted, &turn);
         return Ok(response);
     }
-    let ended = asking::ended(&api, session, &posted).await;
-    let ended = ended.map_err(|error| repeats.error(error))?;
-    // How a turn ended is the same with a key, and without one it would be another turn.
-    let taken = asking::answered(&id, ended).map_err(ApiError::final_)?;
-    let turn = Standing::Done(taken);
+    let turn = asking::answer(&api, session, &posted, repeats).await?;
     let mut response = Json(completion.whole(&turn)).into_response();
     asking::name(response.headers_mut(), &id, &posted, &turn);
     Ok(response)

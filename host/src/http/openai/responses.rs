@@ -101,10 +101,7 @@ pub(in crate::http) async fn create(
         let standing = outcome::look(&session, &posted.message).await?;
         standing.unwrap_or(Standing::Open(None))
     } else {
-        let ended = asking::ended(&api, session, &posted).await;
-        let ended = ended.map_err(|error| repeats.error(error))?;
-        let taken = asking::answered(&id, ended).map_err(ApiError::final_)?;
-        Standing::Done(taken)
+        asking::answer(&api, session, &posted, repeats).await?
     };
     let mut response = Json(asked.whole(&standing)).into_response();
     asking::name(response.headers_mut(), &id, &posted, &standing);
