@@ -307,8 +307,7 @@ impl Shared {
         }
         let changes = Arc::new(changes);
         self.in_flight.publish(Some(Arc::clone(&changes)));
-        self.engine.apply(&changes)?;
-        self.engine.sync()?;
+        self.engine.commit(&changes)?;
         self.in_flight.publish(None);
         Ok(())
     }
