@@ -191,6 +191,7 @@ fn write_private(bytes: &mut BytesMut, payload: &Payload) {
         Payload::TurnEnded(ended) => write_json(bytes, &ended.private),
         Payload::SessionForked(forked) => write_json(bytes, &forked.private),
         Payload::AgentCalled(called) => write_json(bytes, &called.private),
+        Payload::Answered(answered) => write_json(bytes, &answered.private),
         Payload::SessionChanged(_)
         | Payload::MessageSent(_)
         | Payload::Called(_)
@@ -210,7 +211,8 @@ fn write_private(bytes: &mut BytesMut, payload: &Payload) {
         | Payload::Halted(_)
         | Payload::CallCancelled(_)
         | Payload::Recounted(_)
-        | Payload::ToolsCalled(_) => {}
+        | Payload::ToolsCalled(_)
+        | Payload::Asked(_) => {}
     }
 }
 
@@ -227,6 +229,7 @@ fn set_private(payload: &mut Payload, json: &[u8]) -> Result<(), serde_json::Err
         Payload::TurnEnded(ended) => parse(json, &mut ended.private),
         Payload::SessionForked(forked) => parse(json, &mut forked.private),
         Payload::AgentCalled(called) => parse(json, &mut called.private),
+        Payload::Answered(answered) => parse(json, &mut answered.private),
         Payload::SessionChanged(_)
         | Payload::MessageSent(_)
         | Payload::Called(_)
@@ -246,7 +249,8 @@ fn set_private(payload: &mut Payload, json: &[u8]) -> Result<(), serde_json::Err
         | Payload::Halted(_)
         | Payload::CallCancelled(_)
         | Payload::Recounted(_)
-        | Payload::ToolsCalled(_) => Ok(()),
+        | Payload::ToolsCalled(_)
+        | Payload::Asked(_) => Ok(()),
     }
 }
 

@@ -190,6 +190,19 @@ const TALK: &[&[&str]] = &[
         "answered",
     ],
     &[
+        "post a say one; lock x; commit x doc; hurry May I; say two",
+        "answer a yes",
+        "post a say after",
+        "answered",
+    ],
+    &[
+        "post a say one; approve May I; sleep 20; hurry Really; say two",
+        "post b lock x; approve And I; free x; question Which; say three",
+        "answer a no",
+        "answer b the second",
+        "answered",
+    ],
+    &[
         "post a wake 300; say later",
         "put x one",
         "put x two",
@@ -305,6 +318,7 @@ const STEPS: &[&str] = &[
     "send b say from somebody",
     "wake 200",
     "sleep 3",
+    "hurry May I",
     "leave",
     "fail",
 ];
@@ -323,6 +337,7 @@ fn conversation(dice: &mut Dice) -> Vec<String> {
                 }
                 format!("post {agent} say line 5")
             }
+            1 if dice.below(2) == 0 => format!("reply {agent} yes"),
             1 => format!("stop {agent}"),
             2 => format!("put {} text", dice.pick(&["x", "y"])),
             _ => {

@@ -334,6 +334,13 @@ fn is_said(text: &str, script: &str) -> bool {
                     None => return false,
                 }
             }
+            "question" | "approve" | "hurry" => {
+                let is_end = |(word, _): &(&str, &str)| word.starts_with('<');
+                match rest.split_once('>').filter(is_end) {
+                    Some((_, more)) => rest = more,
+                    None => return false,
+                }
+            }
             "lock" | "free" | "sleep" | "send" | "leave" | "wake" | "more" => {}
             "commit" => rest = rest.strip_prefix("lost.").unwrap_or(rest),
             // What these say depends on others.
