@@ -411,3 +411,19 @@ fn events_alone_are_a_story_too() {
 "#,
     );
 }
+
+#[test]
+fn a_question_is_told_with_its_answer_and_how_long_people_took() {
+    let mut entries = opening();
+    entries.extend([
+        entry(4, 10, "observed", json!({"turn": TALK, "n": 0, "call": "question-refused", "error": "held-lock"})),
+        entry(5, 20, "asked", json!({"question": 5, "turn": TALK, "agent": "talker", "n": 1, "text": "Send it?", "choices": ["yes", "no"], "until": START + 86_400_000})),
+        entry(6, 20, "spoke", json!({"turn": THINK, "agent": "thinker", "text": "hm", "at": 0})),
+        entry(7, 3_620_020, "answered", json!({"question": 5, "turn": TALK, "agent": "talker", "n": 1, "result": "answered", "text": "yes", "by": "ben", "note": "at once"})),
+        entry(8, 3_620_021, "retried", json!({"turn": TALK, "attempt": 2, "reason": "answered"})),
+        entry(9, 3_620_030, "asked", json!({"question": 9, "turn": TALK, "agent": "talker", "n": 2, "text": "To whom?", "until": START + 3_621_030})),
+        entry(10, 3_621_030, "answered", json!({"question": 9, "turn": TALK, "agent": "talker", "n": 2, "result": "expired"})),
+        entry(11, 3_621_040, "asked", json!({"question": 11, "turn": TALK, "agent": "talker", "n": 3, "text": "So?", "until": START + 3_700_000})),
+    ]);
+    check(&entries, "");
+}
