@@ -814,11 +814,11 @@ fn speakers_of_a_conversation_follow_one_another() {
 fn a_turn_that_asks_is_put_aside_until_it_is_answered() {
     let ask = "ask r.t0.a 2 yes no until=1000\n";
     for (lines, why) in [
-        ("ask r.t0.a 2 until=1000", "13: the turn holds a lock"),
-        ("answer r.t0.a 2 yes", "13: no such question is open"),
+        ("ask r.t0.a 2 until=1000", "12: the turn holds a lock"),
+        ("answer r.t0.a 2 yes", "12: no such question is open"),
         (
             "again r.t0.a 2 answered",
-            "13: the turn was not put aside, or is taken up because it was",
+            "12: the turn was not put aside, or is taken up because it was",
         ),
     ] {
         check(&format!("{BUSY}{lines}"), why);

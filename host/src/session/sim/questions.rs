@@ -186,7 +186,7 @@ fn a_lock_is_not_held_over_a_question() {
     life(&fresh(), Time(0), async |world| {
         post(
             world,
-            "lock x; question Now; commit x doc; question Then; read x",
+            "lock z; question Now; commit z doc; question Then; read z",
         )
         .await;
         let question = asks(world).await;
