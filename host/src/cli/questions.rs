@@ -156,7 +156,7 @@ mod tests {
     #[test]
     fn the_next_line_answers_the_oldest_question_once() {
         let mut questions = Questions::default();
-        let mut line = |questions: &mut Questions, text: &str| questions.line(text.to_owned());
+        let line = |questions: &mut Questions, text: &str| questions.line(text.to_owned());
         assert_eq!(line(&mut questions, "hello"), Line::Message("hello".into()));
         questions.add(question(9, &[]));
         questions.add(question(5, &["Yes", "no"]));

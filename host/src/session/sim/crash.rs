@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use super::bursts::{TALK as BURSTS, Talk};
 use super::laws::{
-    check_answered, check_booked, check_calls, check_kept, check_repeatable, check_requests,
-    check_resumed, check_said, check_transcript,
+    check_answered, check_booked, check_calls, check_heard, check_kept, check_repeatable,
+    check_requests, check_resumed, check_said, check_transcript,
 };
 use super::{
     COLLECT, Log, ORIGIN, Origin, Outside, PROVIDER, SYNCS_MAX, converse, deployed, entries, fold,
@@ -96,6 +96,7 @@ pub(super) fn survives_on(
         check_resumed(&stored, lost.keys());
         check_repeatable(&stored);
         check_said(&stored);
+        check_heard(&stored);
         check_calls(&stored, &PROVIDER.with_borrow(Log::made));
         check_requests(&stored, &ORIGIN.with_borrow(Origin::made));
         check_booked(&world.store, &stored);
@@ -196,10 +197,10 @@ const TALK: &[&[&str]] = &[
         "answered",
     ],
     &[
-        "post a say one; approve May I; sleep 20; hurry Really; say two",
-        "post b lock x; approve And I; free x; question Which; say three",
+        "post a say one; hurry May I; sleep 20; hurry Really; say two",
+        "post b lock x; hurry And I; free x; hurry Then I; say three",
         "answer a no",
-        "answer b the second",
+        "answer b yes",
         "answered",
     ],
     &[

@@ -1,6 +1,6 @@
 //! Turns that ask people: put aside, answered, given up.
 
-use super::laws::{check_answered, check_repeatable, check_said};
+use super::laws::{check_answered, check_heard, check_repeatable, check_said};
 use super::*;
 use crate::bus;
 use crate::journal::entry::{Failure, Reply, RetryReason, TurnEnded};
@@ -63,6 +63,7 @@ fn check(stored: &[Entry]) {
     check_answered(stored);
     check_repeatable(stored);
     check_said(stored);
+    check_heard(stored);
 }
 
 /// As long as people think, nothing of the turn is in memory and its session neither; the answer wakes it.
