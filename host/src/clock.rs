@@ -29,9 +29,14 @@ impl Time {
 
     /// RFC 3339 in UTC with milliseconds: `2026-11-21T09:30:00.125Z`.
     pub fn to_rfc3339(self) -> String {
+        self.rfc3339().to_string()
+    }
+
+    /// The same, to be written somewhere.
+    pub fn rfc3339(self) -> impl fmt::Display {
         // The last moment of the year 9999 is the last that RFC 3339 can say.
         let ms = self.0.min(253_402_300_799_999);
-        humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(ms)).to_string()
+        humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(ms))
     }
 }
 

@@ -2,6 +2,10 @@
 
 mod cli;
 
+/// Turns come and go on every core, and what they allocate on one they free on another.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> std::process::ExitCode {
     cli::main()
 }

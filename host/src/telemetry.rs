@@ -3,11 +3,32 @@
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use metrics::{Counter, Gauge, counter, gauge, histogram};
+use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 
 /// One recorder per process: metrics count the process, however many hosts tests run in it.
 static RECORDER: OnceLock<PrometheusHandle> = OnceLock::new();
+
+/// What every turn counts, found once: finding a metric by its name costs more than counting.
+static FREQUENT: OnceLock<Frequent> = OnceLock::new();
+
+struct Frequent {
+    /// In the order of [`Stage`].
+    stages: [Histogram; 6],
+    turn_seconds: Histogram,
+    places: Gauge,
+}
+
+impl Frequent {
+    /// Once there is somebody who records; until then nothing is counted.
+    fn find() -> Self {
+        Self {
+            stages: Stage::ALL.map(|stage| histogram!(STAGE, "stage" => stage.name())),
+            turn_seconds: histogram!("antiphon_turn_seconds"),
+            places: gauge!(PLACES),
+        }
+    }
+}
 
 /// Seconds: from an instantiation (tens of microseconds) to a slow model's answer.
 const BUCKETS: [f64; 12] = [
@@ -67,7 +88,7 @@ impl Telemetry {
         metrics::describe_gauge!(PLACES, "Turns that have a place to run");
         metrics::describe_gauge!(COMPILING, "Components being compiled");
         // Shown from the start: nothing is under way.
-        gauge!(PLACES).increment(0.0);
+        FREQUENT.get_or_init(Frequent::find).places.increment(0.0);
         gauge!(COMPILING).increment(0.0);
         gauge!(CONNECTIONS).increment(0.0);
         gauge!(STREAMS).increment(0.0);
@@ -128,6 +149,15 @@ pub enum Stage {
 }
 
 impl Stage {
+    const ALL: [Self; 6] = [
+        Self::Http,
+        Self::Admission,
+        Self::Replay,
+        Self::Instantiate,
+        Self::Guest,
+        Self::Flush,
+    ];
+
     fn name(self) -> &'static str {
         match self {
             Self::Http => "http",
@@ -141,7 +171,9 @@ impl Stage {
 
     /// The stage took from `start` until now.
     pub fn took(self, start: Instant) {
-        histogram!(STAGE, "stage" => self.name()).record(start.elapsed().as_secs_f64());
+        if let Some(frequent) = FREQUENT.get() {
+            frequent.stages[self as usize].record(start.elapsed().as_secs_f64());
+        }
     }
 }
 
@@ -150,7 +182,9 @@ const STAGE: &str = "antiphon_stage_seconds";
 /// A turn ended, this long after it started.
 pub fn turn_ended(outcome: &'static str, seconds: f64) {
     counter!("antiphon_turns_total", "outcome" => outcome).increment(1);
-    histogram!("antiphon_turn_seconds").record(seconds);
+    if let Some(frequent) = FREQUENT.get() {
+        frequent.turn_seconds.record(seconds);
+    }
 }
 
 const LIMITS: &str = "antiphon_limits_hit_total";
@@ -287,39 +321,45 @@ pub fn hit(limit: Limit) {
 }
 
 /// Something that is under way, as long as this lives.
-#[derive(Debug)]
-pub struct UnderWay(&'static str);
+pub struct UnderWay(Gauge);
+
+impl std::fmt::Debug for UnderWay {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("UnderWay").finish_non_exhaustive()
+    }
+}
 
 impl UnderWay {
     /// A turn has a place.
     pub fn turn() -> Self {
-        Self::new(PLACES)
+        let places = FREQUENT.get().map(|frequent| frequent.places.clone());
+        Self::new(places.unwrap_or_else(|| gauge!(PLACES)))
     }
 
     /// A component is compiled.
     pub fn compile() -> Self {
-        Self::new(COMPILING)
+        Self::new(gauge!(COMPILING))
     }
 
     /// A client is connected.
     pub fn connection() -> Self {
-        Self::new(CONNECTIONS)
+        Self::new(gauge!(CONNECTIONS))
     }
 
     /// A client follows something.
     pub fn stream() -> Self {
-        Self::new(STREAMS)
+        Self::new(gauge!(STREAMS))
     }
 
-    fn new(name: &'static str) -> Self {
-        gauge!(name).increment(1.0);
-        Self(name)
+    fn new(gauge: Gauge) -> Self {
+        gauge.increment(1.0);
+        Self(gauge)
     }
 }
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
-        gauge!(self.0).decrement(1.0);
+        self.0.decrement(1.0);
     }
 }
 

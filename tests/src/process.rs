@@ -10,11 +10,17 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+/// Names another binary than the one of this tree, so that a benchmark can be run for two of them by turns.
+const OTHER_BINARY: &str = "BENCH_BINARY";
+
 /// The binary as it is shipped, built by whoever needs it first. A debug build of the binary alone
 /// would compile every dependency again: with the features of its tests, cargo has built them otherwise.
 pub fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| {
+        if let Some(other) = std::env::var_os(OTHER_BINARY) {
+            return other.into();
+        }
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         let output = Command::new(env!("CARGO"))
             .args([

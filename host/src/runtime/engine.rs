@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use wasmtime::component::{Component, Linker, types::ComponentItem};
-use wasmtime::{Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
+use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
 
 use crate::id::{Digest, TenantId};
 
@@ -48,7 +48,7 @@ const ASKED_FOR: [&str; 3] = ["agents", "http", "questions"];
 const PACKAGE: &str = "antiphon:agent/";
 const VERSION: &str = "@0.1.0";
 
-/// Reset by copying up to here, by unmapping beyond: most agents of Rust touch less.
+/// Reset by copying up to so much, by unmapping beyond: most agents of Rust write less.
 const KEEP_RESIDENT_BYTES: usize = 256 * 1024;
 
 /// Why a component cannot be an agent. The texts are for whoever uploads it.
@@ -345,7 +345,10 @@ pub(super) fn config(pool: Option<(u32, &TurnLimits)>) -> Config {
             .max_core_instance_size(4 * 1024 * 1024)
             .max_memory_size(memory_max)
             .linear_memory_keep_resident(KEEP_RESIDENT_BYTES)
-            .table_keep_resident(KEEP_RESIDENT_BYTES);
+            .table_keep_resident(KEEP_RESIDENT_BYTES)
+            // Of kernels since 6.7: which pages a guest wrote. Without it the lowest are reset, written or not, and the
+            // stack of an agent of Rust, which is higher, is unmapped: each turn then faults it in again, on all cores.
+            .pagemap_scan(Enabled::Auto);
         config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
     }
     config

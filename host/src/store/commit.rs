@@ -1,16 +1,16 @@
-//! Group commit: one queue, one thread, one batch and one sync for many commits.
+//! Group commit: one queue, one thread, and one batch that is brought to disk for many commits.
 //!
 //! ```text
 //! callers: encode, then under the lock: check, number, queue
-//! thread:  take a group -> publish its changes -> apply -> sync -> take the changes back
+//! thread:  take a group -> publish its changes -> have the engine commit them -> take them back
 //!          -> settle -> call each `done` in order -> let the engine tidy up, more while nobody waits
 //! ```
 //!
 //! Invariant: the commits of one tenant are applied in the order accepted; those of several go in
 //! turns ([`super::lines`]). Nothing of one depends on another's: whoever needs two tenants' rows in
-//! order waits for the first. A `done` is called with `Ok` only after a sync that covers it. The
+//! order waits for the first. A `done` is called with `Ok` only when it is on disk. The
 //! first failure latches: the group and everything queued behind it is told so, and its changes
-//! stay published, so that readers go on seeing the last good sync.
+//! stay published, so that readers go on seeing what was there before.
 //!
 //! The queue itself has no bound: its length is that of the commits not yet done,
 //! and whoever commits waits for `done` or accounts for the bytes it has in flight.
@@ -31,9 +31,8 @@ use super::view::InFlight;
 use super::{Commit, CommitError, Generation, JournalId, Latched, OpenError, Tail};
 use crate::id::Seq;
 
-/// A group ends here, so that it stays below one of sled's segments (512 KiB): sled
-/// may write over freed segments when it has begun later ones, and does so safely only
-/// if what it moved out of them was synced by us before. A larger commit goes alone.
+/// A group ends here: below one of sled's segments (512 KiB), of which [`super::sled`] says why, and short enough that
+/// what comes next does not wait long. A larger commit goes alone.
 const GROUP_BYTES_MAX: usize = 256 * 1024;
 
 type Done = Box<dyn FnOnce(Result<(), Latched>) + Send>;
@@ -295,7 +294,7 @@ impl Shared {
         }
     }
 
-    /// A crash in here leaves the whole group or, unless the sync was over, nothing of it.
+    /// A crash in here leaves the whole group or nothing of it.
     fn write(&self, group: &mut [Accepted], numbers: &mut Numbers) -> Result<(), EngineError> {
         numbers.begin();
         let mut changes = Changes::new();
@@ -307,8 +306,7 @@ impl Shared {
         }
         let changes = Arc::new(changes);
         self.in_flight.publish(Some(Arc::clone(&changes)));
-        self.engine.apply(&changes)?;
-        self.engine.sync()?;
+        self.engine.commit(&changes)?;
         self.in_flight.publish(None);
         Ok(())
     }

@@ -1,9 +1,7 @@
 //! An ordered map of bytes that can apply a batch at once: what an engine must do.
 //!
-//! Invariant: a batch is applied whole or, after a crash, not at all; batches
-//! reach the disk in the order applied; what was applied before a successful
-//! [`Engine::sync`] is on disk after it. What readers may see of a batch that is
-//! applied and not yet synced is not the engine's business but [`super::view`]'s.
+//! Invariant: a batch is committed whole or, after a crash, not at all, and batches in their order. What readers
+//! may see of a batch while it is being committed is not the engine's business but [`super::view`]'s.
 
 use std::collections::BTreeMap;
 
@@ -50,16 +48,12 @@ pub(in crate::store) type Rows<'a> =
     Box<dyn Iterator<Item = Result<(Bytes, Bytes), EngineError>> + Send + 'a>;
 
 pub(in crate::store) trait Engine: Send + Sync + 'static {
-    /// Make all changes at once. A crash before the next sync leaves all of them or none.
-    fn apply(&self, changes: &Changes) -> Result<(), EngineError>;
-
-    /// Bring everything applied to disk. A crash before it returns may lose what
-    /// was applied since the last one; a crash after loses nothing.
-    fn sync(&self) -> Result<(), EngineError>;
+    /// Make all changes at once: on disk and to be read when it returns. A crash before that leaves all of them or
+    /// none. So may a failure, after which the engine is committed to no more.
+    fn commit(&self, changes: &Changes) -> Result<(), EngineError>;
 
     /// Put some of what changes left behind in order, if that is needed; true if more of it is left.
-    /// Called between two groups of commits. Changes no row. A crash in it, or before the next sync,
-    /// loses nothing.
+    /// Called between two groups of commits. Changes no row. A crash in it loses nothing.
     fn tidy(&self, _others: Others) -> Result<bool, EngineError> {
         Ok(false)
     }

@@ -117,7 +117,7 @@ impl Memory {
     }
 }
 
-impl Engine for Memory {
+impl Memory {
     fn apply(&self, changes: &Changes) -> Result<(), EngineError> {
         let mut guard = self.lock();
         let disk = &mut *guard;
@@ -164,6 +164,13 @@ impl Engine for Memory {
             return Err(self.park(disk));
         }
         Ok(())
+    }
+}
+
+impl Engine for Memory {
+    fn commit(&self, changes: &Changes) -> Result<(), EngineError> {
+        self.apply(changes)?;
+        self.sync()
     }
 
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, EngineError> {

@@ -636,8 +636,7 @@ impl Import<'_> {
     }
 
     fn write(&mut self) -> Result<(), ImportError> {
-        self.engine.apply(&self.changes)?;
-        self.engine.sync()?;
+        self.engine.commit(&self.changes)?;
         self.changes.clear();
         self.bytes = 0;
         Ok(())

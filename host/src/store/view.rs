@@ -1,14 +1,13 @@
 //! Reading what is durable, and nothing else.
 //!
-//! An engine shows a batch as soon as it is applied; a reader must not see it
-//! before it is synced. So the commit thread publishes the changes of a group, with
-//! what each key was before, ahead of applying them, and takes them back when they
-//! are on disk. A reader reads the engine first and looks at the published changes
+//! An engine shows a batch while it commits it, some of it or all; a reader must not see it
+//! before it is on disk, nor a part of it. So the commit thread publishes the changes of a group, with
+//! what each key was before, and takes them back when they are committed. A reader reads the engine first and looks at the published changes
 //! *after*: a key found there reads as it was. If the changes are gone by then, they
 //! are durable, and so is whatever was read.
 //!
-//! Invariant: nothing read here can be lost by a crash. After a failed sync the
-//! published changes stay for ever, and with them the state of the last good sync.
+//! Invariant: nothing read here can be lost by a crash. After a failure the
+//! published changes stay for ever, and with them the state of the last good commit.
 
 use std::collections::Bound;
 use std::ops::Range;

@@ -136,3 +136,28 @@ proptest! {
         prop_assert!(Frame::parse(bytes.into()).is_err());
     }
 }
+
+#[test]
+fn an_entry_has_one_kind() {
+    let entry = spoke(1, "hi");
+    let decoded = |kind, public: &[u8]| {
+        let encoded = Encoded::from_parts(entry.seq, entry.time, kind, public, b"");
+        encoded.decode()
+    };
+    let public = encode(&entry).public();
+    assert_eq!(decoded(Kind::Spoke, &public).as_ref(), Ok(&entry));
+    // However it is written: it may have been exported by another program.
+    let other =
+        br#"{"at": 0, "kind" : "spoke", "text": "hi", "turn": "run_1.t0.echo", "agent": "echo"}"#;
+    assert_eq!(decoded(Kind::Spoke, other).as_ref(), Ok(&entry));
+    // What stands in a text is no kind.
+    let quoted = encode(&spoke(1, ",\"kind\":\"halted\"")).public();
+    assert!(decoded(Kind::Spoke, &quoted).is_ok());
+    for kind in [Kind::Streamed, Kind::Halted] {
+        for public in [&public, &quoted] {
+            let error = decoded(kind, public).unwrap_err().to_string();
+            let expected = format!("entry 1: it is a {:?} in its head", kind.name());
+            assert!(error.starts_with(&expected), "{error}");
+        }
+    }
+}

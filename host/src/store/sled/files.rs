@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! lock              held by the process that has the store open
-//! format            written last when a store is made: "antiphon store 1"
+//! format            written last when a store is made: "antiphon store 2"; 1 has no `redo`
+//! redo              what was committed last: [`super::redo`]
 //! db conf blobs snap.*   sled's
 //! quarantine-snap.* snapshots of sled's log that kept it from opening
 //! ```
@@ -22,8 +23,11 @@ use rustix::io::Errno;
 use sled::{Config, Db, Mode};
 
 use super::SledOptions;
+use super::redo::{RedoError, RedoLog, Rows};
 
-const FORMAT: &str = "antiphon store 1\n";
+const FORMAT: &str = "antiphon store 2\n";
+/// Without a redo log: a binary that knows no other would lose what stands in one.
+const FORMAT_1: &str = "antiphon store 1\n";
 const SNAPSHOT: &str = "snap.";
 
 /// Why there is no store. The folder was left as it was found.
@@ -51,6 +55,9 @@ pub(super) struct Opened {
     pub(super) db: Db,
     pub(super) log: File,
     pub(super) lock: File,
+    pub(super) redo: RedoLog,
+    /// What stands in it, commit by commit.
+    pub(super) commits: Vec<Rows>,
 }
 
 /// A crash in here leaves a store, or a folder in which one can be made again.
@@ -91,10 +98,10 @@ fn patiently<T>(
 
 fn open(path: &Path, options: SledOptions) -> Result<Opened, StoreOpenError> {
     let lock = patiently(|| lock(path))?;
-    let is_made = read_format(path)?;
+    let made = read_format(path)?;
     let db_path = path.join("db");
     let has_log = fs::metadata(&db_path).is_ok_and(|db| db.len() > 0);
-    if is_made && !has_log {
+    if made.is_some() && !has_log {
         return Err(StoreOpenError::Damaged {
             path: path.into(),
             reason: "its file `db` is gone or empty".into(),
@@ -105,18 +112,46 @@ fn open(path: &Path, options: SledOptions) -> Result<Opened, StoreOpenError> {
         .write(true)
         .open(&db_path)
         .map_err(io("open the store's log"))?;
-    if !is_made {
+    let (redo, commits) = open_redo(path, made == Some(Format::Newest), options)?;
+    if made != Some(Format::Newest) {
         if let Err(error) = db.flush() {
             return Err(refused(path, &error));
         }
         log.sync_all().map_err(io("sync the store's log"))?;
+        sync_dir(path).map_err(io("sync the store's folder"))?;
         write_format(path).map_err(io("mark the store as made"))?;
     }
     sync_dir(path).map_err(io("sync the store's folder"))?;
     if let Some(parent) = path.parent().filter(|parent| parent.is_dir()) {
         sync_dir(parent).map_err(io("sync the folder of the store's folder"))?;
     }
-    Ok(Opened { db, log, lock })
+    Ok(Opened {
+        db,
+        log,
+        lock,
+        redo,
+        commits,
+    })
+}
+
+/// Made only where no binary that writes one has had the store.
+fn open_redo(
+    path: &Path,
+    must_exist: bool,
+    options: SledOptions,
+) -> Result<(RedoLog, Vec<Rows>), StoreOpenError> {
+    let damaged = |reason| StoreOpenError::Damaged {
+        path: path.into(),
+        reason,
+    };
+    let file = path.join("redo");
+    if must_exist && !file.exists() {
+        return Err(damaged("its file `redo` is gone".into()));
+    }
+    RedoLog::open(&file, options.durability).map_err(|error| match error {
+        RedoError::Io(error) => io("open the store's redo log")(error),
+        RedoError::Damaged(reason) => damaged(reason),
+    })
 }
 
 fn lock(path: &Path) -> Result<File, StoreOpenError> {
@@ -134,15 +169,22 @@ fn lock(path: &Path) -> Result<File, StoreOpenError> {
     }
 }
 
-/// Whether the store was made, completely, some time.
-fn read_format(path: &Path) -> Result<bool, StoreOpenError> {
+#[derive(Debug, PartialEq, Eq)]
+enum Format {
+    Newest,
+    One,
+}
+
+/// How the store was made, if it was, completely, some time.
+fn read_format(path: &Path) -> Result<Option<Format>, StoreOpenError> {
     match fs::read(path.join("format")) {
-        Ok(text) if text == FORMAT.as_bytes() => Ok(true),
+        Ok(text) if text == FORMAT.as_bytes() => Ok(Some(Format::Newest)),
+        Ok(text) if text == FORMAT_1.as_bytes() => Ok(Some(Format::One)),
         Ok(_) => Err(StoreOpenError::Damaged {
             path: path.into(),
             reason: "its file `format` is not one that this binary knows".into(),
         }),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) => Err(io("read the store's format")(error)),
     }
 }

@@ -12,10 +12,7 @@
 //! wait, no more after a group than it makes necessary, so that a flood neither waits for what came
 //! before it nor lets the file grow.
 //!
-//! Invariant: between two syncs less than one of sled's segments (512 KiB) is written. sled may write
-//! over a segment when it has begun later ones; what it moved out of it must be on disk by then. Pages
-//! are below 128 KiB ([`super::super::row`]), so a step moves at most 256; what is left unsynced after
-//! one is at most [`UNSYNCED_MAX`], and the group that comes next has 256 at most.
+//! Pages are below 128 KiB ([`super::super::row`]), so a step moves at most 256.
 
 use sled::{Db, Tree};
 
@@ -23,8 +20,6 @@ use super::super::engine::{Change, Changes, Others};
 
 /// Rows in sled's pages and their heads, and what is free in between, take up to twice their bytes.
 const BYTES_PER_ROW_BYTE: i64 = 2;
-
-const UNSYNCED_MAX: usize = 128 * 1024;
 
 /// Pages moved at once while others wait: some 10 ms.
 const MOVES_MAX: usize = 128;
@@ -104,8 +99,6 @@ pub(super) struct Room {
     /// What is overwritten; made when it is first needed.
     tree: Option<Tree>,
     overwritten: u8,
-    /// Bytes written by moving since the last sync.
-    unsynced: usize,
 }
 
 impl Room {
@@ -114,18 +107,12 @@ impl Room {
             measure: Measure::of(file, slack),
             tree: None,
             overwritten: 0,
-            unsynced: 0,
         }
     }
 
     /// These changes were applied.
     pub(super) fn add(&mut self, changes: &Changes) {
         self.measure.add(changes);
-    }
-
-    /// All that was written is on disk.
-    pub(super) fn is_synced(&mut self) {
-        self.unsynced = 0;
     }
 
     /// How many pages to move now that the file has so many bytes.
@@ -138,27 +125,8 @@ impl Room {
         self.measure.owed > 0
     }
 
-    /// Move so many pages, and sync as it is needed.
-    pub(super) fn make<E: From<sled::Error>>(
-        &mut self,
-        db: &Db,
-        moves: usize,
-        sync: impl Fn() -> Result<(), E>,
-    ) -> Result<(), E> {
-        let mut left = moves;
-        while left > 0 {
-            self.move_pages(db, STEP.min(left))?;
-            left = left.saturating_sub(STEP);
-            self.unsynced += db.flush()?;
-            if self.unsynced > UNSYNCED_MAX {
-                sync()?;
-                self.unsynced = 0;
-            }
-        }
-        Ok(())
-    }
-
-    fn move_pages(&mut self, db: &Db, count: usize) -> sled::Result<()> {
+    /// A step of [`steps`].
+    pub(super) fn move_pages(&mut self, db: &Db, count: usize) -> sled::Result<()> {
         let tree = match &mut self.tree {
             Some(tree) => tree,
             none => none.insert(db.open_tree("room")?),
@@ -169,6 +137,11 @@ impl Room {
         }
         Ok(())
     }
+}
+
+/// So many pages, as many at once as may be.
+pub(super) fn steps(moves: usize) -> impl Iterator<Item = usize> {
+    (0..moves).step_by(STEP).map(move |at| STEP.min(moves - at))
 }
 
 #[cfg(test)]

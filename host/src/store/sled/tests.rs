@@ -120,7 +120,7 @@ fn a_damaged_store_is_refused_and_left_alone() {
         check::check(empty.path()),
         Err(check::CheckError::Open(StoreOpenError::Missing { .. }))
     ));
-    fs::write(empty.path().join("format"), "antiphon store 2\n").unwrap();
+    fs::write(empty.path().join("format"), "antiphon store 3\n").unwrap();
     assert!(matches!(
         refused(empty.path()),
         StoreOpenError::Damaged { .. }
@@ -320,4 +320,83 @@ fn a_full_disk_latches_and_loses_nothing() {
     store.close();
     drop(store);
     assert_eq!(check::check(copy.path()).unwrap().problems, []);
+}
+
+/// What is on disk when the process is killed now.
+fn killed(path: &Path) -> tempfile::TempDir {
+    let copy = tempfile::tempdir().unwrap();
+    for entry in fs::read_dir(path).unwrap().map(Result::unwrap) {
+        if entry.file_type().unwrap().is_file() {
+            fs::copy(entry.path(), copy.path().join(entry.file_name())).unwrap();
+        }
+    }
+    copy
+}
+
+#[test]
+fn a_process_that_is_killed_loses_nothing() {
+    for durability in [Durability::Process, Durability::Power] {
+        let dir = tempfile::tempdir().unwrap();
+        let options = SledOptions {
+            durability,
+            ..SledOptions::default()
+        };
+        let store = open_sled(dir.path(), options).unwrap();
+        let mut owner = Owner::of(&*store, &id("t", "s"));
+        let record = |text: Vec<u8>| Write::Record {
+            key: RecordKey {
+                tenant: None,
+                space: RecordSpace::Agent,
+                name: "newest".into(),
+            },
+            bytes: text.into(),
+        };
+        // Enough for several checkpoints, and now and then a commit that goes past the redo log.
+        for n in 1..=1_500 {
+            append(&*store, &mut owner, frame(n, 1));
+            let long = if n % 500 == 0 { 300_000 } else { 0 };
+            let text = [n.to_string().into_bytes(), vec![b' '; long]].concat();
+            write(&*store, vec![record(text.clone())]);
+            if n % 100 == 1 || long > 0 {
+                let left = killed(dir.path());
+                // Killed again before it has written anything.
+                let left = {
+                    let store = open(left.path());
+                    std::mem::forget(store);
+                    killed(left.path())
+                };
+                let after = open(left.path());
+                assert_eq!(last(&*after), Seq(n));
+                let Write::Record { key, .. } = record(Vec::new()) else {
+                    unreachable!();
+                };
+                assert!(after.record(&key).unwrap() == Some(text.into()));
+                after.close();
+                drop(after);
+                assert_eq!(check::check(left.path()).unwrap().problems, []);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_store_without_a_redo_log_gets_one_once() {
+    let dir = tempfile::tempdir().unwrap();
+    made(dir.path(), 5);
+    let (format, redo) = (dir.path().join("format"), dir.path().join("redo"));
+    // As older binaries left it.
+    fs::remove_file(&redo).unwrap();
+    fs::write(&format, "antiphon store 1\n").unwrap();
+    open(dir.path()).close();
+    assert_eq!(fs::read_to_string(&format).unwrap(), "antiphon store 2\n");
+    assert!(redo.exists());
+    fs::remove_file(&redo).unwrap();
+    let StoreOpenError::Damaged { reason, .. } = refused(dir.path()) else {
+        panic!("not damaged");
+    };
+    assert_eq!(reason, "its file `redo` is gone");
+    assert!(
+        !redo.exists(),
+        "made an empty one where something may be lost"
+    );
 }

@@ -99,7 +99,7 @@ fn a_damaged_store_is_exported_whole() {
             let new = (!missing).then_some(flipped);
             let old = Some(value.clone());
             let changes = Changes::from([(key.to_vec(), Change { new, old })]);
-            disk.apply(&changes).unwrap();
+            disk.commit(&changes).unwrap();
             let mut out = Vec::new();
             let damaged = export_engine(&disk, &mut out).unwrap();
             let copy = Memory::new();
@@ -112,7 +112,7 @@ fn a_damaged_store_is_exported_whole() {
             assert_eq!(damaged > 0 || text.contains("{\"missing\":"), gap);
             let new = Some(value.to_vec());
             let back = Changes::from([(key.to_vec(), Change { new, old: None })]);
-            disk.apply(&back).unwrap();
+            disk.commit(&back).unwrap();
         }
     }
 }
@@ -126,7 +126,7 @@ fn entries_before_the_damage_can_be_read() {
     let (mut flipped, at) = (value.to_vec(), value.len() - 1);
     flipped[at] ^= 1;
     let (new, old) = (Some(flipped), Some(value));
-    disk.apply(&Changes::from([(stem.part(0), Change { new, old })]))
+    disk.commit(&Changes::from([(stem.part(0), Change { new, old })]))
         .unwrap();
     let text = exported(&disk);
     let line = text
@@ -158,7 +158,7 @@ fn the_check_finds_every_damaged_row() {
                 let old = Some(old.clone());
                 Changes::from([(key.to_vec(), Change { new, old })])
             };
-            disk.apply(&change(new, &value)).unwrap();
+            disk.commit(&change(new, &value)).unwrap();
             let report = check::check_engine(&disk).unwrap();
             let stem = keys::split(&key).unwrap().0;
             let seen = report.problem_count > 0 || !report.half_removed.is_empty();
@@ -173,7 +173,7 @@ fn the_check_finds_every_damaged_row() {
                 "{} missing: {missing}",
                 key.escape_ascii()
             );
-            disk.apply(&change(Some(value.to_vec()), &value)).unwrap();
+            disk.commit(&change(Some(value.to_vec()), &value)).unwrap();
         }
     }
     assert_eq!(check::check_engine(&disk).unwrap().problem_count, 0);
