@@ -202,6 +202,8 @@ fn payload(kind: Kind, json: &[u8]) -> Result<Payload, serde_json::Error> {
         Kind::CallCancelled => Payload::CallCancelled(serde_json::from_slice(json)?),
         Kind::Recounted => Payload::Recounted(serde_json::from_slice(json)?),
         Kind::ToolsCalled => Payload::ToolsCalled(serde_json::from_slice(json)?),
+        Kind::Asked => Payload::Asked(serde_json::from_slice(json)?),
+        Kind::Answered => Payload::Answered(serde_json::from_slice(json)?),
     })
 }
 
