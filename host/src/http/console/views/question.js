@@ -14,10 +14,13 @@ export function question(owner, item, { kind, when, text }) {
   /** One key for each answer, so that trying again is the same one. */
   const keys = new Map()
   let isSending = false
+  /** The keyboard was here when the answer went: what is disabled cannot hold it. */
+  let wasHere = false
 
   async function send(answer) {
     if (isSending || !item.isOpen) return
     isSending = true
+    wasHere = field.contains(document.activeElement)
     draw()
     const what = JSON.stringify(answer)
     if (!keys.has(what)) keys.set(what, fresh())
@@ -30,6 +33,7 @@ export function question(owner, item, { kind, when, text }) {
       alert(say(error))
     }
     draw()
+    if (!isSending && wasHere) field.querySelector('input, button')?.focus()
   }
 
   function draw() {
@@ -39,12 +43,15 @@ export function question(owner, item, { kind, when, text }) {
   }
 
   function update() {
-    const hadFocus = field.contains(document.activeElement)
+    const isHere = field.contains(document.activeElement) || (wasHere && document.activeElement === document.body)
     show(field, item.isOpen || !owner.answer)
     show(said, Boolean(item.answer))
     if (item.answer) said.replaceChildren(...answered(item.answer))
     node.classList.toggle('open', item.isOpen)
-    if (!item.isOpen && hadFocus && owner.answer) owner.lost()
+    if (!item.isOpen && isHere && owner.answer) {
+      wasHere = false
+      owner.lost()
+    }
     draw()
   }
   return { node, update: fresh => { item = fresh; update() } }
