@@ -6,7 +6,7 @@ use std::time::Duration;
 pub use crate::bindings::exports::antiphon::agent::agent::{
     AgentError, Cause, TurnInput, TurnOutput,
 };
-use crate::{agents, bindings, context, http, kernel, mailbox, model, reply, turn};
+use crate::{agents, bindings, context, http, kernel, mailbox, model, questions, reply, turn};
 
 /// Something that handles turns. Say so with [`export!`](crate::export).
 ///
@@ -120,6 +120,12 @@ impl From<agents::CallError> for AgentError {
 impl From<context::AddError> for AgentError {
     fn from(error: context::AddError) -> Self {
         Self::Unavailable(format!("context: {error}"))
+    }
+}
+
+impl From<questions::AskError> for AgentError {
+    fn from(error: questions::AskError) -> Self {
+        Self::Unavailable(format!("ask: {error}"))
     }
 }
 

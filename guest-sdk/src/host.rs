@@ -6,11 +6,11 @@
 
 #[cfg(target_arch = "wasm32")]
 pub(crate) use crate::bindings::antiphon::agent::{
-    agents, context, http, kernel, log, mailbox, model, reply, transcript, turn,
+    agents, context, http, kernel, log, mailbox, model, questions, reply, transcript, turn,
 };
 #[cfg(not(target_arch = "wasm32"))]
 pub(crate) use crate::testing::imports::{
-    agents, clock, context, http, kernel, log, mailbox, model, reply, transcript, turn,
+    agents, clock, context, http, kernel, log, mailbox, model, questions, reply, transcript, turn,
 };
 
 /// WASI gives the clock, so there is no generated import of ours for it.

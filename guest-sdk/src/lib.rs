@@ -3,7 +3,7 @@
 //! An agent is something that handles turns ([`Agent`]). In a turn it pulls what was sent
 //! to it ([`mailbox`]), reads what the session holds ([`transcript`], [`kernel`],
 //! [`context`]), asks models ([`model`]) and other agents ([`agents`]), makes requests where it
-//! may ([`http`]), and says something to the people ([`reply`]). The
+//! may ([`http`]), asks the people something ([`questions`]), and says something to them ([`reply`]). The
 //! modules are the interfaces of `wit/`, in the same words, with nothing hidden and nothing
 //! added to what a model is sent.
 //!
@@ -63,6 +63,7 @@ pub mod log;
 pub mod mailbox;
 pub mod model;
 pub mod prompt;
+pub mod questions;
 pub mod reply;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod testing;

@@ -229,3 +229,71 @@ async fn a_token_in_the_address_opens_its_session_and_leaves_the_address() {
     assert_eq!(transcript(&server).await[0]["author"], "guest");
     server.stop().await;
 }
+
+/// Questions are answered where they stand, by the keyboard too, and a reload shows the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn questions_are_answered_in_the_page() {
+    let Some(mut browser) = Browser::start().await else {
+        return;
+    };
+    let server = Server::start().await;
+    let grants = ["kernel", "mailbox", "model", "reply", "turn", "questions"];
+    let config = json!({"grants": grants});
+    server.configure("asker", config).await.is(201);
+    let component = crate::guests::component("asker");
+    server.deploy_as("asker", component).await;
+    server.session("s", &["asker"]).await;
+    sign_in(&mut browser, &server).await;
+    let hostile = "<b>Shall I?</b>";
+    let script = json!([{"ask": [hostile, ["yes", "<i>no</i>"]]}, {"ask": ["How?", []]}]);
+    server.post("s", script).await;
+
+    let open = "document.querySelector('.question.open .answers')";
+    browser.until(open).await;
+    let text = "document.querySelector('.question .text').textContent";
+    assert_eq!(browser.eval(text).await, hostile);
+    let label = format!("{open}.getAttribute('aria-label')");
+    let label = browser.eval(&label).await;
+    assert_eq!(label, format!("Answer to asker: {hostile}"));
+    browser.reload().await;
+    browser.until(LIVE).await;
+    browser.until(open).await;
+    let standing = "document.querySelector('.chip .standing').textContent";
+    assert_eq!(browser.eval(standing).await, "waiting for an answer");
+    let buttons =
+        "[...document.querySelectorAll('.question.open button')].map(it => it.textContent)";
+    assert_eq!(browser.eval(buttons).await, json!(["yes", "<i>no</i>"]));
+    let focus = "document.querySelectorAll('.question.open button')[1].focus()";
+    browser.eval(focus).await;
+    browser.press_enter().await;
+
+    browser
+        .until("document.querySelector('.question.open input')")
+        .await;
+    let first = "document.querySelectorAll('.question .answer')[0].textContent";
+    let answered = browser.eval(first).await;
+    let answered = answered.as_str().expect("a text");
+    assert!(answered.ends_with("answered: <i>no</i>"), "{answered}");
+    browser.type_into(".question.open input", "with care").await;
+    browser.press_enter().await;
+    browser
+        .until("!document.querySelector('.question.open')")
+        .await;
+    // The keyboard is not lost with what it was on.
+    let has_focus = "document.activeElement.id === 'message'";
+    browser.until(has_focus).await;
+    browser
+        .until("!document.querySelector('.reply.open') && document.querySelector('.reply')")
+        .await;
+    browser.reload().await;
+    browser.until(LIVE).await;
+    let all = "[...document.querySelectorAll('.question .answer')].length";
+    browser.until(&format!("{all} === 2")).await;
+    assert_eq!(
+        browser
+            .eval("document.querySelectorAll('.question i, .question b').length")
+            .await,
+        0
+    );
+    server.stop().await;
+}

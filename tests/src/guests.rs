@@ -12,9 +12,9 @@ pub(crate) fn root() -> PathBuf {
         .to_owned()
 }
 
-const PACKAGES: [&str; 11] = [
-    "hostile", "puppet", "caller", "envoy", "worker", "echo", "talker", "thinker", "clerk",
-    "debater", "judge",
+const PACKAGES: [&str; 12] = [
+    "hostile", "puppet", "caller", "asker", "envoy", "worker", "echo", "talker", "thinker",
+    "clerk", "debater", "judge",
 ];
 
 /// The component of a package of this workspace.

@@ -11,7 +11,7 @@ use crate::tenants::tenant;
 /// What tenants do. `WORD` is a word of the tenant's own; `<echo>` is a component; `@k` makes it idempotent;
 /// `~` asks for a stream of events. Nothing here
 /// begins what the next step would race with.
-const STEPS: [&str; 77] = [
+const STEPS: [&str; 79] = [
     "PUT /v1/agents/echo <echo>",
     "PUT /v1/agents/echo <echo>",
     "PUT /v1/agents/puppet <puppet>",
@@ -54,6 +54,8 @@ const STEPS: [&str; 77] = [
     "GET /v1/sessions/s/journal",
     "GET /v1/operations/s:2",
     "POST /v1/sessions/s/interrupt",
+    "GET /v1/sessions/s/questions",
+    r#"POST /v1/sessions/s/questions/2 @q {"text": "WORD"}"#,
     r#"PUT /v1/sessions/s/slots/x {"content": "WORD"}"#,
     "GET /v1/sessions/s/slots/x",
     "GET /v1/sessions/s/slots",

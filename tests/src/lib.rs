@@ -98,6 +98,8 @@ mod policy;
 #[cfg(test)]
 mod promise;
 #[cfg(test)]
+mod questions;
+#[cfg(test)]
 mod replay;
 #[cfg(test)]
 mod resumed;

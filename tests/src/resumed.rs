@@ -206,3 +206,66 @@ async fn a_turn_that_outlasts_the_drain_goes_on_in_the_next_process() {
     assert_eq!(retried[0]["reason"], "host-stopped", "{retried:?}");
     replays(&process).await;
 }
+
+/// What the turn asks, once people can see it.
+async fn asked(process: &Process) -> Value {
+    let mut offset = "-1".to_owned();
+    loop {
+        let path = format!("/v1/sessions/s/events?live=long-poll&offset={offset}");
+        let (status, page) = process.json("GET", &path, None).await;
+        assert_eq!(status, 200, "{page}");
+        let events = page["events"].as_array().expect("events");
+        if let Some(asked) = events.iter().rfind(|event| event["kind"] == "asked") {
+            return asked["question"].clone();
+        }
+        offset = page["offset"].as_str().expect("an offset").to_owned();
+    }
+}
+
+/// A question outlives the host, and so does its answer: what was said before it is said once, and what was asked
+/// of a model is asked once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_question_and_its_answer_outlive_the_host() {
+    let data = tempfile::tempdir().expect("a folder");
+    let provider =
+        Provider::start([Reply::text("maybe"), Reply::silence(), Reply::text("so")]).await;
+    let process = start(data.path(), &provider);
+    let grants = ["mailbox", "model", "reply", "turn", "kernel", "questions"];
+    let config = json!({"grants": grants});
+    let (status, body) = process
+        .json("PUT", "/v1/agents/asker/config", Some(config))
+        .await;
+    assert_eq!(status, 201, "{body}");
+    let script =
+        json!([{"say": "Well. "}, {"model": "may I?"}, {"approve": "May I?"}, {"model": "how?"}]);
+    post(&process, "asker", script).await;
+    let question = asked(&process).await;
+    process.kill();
+
+    let process = start(data.path(), &provider);
+    let (_, open) = process.json("GET", "/v1/sessions/s/questions", None).await;
+    assert_eq!(open["questions"][0]["question"], question, "{open}");
+    let path = format!("/v1/sessions/s/questions/{question}");
+    let body = json!({"choice": "approve", "author": "ben"});
+    let (status, taken) = process.json("POST", &path, Some(body)).await;
+    assert_eq!(status, 200, "{taken}");
+    // It goes on, and the host is lost once more.
+    provider.received(2).await;
+    process.kill();
+
+    let process = start(data.path(), &provider);
+    let ended = ended(&process).await;
+    assert_eq!(ended["outcome"], "completed", "{ended}");
+    let said = "Well. {\"model\":\"maybe\"}\n{\"approved\":true}\n{\"model\":\"so\"}\n";
+    let transcript = process.transcript("s").await;
+    assert_eq!(transcript[1..], [format!("asker: {said}")]);
+    let asked: Vec<_> = provider.requests();
+    let asked: Vec<&str> = asked.iter().filter_map(|it| it.last("user")).collect();
+    assert_eq!(asked, ["may I?", "how?", "how?"]);
+    let retried = entries(&process, "retried").await;
+    let turns = retried.iter().filter(|entry| entry.get("n").is_none());
+    let reasons: Vec<&Value> = turns.map(|entry| &entry["reason"]).collect();
+    assert_eq!(reasons, ["answered", "host-lost"]);
+    assert_eq!(entries(&process, "answered").await.len(), 1);
+    replays(&process).await;
+}

@@ -150,6 +150,64 @@ pub(crate) mod agents {
     }
 }
 
+pub(crate) mod questions {
+    use super::{Session, with};
+    use crate::questions::{Answer, AskError, Question};
+
+    /// As long as the real host waits by default, and at least.
+    const WAIT_MS_MAX: u64 = 30 * 24 * 60 * 60 * 1_000;
+    const WAIT_MS_MIN: u64 = 1_000;
+
+    pub(crate) fn ask(question: &Question) -> Result<Answer, AskError> {
+        with(|session| {
+            may_ask(session, question)?;
+            session.running().asked.push(question.clone());
+            let answer = session.answered.pop_front();
+            let answer = answer.unwrap_or_else(|| panic!("no answer is scripted to {question:?}"));
+            let Some(answer) = answer else {
+                let waits = question.timeout_ms.unwrap_or(WAIT_MS_MAX);
+                session.now += waits.clamp(WAIT_MS_MIN, WAIT_MS_MAX);
+                return Err(AskError::Expired);
+            };
+            assert!(
+                question.choices.is_empty() || question.choices.contains(&answer.text),
+                "{:?} is none of the choices of {question:?}",
+                answer.text
+            );
+            Ok(answer)
+        })
+    }
+
+    fn may_ask(session: &mut Session, question: &Question) -> Result<(), AskError> {
+        let limits = session.limits;
+        let turn = session.running().id.clone();
+        if session.slots.holds_any(&turn) {
+            return Err(AskError::HeldLock);
+        }
+        if session.running().open_answers > 0 {
+            return Err(AskError::OpenAnswer);
+        }
+        let choices = &question.choices;
+        let bytes = question.text.len() + choices.iter().map(String::len).sum::<usize>();
+        if bytes > limits.question_bytes_max || choices.len() > limits.question_choices_max {
+            return Err(AskError::TooLarge);
+        }
+        if session.running().asked.len() >= limits.questions_turn_max {
+            return Err(AskError::TooMany);
+        }
+        if question.text.trim().is_empty() {
+            return Err(AskError::Other("it asks nothing".to_owned()));
+        }
+        let is_own =
+            |at: usize| !choices[at].trim().is_empty() && !choices[..at].contains(&choices[at]);
+        if !(0..choices.len()).all(is_own) {
+            let why = "each choice is a text of its own";
+            return Err(AskError::Other(why.to_owned()));
+        }
+        Ok(())
+    }
+}
+
 pub(crate) mod mailbox {
     use super::with;
     use crate::mailbox::{Body, Header, Message, Page, SendError};
@@ -340,7 +398,7 @@ pub(crate) mod reply {
 pub(crate) mod model {
     use std::cell::RefCell;
 
-    use super::{host, reply};
+    use super::{Host, host, reply};
     use crate::model::{Completion, Delta, ModelError, Request};
     use crate::testing::answer::Given;
 
@@ -349,22 +407,54 @@ pub(crate) mod model {
     }
 
     pub(crate) fn open(request: &Request) -> Result<Deltas, ModelError> {
-        Ok(Deltas(RefCell::new(Given::begin(&host(), request)?)))
+        let given = Given::begin(&host(), request)?;
+        Ok(Deltas {
+            given: RefCell::new(given),
+            under_way: RefCell::new(Some(UnderWay::new(host()))),
+        })
     }
 
     #[derive(Debug)]
-    pub(crate) struct Deltas(RefCell<Given>);
+    pub(crate) struct Deltas {
+        given: RefCell<Given>,
+        /// None at its end.
+        under_way: RefCell<Option<UnderWay>>,
+    }
+
+    /// As long as it lives, an answer is on its way.
+    #[derive(Debug)]
+    struct UnderWay(Host);
+
+    impl UnderWay {
+        fn new(host: Host) -> Self {
+            host.0.borrow_mut().running().open_answers += 1;
+            Self(host)
+        }
+    }
+
+    impl Drop for UnderWay {
+        fn drop(&mut self) {
+            // A handle outlives a panic of its agent, when no turn runs any more.
+            if let Some(running) = &mut self.0.0.borrow_mut().running {
+                running.open_answers = running.open_answers.saturating_sub(1);
+            }
+        }
+    }
 
     impl Deltas {
         pub(crate) fn next(&self) -> Result<Option<Delta>, ModelError> {
             host().0.borrow_mut().count_call();
-            self.0.borrow_mut().next()
+            let next = self.given.borrow_mut().next();
+            if !matches!(next, Ok(Some(_))) {
+                self.under_way.take();
+            }
+            next
         }
 
         pub(crate) fn relay(deltas: Self) -> Result<Completion, ModelError> {
             let host = host();
             host.0.borrow_mut().count_call();
-            deltas.0.into_inner().rest(|text| {
+            deltas.given.into_inner().rest(|text| {
                 reply::say_in(&mut host.0.borrow_mut(), text)
                     .map_err(|error| ModelError::Other(format!("say: {error}")))
             })

@@ -46,6 +46,7 @@ use crate::kernel::{SlotState, Snapshot};
 use crate::log::Level;
 use crate::mailbox::{Body, Message, Sender};
 use crate::model::{Request, Tool};
+use crate::questions;
 use crate::transcript;
 use session::Session;
 
@@ -86,6 +87,12 @@ pub struct Limits {
     pub message_bytes_max: usize,
     /// Items of the context.
     pub items_max: usize,
+    /// Bytes of one question to people, its choices counted.
+    pub question_bytes_max: usize,
+    /// Choices of one question.
+    pub question_choices_max: usize,
+    /// Questions of one turn.
+    pub questions_turn_max: usize,
 }
 
 impl Default for Limits {
@@ -97,6 +104,9 @@ impl Default for Limits {
             slots_max: 256,
             message_bytes_max: 1 << 20,
             items_max: 256,
+            question_bytes_max: 16 << 10,
+            question_choices_max: 32,
+            questions_turn_max: 100,
         }
     }
 }
@@ -221,6 +231,27 @@ impl Host {
         let replies = session.replies.entry(agent.to_owned()).or_default();
         replies.push_back(reply);
         drop(session);
+        self
+    }
+
+    /// Script what a person answers to the next question that has no answer yet.
+    pub fn person_answers(&self, person: &str, text: &str) -> &Self {
+        self.person_says(questions::Answer {
+            text: text.to_owned(),
+            by: person.to_owned(),
+            note: None,
+        })
+    }
+
+    /// Like [`person_answers`](Self::person_answers), whole.
+    pub fn person_says(&self, answer: questions::Answer) -> &Self {
+        self.0.borrow_mut().answered.push_back(Some(answer));
+        self
+    }
+
+    /// Nobody answers the next question that has no answer yet: the time that it waits passes.
+    pub fn nobody_answers(&self) -> &Self {
+        self.0.borrow_mut().answered.push_back(None);
         self
     }
 

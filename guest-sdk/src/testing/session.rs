@@ -15,6 +15,7 @@ use crate::http;
 use crate::kernel::{CommitError, LockError, SlotState};
 use crate::mailbox::{Body, Header, Message, Sender};
 use crate::model::{Request, Tool, ToolCall};
+use crate::questions::{Answer as Answered, Question};
 use crate::transcript::{Author, Ending, Item};
 
 /// 2026-01-01T00:00:00Z: a round time that no test mistakes for now.
@@ -34,6 +35,8 @@ pub(super) struct Session {
     pub(super) kept: Vec<Kept>,
     /// By agent that can be called.
     pub(super) replies: HashMap<String, VecDeque<Result<String, CallError>>>,
+    /// Of people; none is nobody's.
+    pub(super) answered: VecDeque<Option<Answered>>,
     pub(super) requests: Vec<Request>,
     pub(super) responses: VecDeque<Result<http::Response, http::HttpError>>,
     /// All requests to places outside.
@@ -56,6 +59,9 @@ pub(super) struct Running {
     pub(super) sent: Vec<Sent>,
     pub(super) called: Vec<Sent>,
     pub(super) called_tools: Vec<ToolCall>,
+    pub(super) asked: Vec<Question>,
+    /// Of models, on their way.
+    pub(super) open_answers: u32,
     pub(super) calls: u64,
     causes: Vec<Cause>,
     /// The messages that it was started with.
@@ -103,6 +109,7 @@ impl Session {
             answers: VecDeque::new(),
             kept: Vec::new(),
             replies: HashMap::new(),
+            answered: VecDeque::new(),
             requests: Vec::new(),
             responses: VecDeque::new(),
             fetched: Vec::new(),
@@ -167,6 +174,8 @@ impl Session {
             sent: Vec::new(),
             called: Vec::new(),
             called_tools: Vec::new(),
+            asked: Vec::new(),
+            open_answers: 0,
             calls: 0,
             causes: causes.clone(),
             offered: headers
@@ -206,7 +215,9 @@ impl Session {
         }
 
         // Words that were shown cannot be taken back, so their cause is not tried again.
-        let showed = running.spoke.is_some() || !running.called_tools.is_empty();
+        let showed = running.spoke.is_some()
+            || !running.called_tools.is_empty()
+            || !running.asked.is_empty();
         let consumes = completed || showed;
         let (mut consumed, mut left) = (Vec::new(), Vec::new());
         for letter in self
@@ -241,6 +252,7 @@ impl Session {
             sent: running.sent,
             called: running.called,
             called_tools: running.called_tools,
+            asked: running.asked,
             consumed,
             left,
             requests: self.requests[running.requests_before..].to_vec(),

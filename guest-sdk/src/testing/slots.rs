@@ -43,6 +43,12 @@ impl Slots {
         }
     }
 
+    /// Whether the turn holds the lock of any.
+    pub(super) fn holds_any(&self, turn: &str) -> bool {
+        let mut holders = self.0.values().filter_map(|slot| slot.holder.as_ref());
+        holders.any(|(holder, _)| holder == turn)
+    }
+
     pub(super) fn names(&self) -> Vec<String> {
         let visible = |slot: &Slot| slot.document.is_some() || slot.holder.is_some();
         let slots = self.0.iter().filter(|(_, slot)| visible(slot));

@@ -4,6 +4,7 @@ use super::Sent;
 use crate::agent::{AgentError, Cause, TurnOutput};
 use crate::http;
 use crate::model::{Request, ToolCall};
+use crate::questions::Question;
 
 /// A turn that has ended.
 #[derive(Clone, Debug, PartialEq)]
@@ -23,6 +24,8 @@ pub struct Turn {
     pub called: Vec<Sent>,
     /// What the caller was asked to call.
     pub called_tools: Vec<ToolCall>,
+    /// What people were asked, in order.
+    pub asked: Vec<Question>,
     /// The ids of the messages that this turn consumed, oldest first.
     pub consumed: Vec<String>,
     /// The ids of the messages that waited and still do, oldest first.

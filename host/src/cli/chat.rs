@@ -7,13 +7,15 @@
 use std::io::{BufRead, IsTerminal};
 use std::time::Duration;
 
-use antiphon::id::{AgentName, SessionId};
+use antiphon::id::{AgentName, Seq, SessionId};
+use serde_json::Value;
 use tokio::sync::mpsc;
 
 use super::client::{CallError, Client};
 use super::fault::{Hint, Interrupted, hinted};
 use super::follow::{Update, follow};
 use super::place::{Remote, agent_name, author, person, session_id};
+use super::questions::{Line, Question, Questions};
 use super::term::{Paint, Style, out};
 use super::voices::{Layout, Unanswered, Voices};
 
@@ -26,6 +28,7 @@ const PROMPT: &str = "› ";
 /// Talk with an agent
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  antiphon chat poet\n\n\
+    While an agent asks something, the next line answers it; /say TEXT is a message all the same.\n\
     Ctrl-C stops the reply that is being made; once more, or /quit, leaves. The session stays:\n\
     --session goes on with it. With stdin not a terminal, every line is sent, and the command\n\
     ends when all are answered.")]
@@ -58,6 +61,7 @@ pub(super) struct Chat {
     author: String,
     voices: Voices,
     unanswered: Unanswered,
+    questions: Questions,
     /// Lines read and not yet taken by the server.
     waiting: usize,
     is_terminal: bool,
@@ -110,19 +114,53 @@ impl Chat {
             }
             offset = transcript.offset.unwrap_or(offset);
         }
-        Ok(Self {
+        let mut chat = Self {
             client,
             session: session.session,
             to: (!is_new).then(|| agent.clone()),
             author,
             voices,
             unanswered: Unanswered::default(),
+            questions: Questions::default(),
             waiting: 0,
             is_terminal,
             has_prompt: false,
             is_interrupted: false,
             offset,
-        })
+        };
+        if !is_new {
+            let open = chat.client.questions(&chat.session).await;
+            for question in open.map_err(CallError::explain)? {
+                chat.ask(&question)?;
+                chat.questions.add(question);
+            }
+        }
+        Ok(chat)
+    }
+
+    /// Show a question that was asked before, and how to answer one.
+    fn ask(&mut self, question: &Question) -> anyhow::Result<()> {
+        let Question {
+            agent,
+            text,
+            choices,
+            ..
+        } = question;
+        let mut shown = self.voices.question(agent, text, choices);
+        shown.push_str(&self.hint(question));
+        self.show(&shown)
+    }
+
+    /// Where lines are typed it is said what the next one will be.
+    fn hint(&mut self, question: &Question) -> String {
+        if self.is_terminal {
+            return self.voices.note(question.hint());
+        }
+        let how = format!(
+            "answer with: antiphon answer {} ANSWER --question {}",
+            self.session, question.question
+        );
+        self.voices.note(&how)
     }
 
     /// Talk until somebody leaves. `notes` are shown between the words.
@@ -146,7 +184,7 @@ impl Chat {
                 // Read no further ahead than the server takes.
                 line = lines.recv(), if self.waiting < LINES_MAX => match line {
                     Some(line) if line.trim() == "/quit" => return Ok(()),
-                    Some(line) => self.take_line(line, &outbox).await,
+                    Some(line) => self.take_line(line, &outbox).await?,
                     // Ctrl-D leaves; the end of a pipe waits for the answers.
                     None if self.is_terminal => return Ok(out("\n")?),
                     None => break,
@@ -180,22 +218,38 @@ impl Chat {
         }
     }
 
-    async fn take_line(&mut self, line: String, outbox: &mpsc::Sender<String>) {
+    async fn take_line(&mut self, line: String, outbox: &mpsc::Sender<Line>) -> anyhow::Result<()> {
         self.has_prompt = false;
         if line.trim().is_empty() {
-            return;
+            return Ok(());
         }
-        self.voices.expect_own(&line);
+        // Lines of a pipe were written before anybody was asked.
+        let line = match self.is_terminal {
+            true => self.questions.line(line),
+            false => Line::Message(line),
+        };
+        match &line {
+            Line::Message(text) => self.voices.expect_own(text),
+            Line::Answer { .. } => {}
+            Line::Neither(why) => {
+                let why = self.voices.note(why);
+                return self.show(&why);
+            }
+        }
         if outbox.send(line).await.is_ok() {
             self.waiting += 1;
         }
+        Ok(())
     }
 
     fn take_update(&mut self, update: Option<Update>) -> anyhow::Result<()> {
         match update {
             Some(Update::Event(event)) => {
                 self.unanswered.event(&event);
-                let shown = self.voices.event(&event);
+                let mut shown = self.voices.event(&event);
+                if let Some(question) = self.questions.event(&event) {
+                    shown.push_str(&self.hint(&question));
+                }
                 if self.voices.busy().is_none() {
                     self.is_interrupted = false;
                 }
@@ -211,12 +265,20 @@ impl Chat {
         }
     }
 
-    fn take_receipt(&mut self, receipt: Option<Result<String, CallError>>) -> anyhow::Result<()> {
+    fn take_receipt(&mut self, receipt: Option<Result<Taken, CallError>>) -> anyhow::Result<()> {
         self.waiting = self.waiting.saturating_sub(1);
         match receipt {
-            Some(Ok(message)) => {
+            Some(Ok(Taken::Message(message))) => {
                 self.unanswered.sent(message);
                 Ok(())
+            }
+            Some(Ok(Taken::Answer)) => Ok(()),
+            // Somebody else was faster, or nobody waits any more.
+            Some(Err(error)) if error.is("question_answered") => {
+                let late = self
+                    .voices
+                    .note("it was not open any more: your answer was not taken");
+                self.show(&late)
             }
             Some(Err(error)) => Err(error.explain()).hint("the line was not sent"),
             None => anyhow::bail!("messages can no longer be sent"),
@@ -256,26 +318,22 @@ impl Chat {
     }
 
     /// A task that sends lines in order, each until the server has it.
-    fn start_sending(
-        &self,
-    ) -> (
-        mpsc::Sender<String>,
-        mpsc::Receiver<Result<String, CallError>>,
-    ) {
-        let (outbox, mut lines) = mpsc::channel::<String>(LINES_MAX);
+    fn start_sending(&self) -> (mpsc::Sender<Line>, mpsc::Receiver<Result<Taken, CallError>>) {
+        let (outbox, mut lines) = mpsc::channel::<Line>(LINES_MAX);
         let (receipt, receipts) = mpsc::channel(LINES_MAX);
-        let (client, session) = (self.client.clone(), self.session.clone());
-        let (to, author) = (self.to.clone(), self.author.clone());
+        let sender = Sender {
+            client: self.client.clone(),
+            session: self.session.clone(),
+            to: self.to.clone(),
+            author: self.author.clone(),
+        };
         tokio::spawn(async move {
             while let Some(line) = lines.recv().await {
                 let key = format!("chat-{}", uuid::Uuid::now_v7().simple());
                 let mut wait = Duration::from_millis(100);
                 let result = loop {
-                    match client
-                        .send_message(&session, to.as_ref(), &author, &line, &key)
-                        .await
-                    {
-                        Ok(accepted) => break Ok(accepted.message),
+                    match sender.send(&line, &key).await {
+                        Ok(taken) => break Ok(taken),
                         Err(error) if error.is_transient() => {
                             tokio::time::sleep(error.retry_after().unwrap_or(wait)).await;
                             wait = (wait * 2).min(Duration::from_secs(2));
@@ -289,6 +347,45 @@ impl Chat {
             }
         });
         (outbox, receipts)
+    }
+}
+
+/// What the server took.
+enum Taken {
+    /// Its id.
+    Message(String),
+    Answer,
+}
+
+/// Whoever sends lines, and where.
+struct Sender {
+    client: Client,
+    session: SessionId,
+    to: Option<AgentName>,
+    author: String,
+}
+
+impl Sender {
+    async fn send(&self, line: &Line, key: &str) -> Result<Taken, CallError> {
+        match line {
+            Line::Message(text) | Line::Neither(text) => {
+                let sent = self
+                    .client
+                    .send_message(&self.session, self.to.as_ref(), &self.author, text, key)
+                    .await?;
+                Ok(Taken::Message(sent.message))
+            }
+            Line::Answer { question, with } => self.answer(*question, with, key).await,
+        }
+    }
+
+    async fn answer(&self, question: Seq, with: &Value, key: &str) -> Result<Taken, CallError> {
+        let mut body = with.clone();
+        body["author"] = self.author.as_str().into();
+        self.client
+            .answer(&self.session, question, &body, key)
+            .await?;
+        Ok(Taken::Answer)
     }
 }
 

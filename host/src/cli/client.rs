@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use antiphon::id::{AgentName, Author, Digest, SecretName, SessionId, TurnId};
+use antiphon::id::{AgentName, Author, Digest, SecretName, Seq, SessionId, TurnId};
 use antiphon::secret::Secret;
 use bytes::Bytes;
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue};
@@ -19,6 +19,7 @@ use super::event::Event;
 use super::fault::hinted;
 use super::fork;
 use super::place::Place;
+use super::questions::Question;
 use super::replay::Turn;
 
 /// Nobody waits longer for a connection on the same planet.
@@ -382,6 +383,31 @@ impl Client {
             .json(&body);
         let response = self.send(request).await?;
         self.json("a message", response).await
+    }
+
+    /// What agents ask people, as far as it is open.
+    pub(super) async fn questions(&self, session: &SessionId) -> Result<Vec<Question>, CallError> {
+        #[derive(Deserialize)]
+        struct Page {
+            questions: Vec<Question>,
+        }
+        let path = format!("/v1/sessions/{session}/questions");
+        let response = self.send(self.request(Method::GET, &path)).await?;
+        let page: Page = self.json("questions", response).await?;
+        Ok(page.questions)
+    }
+
+    pub(super) async fn answer(
+        &self,
+        session: &SessionId,
+        question: Seq,
+        body: &Value,
+        key: &str,
+    ) -> Result<(), CallError> {
+        let path = format!("/v1/sessions/{session}/questions/{question}");
+        let request = self.request(Method::POST, &path).json(body);
+        let request = request.header("idempotency-key", key);
+        self.send(request).await.map(drop)
     }
 
     pub(super) async fn interrupt(

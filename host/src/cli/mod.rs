@@ -6,6 +6,7 @@
 //! The commands that talk to a server know it only through HTTP ([`client`]), also when
 //! it runs in the same process: what they show works for everybody.
 
+mod answer;
 mod build;
 mod chat;
 mod client;
@@ -23,6 +24,7 @@ mod key;
 mod logs;
 mod new;
 mod place;
+mod questions;
 mod quickstart;
 mod replay;
 mod resume;
@@ -71,6 +73,7 @@ enum Command {
     Dev(dev::Args),
     Invoke(invoke::Args),
     Chat(chat::Args),
+    Answer(answer::Args),
     Fork(fork::Args),
     Journal(journal::Args),
     Replay(replay::Args),
@@ -100,6 +103,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Dev(args) => block_on(dev::run(args)),
         Command::Invoke(args) => block_on(invoke::run(args)),
         Command::Chat(args) => block_on(chat::run(args)),
+        Command::Answer(args) => block_on(answer::run(args)),
         Command::Fork(args) => block_on(fork::run(args)),
         Command::Journal(args) => block_on(journal::run(args)),
         Command::Replay(args) => block_on(replay::run(args)),
@@ -180,6 +184,8 @@ mod tests {
             "antiphon dev agents/echo",
             "antiphon invoke echo hello --url http://h:1 --key k",
             "antiphon chat echo --session s-1",
+            "antiphon answer s-1",
+            "antiphon answer s-1 approve --question 17 --note fine --as ana",
             "antiphon fork s-1",
             "antiphon fork s-1 --at 17 --as s-2",
             "antiphon fork s-1 --at 0000000000000007_0000000000000000",

@@ -8,7 +8,7 @@
 use std::collections::{HashMap, HashSet};
 
 use antiphon::id::{AgentName, TurnId};
-use antiphon::journal::entry::{Halt, Outcome, Payload, SessionChange};
+use antiphon::journal::entry::{Halt, Outcome, Payload, Reply, SessionChange};
 
 use super::event::{Event, body_text, writer};
 use super::term::{Paint, Style, Wrap, bytes, tame};
@@ -190,6 +190,18 @@ impl Voices {
                     names.join(", ")
                 ))
             }
+            Payload::Asked(asked) => {
+                self.question(asked.agent.as_str(), &asked.text, &asked.choices)
+            }
+            Payload::Answered(answered) => match &answered.reply {
+                Reply::Answered { text, by, note } => {
+                    let note = note
+                        .as_ref()
+                        .map_or_else(String::new, |it| format!(" ({it})"));
+                    self.note(&format!("{by} answered: {text}{note}"))
+                }
+                Reply::Expired => self.note(&format!("nobody answered {} in time", answered.agent)),
+            },
             Payload::CallCancelled(_)
             | Payload::SpeakerStarted(_)
             | Payload::SpeakerEnded(_)
@@ -204,6 +216,16 @@ impl Voices {
             | Payload::SlotLocked(_)
             | Payload::SlotReleased(_) => String::new(),
         }
+    }
+
+    /// What an agent asks people, after what it said.
+    pub(super) fn question(&mut self, agent: &str, text: &str, choices: &[String]) -> String {
+        let mut shown = self.close();
+        shown.push_str(&self.line(&format!("{agent} asks"), text));
+        for (at, choice) in (1..).zip(choices) {
+            shown.push_str(&format!("    {at} {}\n", tame(choice)));
+        }
+        shown
     }
 
     /// A person's or agent's finished words.

@@ -44,6 +44,14 @@ pub struct Limits {
     pub handles_max: u64,
     /// Said in one turn.
     pub reply_bytes_max: u64,
+    /// Of a question to people, its choices counted.
+    pub question_bytes_max: u64,
+    /// Of one question.
+    pub question_choices_max: u64,
+    /// Questions of one turn.
+    pub questions_turn_max: u64,
+    /// How long people may take to answer one; agents may ask for less.
+    pub question_ms_max: u64,
     /// Requests of one turn to places outside.
     pub http_calls_max: u64,
     /// Of one request, from the call to the last byte.
@@ -66,6 +74,9 @@ pub struct Limits {
     pub mailbox_messages_max: u64,
     /// Messages before the last ones in a request of the OpenAI API that begins a session.
     pub recounted_max: u64,
+
+    /// A request that waits for a turn, while the turn asks people.
+    pub question_wait_ms_max: u64,
 
     // What the host does at once.
     /// Streams of events and polls that are open.
@@ -183,6 +194,14 @@ impl Default for Limits {
             handles_max: 1_000,
             // More text than any model says in one answer.
             reply_bytes_max: MIB,
+            // What somebody reads on the way: longer things are said before it, or belong in a slot.
+            question_bytes_max: 16 * KIB,
+            // More is a list that somebody searches.
+            question_choices_max: 32,
+            // For each, the turn does again what it has done so far.
+            questions_turn_max: 100,
+            // Somebody is on leave, and comes back.
+            question_ms_max: 30 * 24 * 60 * 60 * 1_000,
             // Each leaves its answer in the journal: a turn that wants more is a crawler.
             http_calls_max: 1_000,
             // The slowest interfaces answer within a minute, or with a place to ask again.
@@ -203,6 +222,9 @@ impl Default for Limits {
             mailbox_messages_max: 10_000,
             // More than fits into what models read; one commit writes them all.
             recounted_max: 2_000,
+
+            // As long as a turn may run: whoever answers at once is not missed.
+            question_wait_ms_max: 600_000,
 
             streams_max: 1_000,
             // Two tenants that take all they may leave nobody out.
@@ -286,7 +308,7 @@ fn cores() -> u64 {
 
 impl Limits {
     /// Every limit by name.
-    pub(super) fn named(&self) -> [(&'static str, u64); 65] {
+    pub(super) fn named(&self) -> [(&'static str, u64); 70] {
         // Taken apart whole, so that a new field cannot be forgotten here.
         let Self {
             component_bytes_max,
@@ -305,6 +327,10 @@ impl Limits {
             handles_max,
             reply_bytes_max,
             call_depth_max,
+            question_bytes_max,
+            question_choices_max,
+            questions_turn_max,
+            question_ms_max,
             http_calls_max,
             http_ms_max,
             http_request_bytes_max,
@@ -315,6 +341,7 @@ impl Limits {
             slots_max,
             mailbox_messages_max,
             recounted_max,
+            question_wait_ms_max,
             streams_max,
             streams_tenant_max,
             connections_max,
@@ -372,6 +399,10 @@ impl Limits {
             ("handles_max", handles_max),
             ("reply_bytes_max", reply_bytes_max),
             ("call_depth_max", call_depth_max),
+            ("question_bytes_max", question_bytes_max),
+            ("question_choices_max", question_choices_max),
+            ("questions_turn_max", questions_turn_max),
+            ("question_ms_max", question_ms_max),
             ("http_calls_max", http_calls_max),
             ("http_ms_max", http_ms_max),
             ("http_request_bytes_max", http_request_bytes_max),
@@ -382,6 +413,7 @@ impl Limits {
             ("slots_max", slots_max),
             ("mailbox_messages_max", mailbox_messages_max),
             ("recounted_max", recounted_max),
+            ("question_wait_ms_max", question_wait_ms_max),
             ("streams_max", streams_max),
             ("streams_tenant_max", streams_tenant_max),
             ("connections_max", connections_max),

@@ -33,10 +33,15 @@ impl Api {
     /// Refuse what is too large, and everything while the host or the tenant has more to do than may be queued. Answers the
     /// length of the body in bytes.
     pub(super) fn admit(&self, caller: &Caller, body: &Value) -> ApiResult<u64> {
-        let limit = self.sessions.limits().message_bytes_max;
         let length = body
             .as_str()
             .map_or_else(|| body.to_string().len(), str::len);
+        self.admit_bytes(caller, length)
+    }
+
+    /// The same of so many bytes.
+    pub(super) fn admit_bytes(&self, caller: &Caller, length: usize) -> ApiResult<u64> {
+        let limit = self.sessions.limits().message_bytes_max;
         if length > limit {
             telemetry::hit(Limit::MessageBytes);
             return Err(ApiError::too_large(limit));

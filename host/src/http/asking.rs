@@ -10,15 +10,17 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::response::Response;
 use bytes::Bytes;
 use futures_util::stream;
 use http::{HeaderMap, HeaderValue, StatusCode};
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use crate::clock::Time;
-use crate::id::{AgentName, Author, Offset, SessionId};
+use crate::id::{AgentName, Author, Offset, Seq, SessionId};
 use crate::journal::codec::Encoded;
 use crate::journal::entry::{Failure, Outcome, Recounted, Tool};
 use crate::session::commands::{self, NewMessage, NewSession, Posted};
@@ -348,11 +350,66 @@ pub(super) async fn ended(
     session: Arc<Session>,
     posted: &Posted,
 ) -> ApiResult<Standing> {
+    let id = session.journal.session.clone();
     let mut following = Following::new(api.sessions.clone(), session, &posted.message);
-    match following.end().await? {
+    let mut patience = Patience::new(api.settings.question_wait);
+    while !following.tracker.is_over() {
+        let Some(entries) = patience.wait(&mut following).await? else {
+            return Err(asks(&id, &following.tracker));
+        };
+        for encoded in entries {
+            following.track(&encoded)?;
+        }
+    }
+    match following.tracker.standing() {
         Standing::Open(_) => Err(ApiError::internal("a message is over and open")),
         over => Ok(over),
     }
+}
+
+/// A turn that runs has an end; people may take days, for which no request is kept waiting.
+struct Patience {
+    wait: Duration,
+    /// What is asked, and until when the request waits for it.
+    asked: Option<(Seq, Instant)>,
+}
+
+impl Patience {
+    fn new(wait: Duration) -> Self {
+        Self { wait, asked: None }
+    }
+
+    /// The next entries; none if the turn has asked people for too long.
+    async fn wait(&mut self, following: &mut Following) -> ApiResult<Option<Vec<Encoded>>> {
+        let asks = following.tracker.asks();
+        let is_same = |asked: &(Seq, Instant)| Some(asked.0) == asks;
+        let since = || asks.map(|question| (question, Instant::now() + self.wait));
+        self.asked = self.asked.filter(is_same).or_else(since);
+        let Some((_, until)) = self.asked else {
+            return Ok(Some(following.next().await?));
+        };
+        match tokio::time::timeout_at(until, following.next()).await {
+            Ok(entries) => Ok(Some(entries?)),
+            Err(_) => {
+                telemetry::hit(Limit::QuestionWaitMs);
+                Ok(None)
+            }
+        }
+    }
+}
+
+/// The turn waits for people, longer than a request waits for it.
+fn asks(session: &SessionId, tracker: &Tracker) -> ApiError {
+    let taken = match tracker.standing() {
+        Standing::Open(taken) => taken,
+        Standing::Done(taken) => Some(taken),
+        Standing::SetAside(_) => None,
+    };
+    let message =
+        "the turn asks people and goes on once they answer: its operation says how it ends";
+    let mut fields = of_turn(session, taken.as_ref());
+    fields["question"] = json!(tracker.asks());
+    ApiError::new(StatusCode::GATEWAY_TIMEOUT, "turn_asks", message).with(fields)
 }
 
 /// Wait for the answer, for clients that ask again by themselves: errors say whether they may.
@@ -412,13 +469,17 @@ fn failed(
     code: &'static str,
     message: String,
 ) -> ApiError {
-    let fields = json!({
+    ApiError::new(status, code, message).with(of_turn(session, taken))
+}
+
+/// What a caller may go on from.
+fn of_turn(session: &SessionId, taken: Option<&Taken>) -> Value {
+    json!({
         "session": session,
         "run": taken.map(|taken| &taken.run),
         "turn": taken.map(|taken| &taken.turn),
         "reply": taken.map_or("", |taken| taken.reply.as_str()),
-    });
-    ApiError::new(status, code, message).with(fields)
+    })
 }
 
 /// Where whoever asked finds the message and its turn again.

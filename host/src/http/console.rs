@@ -47,6 +47,7 @@ const FILES: &[(&str, &str)] = files![
     "views/list.js",
     "views/login.js",
     "views/open.js",
+    "views/question.js",
     "views/rows.js",
     "views/score.js",
     "views/slots.js",

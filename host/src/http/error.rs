@@ -464,6 +464,18 @@ impl From<CommandError> for ApiError {
             CommandError::Overtaken => Self::internal(text),
             CommandError::Full { .. } => Self::overloaded(text),
             CommandError::TooLarge(limit) => Self::too_large(limit),
+            CommandError::NotAsked => Self::conflict(
+                "question_answered",
+                "the question is answered already, or nobody waits for the answer any more",
+            ),
+            CommandError::NotAChoice(choices) => {
+                let message = if choices.is_empty() {
+                    "there are no choices: answer with a `text`"
+                } else {
+                    "answer with a `choice`, one of those that were given"
+                };
+                Self::bad("not_a_choice", message).with(json!({"choices": choices}))
+            }
             CommandError::SlotLocked(_) => Self::conflict("slot_locked", text),
             CommandError::VersionMismatch(newest) => {
                 let newest = newest.map_or(Value::Null, |newest| json!(newest.0));

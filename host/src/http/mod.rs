@@ -25,6 +25,7 @@ mod openai;
 mod openapi;
 mod operations;
 mod patience;
+mod questions;
 mod secrets;
 mod server;
 mod sessions;
@@ -111,6 +112,8 @@ pub struct Settings {
     pub streams_open_to: Option<TenantId>,
     pub stream_body_bytes: usize,
     pub stream_read_bytes: usize,
+    /// A request that waits for a turn, while the turn asks people.
+    pub question_wait: Duration,
     /// A long poll of a Durable Stream, and a live connection to one.
     pub stream_wait: Duration,
     pub stream_live: Duration,
@@ -213,6 +216,11 @@ pub fn router(parts: Parts) -> Router {
         .route(
             "/v1/webhooks/{name}/dead-letters/{letter}/retry",
             post(webhooks::retry_letter),
+        )
+        .route("/v1/sessions/{id}/questions", get(questions::list))
+        .route(
+            "/v1/sessions/{id}/questions/{question}",
+            post(questions::answer),
         )
         .route("/v1/sessions/{id}/slots", get(slots::list))
         .route(

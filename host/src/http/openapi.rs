@@ -39,6 +39,7 @@ const CODES: &[(u16, &[&str])] = &[
             "invalid_version",
             "invalid_live",
             "invalid_kind",
+            "not_a_choice",
             "offset_malformed",
             "offset_ahead",
             "bus_header_malformed",
@@ -69,6 +70,7 @@ const CODES: &[(u16, &[&str])] = &[
             "agent_not_found",
             "session_not_found",
             "slot_not_found",
+            "question_not_found",
             "operation_not_found",
             "version_not_found",
             "token_not_found",
@@ -97,6 +99,7 @@ const CODES: &[(u16, &[&str])] = &[
             "too_many_agents",
             "too_many_secrets",
             "slot_locked",
+            "question_answered",
             "idle",
             "agent_suspended",
             "not_suspended",
@@ -142,7 +145,7 @@ const CODES: &[(u16, &[&str])] = &[
     (500, &["internal", "session_damaged"]),
     (502, &["turn_failed", "webhook_failed"]),
     (503, &["store_latched", "draining"]),
-    (504, &["turn_deadline"]),
+    (504, &["turn_deadline", "turn_asks"]),
 ];
 
 fn status_of(code: &str) -> u16 {
@@ -327,6 +330,7 @@ fn path_parameter(path: &str, name: &str) -> Value {
         ("turn", _) => "TurnId",
         ("path", _) => "StreamPath",
         ("letter", _) => "Offset",
+        ("question", _) => "QuestionNumber",
         ("name", path) if path.starts_with("/v1/webhooks") => "AgentName",
         _ => "Name",
     };

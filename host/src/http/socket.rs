@@ -1,4 +1,4 @@
-//! `GET /v1/sessions/{id}/socket`: a session over one WebSocket: its events come, messages and interruptions go.
+//! `GET /v1/sessions/{id}/socket`: a session over one WebSocket: its events come, messages, interruptions and answers to questions go.
 //!
 //! What a client asks is done by the handlers that do the same over HTTP, one request after the other: rights, limits,
 //! codes and idempotency are theirs. Invariants: events are those of `/events`, in order, each once; nothing is queued
@@ -21,7 +21,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-use crate::id::SessionId;
+use crate::id::{Seq, SessionId};
 use crate::journal::codec::Encoded;
 use crate::telemetry::{self, Limit};
 use crate::tenants::Right;
@@ -31,7 +31,7 @@ use super::body::{Body, Names, Params};
 use super::error::{ApiError, ApiResult};
 use super::events::{EventQuery, Events};
 use super::server::Place;
-use super::{Api, sessions};
+use super::{Api, questions, sessions};
 
 /// Proxies close connections that are silent for a minute; a quarter of that survives loss.
 const PING_EVERY: Duration = Duration::from_secs(15);
@@ -54,6 +54,7 @@ struct Request {
     idempotency_key: Option<String>,
     send: Option<Value>,
     interrupt: Option<Value>,
+    answer: Option<Value>,
 }
 
 type Answering = Pin<Box<dyn Future<Output = Utf8Bytes> + Send>>;
@@ -310,15 +311,31 @@ async fn perform(
         );
     }
     let bytes = |body: Value| Body(body.to_string().into());
-    let (api, session) = (State(api), Names(session));
-    match (asked.send, asked.interrupt) {
-        (Some(message), None) => {
-            sessions::send(api, caller, session, headers, bytes(message)).await
+    let api = State(api);
+    match (asked.send, asked.interrupt, asked.answer) {
+        (Some(message), None, None) => {
+            sessions::send(api, caller, Names(session), headers, bytes(message)).await
         }
-        (None, Some(body)) => sessions::interrupt(api, caller, session, bytes(body)).await,
+        (None, Some(body), None) => {
+            sessions::interrupt(api, caller, Names(session), bytes(body)).await
+        }
+        (None, None, Some(mut body)) => {
+            let names = Names((session, question(&mut body)?));
+            questions::answer(api, caller, names, headers, bytes(body)).await
+        }
         _ => Err(ApiError::bad(
             "invalid_json",
-            "a request has `send` or `interrupt`",
+            "a request has `send`, `interrupt` or `answer`",
         )),
     }
+}
+
+/// The number of the question, which over HTTP is in the path.
+fn question(body: &mut Value) -> ApiResult<Seq> {
+    let number = body.as_object_mut().and_then(|it| it.remove("question"));
+    let number = number.and_then(|it| it.as_u64());
+    let message = "an answer names its `question` by the number";
+    number
+        .map(Seq)
+        .ok_or_else(|| ApiError::bad("invalid_json", message))
 }

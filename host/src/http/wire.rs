@@ -7,10 +7,10 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use crate::agents::{Deployment, Version};
-use crate::id::{AgentName, MessageId, Offset, Seq, SessionId, SlotName};
+use crate::id::{AgentName, MessageId, Offset, Seq, SessionId, SlotName, TurnId};
 use crate::journal::codec::Encoded;
 use crate::journal::entry::{Usage, Writer};
-use crate::journal::state::{Slot, State, Suspension};
+use crate::journal::state::{OpenTurn, Question, Slot, State, Suspension};
 use crate::ledger::transcript::{Ending, Item, Speaker};
 use crate::session::outcome::{Standing, Taken};
 
@@ -46,6 +46,7 @@ pub(super) fn session(id: &SessionId, state: &State) -> Value {
                 "agent": agent,
                 "turn": participant.turn,
                 "pending": participant.pending.len(),
+                "question": question_of(state, participant.turn.as_ref()),
                 "suspended": participant.suspended.as_ref().map(suspension),
             })
         })
@@ -73,6 +74,25 @@ fn calls(state: &State) -> Vec<Value> {
         json!({"turn": turn, "n": n, "agent": child.agent, "session": child.session})
     })
     .collect()
+}
+
+/// What the turn asks people, by its number.
+fn question_of(state: &State, turn: Option<&TurnId>) -> Option<Seq> {
+    let question = state.turns.get(turn?)?.question.as_ref()?;
+    Some(question.question)
+}
+
+/// A question that is open.
+pub(super) fn question(turn: &TurnId, open: &OpenTurn, question: &Question) -> Value {
+    json!({
+        "question": question.question,
+        "agent": open.agent,
+        "turn": turn,
+        "text": question.text,
+        "choices": question.choices,
+        "asked_at": question.asked_at.to_rfc3339(),
+        "until": question.until.to_rfc3339(),
+    })
 }
 
 fn suspension(suspension: &Suspension) -> Value {

@@ -202,6 +202,8 @@ fn payload(kind: Kind, json: &[u8]) -> Result<Payload, serde_json::Error> {
         Kind::CallCancelled => Payload::CallCancelled(serde_json::from_slice(json)?),
         Kind::Recounted => Payload::Recounted(serde_json::from_slice(json)?),
         Kind::ToolsCalled => Payload::ToolsCalled(serde_json::from_slice(json)?),
+        Kind::Asked => Payload::Asked(serde_json::from_slice(json)?),
+        Kind::Answered => Payload::Answered(serde_json::from_slice(json)?),
     })
 }
 
@@ -251,6 +253,7 @@ fn write_private(bytes: &mut Vec<u8>, payload: &Payload) {
         Payload::TurnEnded(ended) => write_json(bytes, &ended.private),
         Payload::SessionForked(forked) => write_json(bytes, &forked.private),
         Payload::AgentCalled(called) => write_json(bytes, &called.private),
+        Payload::Answered(answered) => write_json(bytes, &answered.private),
         Payload::SessionChanged(_)
         | Payload::MessageSent(_)
         | Payload::Called(_)
@@ -270,7 +273,8 @@ fn write_private(bytes: &mut Vec<u8>, payload: &Payload) {
         | Payload::Halted(_)
         | Payload::CallCancelled(_)
         | Payload::Recounted(_)
-        | Payload::ToolsCalled(_) => {}
+        | Payload::ToolsCalled(_)
+        | Payload::Asked(_) => {}
     }
 }
 
@@ -287,6 +291,7 @@ fn set_private(payload: &mut Payload, json: &[u8]) -> Result<(), serde_json::Err
         Payload::TurnEnded(ended) => parse(json, &mut ended.private),
         Payload::SessionForked(forked) => parse(json, &mut forked.private),
         Payload::AgentCalled(called) => parse(json, &mut called.private),
+        Payload::Answered(answered) => parse(json, &mut answered.private),
         Payload::SessionChanged(_)
         | Payload::MessageSent(_)
         | Payload::Called(_)
@@ -306,7 +311,8 @@ fn set_private(payload: &mut Payload, json: &[u8]) -> Result<(), serde_json::Err
         | Payload::Halted(_)
         | Payload::CallCancelled(_)
         | Payload::Recounted(_)
-        | Payload::ToolsCalled(_) => Ok(()),
+        | Payload::ToolsCalled(_)
+        | Payload::Asked(_) => Ok(()),
     }
 }
 

@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use super::entry::{
-    CalledBy, Entry, Failure, Outcome, Payload, SessionChange, SessionOpened, Spoke, Writer,
+    CalledBy, Entry, Failure, Outcome, Payload, Reply, SessionChange, SessionOpened, Spoke, Writer,
 };
 use crate::clock::Time;
 use crate::id::{AgentName, Author, MessageId, Seq, SessionId, TurnId};
@@ -74,6 +74,22 @@ pub enum What {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         by: Option<Author>,
     },
+    /// An agent waits for people. What it asks stands in the session.
+    QuestionAsked {
+        question: Seq,
+        turn: TurnId,
+        agent: AgentName,
+        until: Time,
+    },
+    /// It waits no more.
+    QuestionAnswered {
+        question: Seq,
+        turn: TurnId,
+        agent: AgentName,
+        /// None if nobody answered in time.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        by: Option<Author>,
+    },
 }
 
 /// Kinds of entries that are news, by the names they have as events.
@@ -98,10 +114,12 @@ pub enum NoticeKind {
     MessageSetAside,
     AgentSuspended,
     AgentResumed,
+    QuestionAsked,
+    QuestionAnswered,
 }
 
 impl NoticeKind {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::SessionOpened,
         Self::SessionForked,
         Self::SessionChanged,
@@ -110,6 +128,8 @@ impl NoticeKind {
         Self::MessageSetAside,
         Self::AgentSuspended,
         Self::AgentResumed,
+        Self::QuestionAsked,
+        Self::QuestionAnswered,
     ];
 
     pub fn of_name(name: &str) -> Option<Self> {
@@ -126,6 +146,8 @@ impl NoticeKind {
             Self::MessageSetAside => "message-set-aside",
             Self::AgentSuspended => "agent-suspended",
             Self::AgentResumed => "agent-resumed",
+            Self::QuestionAsked => "question-asked",
+            Self::QuestionAnswered => "question-answered",
         }
     }
 }
@@ -141,6 +163,8 @@ impl What {
             Self::MessageSetAside { .. } => NoticeKind::MessageSetAside,
             Self::AgentSuspended { .. } => NoticeKind::AgentSuspended,
             Self::AgentResumed { .. } => NoticeKind::AgentResumed,
+            Self::QuestionAsked { .. } => NoticeKind::QuestionAsked,
+            Self::QuestionAnswered { .. } => NoticeKind::QuestionAnswered,
         }
     }
 
@@ -152,7 +176,9 @@ impl What {
             Self::TurnEnded { agent, .. }
             | Self::MessageSetAside { agent, .. }
             | Self::AgentSuspended { agent, .. }
-            | Self::AgentResumed { agent, .. } => agent == of,
+            | Self::AgentResumed { agent, .. }
+            | Self::QuestionAsked { agent, .. }
+            | Self::QuestionAnswered { agent, .. } => agent == of,
             Self::SessionChanged(change) => match change {
                 SessionChange::AgentAdded { agent } | SessionChange::AgentRemoved { agent } => {
                     agent == of
@@ -209,6 +235,21 @@ fn what(entry: &Entry) -> Option<What> {
         Payload::AgentResumed(it) => What::AgentResumed {
             agent: it.agent.clone(),
             by: it.by.clone(),
+        },
+        Payload::Asked(it) => What::QuestionAsked {
+            question: it.question,
+            turn: it.turn.clone(),
+            agent: it.agent.clone(),
+            until: it.until,
+        },
+        Payload::Answered(it) => What::QuestionAnswered {
+            question: it.question,
+            turn: it.turn.clone(),
+            agent: it.agent.clone(),
+            by: match &it.reply {
+                Reply::Answered { by, .. } => Some(by.clone()),
+                Reply::Expired => None,
+            },
         },
         Payload::Spoke(_)
         | Payload::TurnStarted(_)

@@ -10,14 +10,15 @@ use crate::bus;
 use crate::clock::Time;
 use crate::id::{AgentName, Author, Digest, MessageId, RunId, Seq, SlotName, TurnId};
 use crate::journal::entry::{
-    AgentCalled, AgentCalledPrivate, AgentResumed, AgentSuspended, CallCancelled, CallKind,
+    AgentCalled, AgentCalledPrivate, AgentResumed, AgentSuspended, Asked, CallCancelled, CallKind,
     CallResult, Called, Cause, Content, Entry, Fate, Halt, Halted, Idempotency, InputFate,
     InterruptRequested, MessageReceived, MessageReceivedPrivate, MessageSent, MessageSetAside,
-    Observation, Observed, Outcome, Payload, Piece, Pinned, Price, Recounted, Retried, RetryReason,
-    Returned, SessionChange, SessionChanged, SessionForked, SessionOpened, SessionOpenedPrivate,
-    SlotCommitted, SlotCommittedPrivate, SlotLocked, SlotReleased, SpeakerEnded, SpeakerStarted,
-    Spoke, Streamed, Tool, ToolCall, ToolsCalled, TurnEnded, TurnEndedPrivate, TurnError,
-    TurnStarted, Usage, Writer,
+    Observation, Observed, Outcome, Payload, Piece, Pinned, Price, QuestionAnswered,
+    QuestionAnsweredPrivate, Recounted, Reply, Retried, RetryReason, Returned, SessionChange,
+    SessionChanged, SessionForked, SessionOpened, SessionOpenedPrivate, SlotCommitted,
+    SlotCommittedPrivate, SlotLocked, SlotReleased, SpeakerEnded, SpeakerStarted, Spoke, Streamed,
+    Tool, ToolCall, ToolsCalled, TurnEnded, TurnEndedPrivate, TurnError, TurnStarted, Usage,
+    Writer,
 };
 use crate::journal::state::{IllegalEntry, State};
 
@@ -107,6 +108,7 @@ impl Script {
             "lost" | "retake" => self.lost(verb, &words),
             "start" | "spoke" | "stop" | "end" | "again" => self.turn(verb, &words),
             "speaker" | "spoken" | "halt" => self.conversation(verb, &words),
+            "ask" | "answer" => self.question(verb, &words),
             _ => self.call(verb, &words),
         }
     }
@@ -263,6 +265,47 @@ impl Script {
             }
             other => panic!("no such line: {other}"),
         }
+    }
+
+    /// `ask TURN N CHOICES until=`; `answer TURN N TEXT question= key=`, or without a text `answer TURN N`: nobody did.
+    fn question(&self, verb: &str, words: &Words<'_>) -> Payload {
+        let (turn, n): (TurnId, u32) = (words.at(0), words.at(1));
+        let agent = words.option("as").unwrap_or_else(|| agent_of(&turn));
+        if verb == "ask" {
+            return Payload::Asked(Asked {
+                question: words.option("question").map_or(self.state.last.next(), Seq),
+                agent,
+                turn,
+                n,
+                text: "May I?".into(),
+                choices: words.plain[2..].iter().map(ToString::to_string).collect(),
+                until: words.option("until").map_or(self.now.plus_ms(1_000), Time),
+            });
+        }
+        let open = self.state.turns.get(&turn);
+        let open = open.and_then(|open| open.question.as_ref());
+        Payload::Answered(QuestionAnswered {
+            question: words
+                .option("question")
+                .map_or(open.map_or(Seq(0), |it| it.question), Seq),
+            agent,
+            turn,
+            n,
+            reply: match words.plain.get(2) {
+                Some(text) => Reply::Answered {
+                    text: (*text).to_owned(),
+                    by: name("ada"),
+                    note: None,
+                },
+                None => Reply::Expired,
+            },
+            private: QuestionAnsweredPrivate {
+                idempotency: words.text("key").map(|key| Idempotency {
+                    key: Digest::of(key.as_bytes()),
+                    body: Digest::of(b"hello"),
+                }),
+            },
+        })
     }
 
     fn conversation(&self, verb: &str, words: &Words<'_>) -> Payload {
@@ -549,6 +592,11 @@ pub(crate) fn print(entries: &[Entry]) -> String {
                 let names: Vec<&str> = it.calls.iter().map(|call| call.name.as_str()).collect();
                 format!(" {} [{}]", it.agent, names.join(","))
             }
+            Payload::Asked(it) => format!(" {} {:?} [{}]", it.agent, it.text, it.choices.join(",")),
+            Payload::Answered(it) => match &it.reply {
+                Reply::Answered { text, by, .. } => format!(" {} {text:?} by {by}", it.question),
+                Reply::Expired => format!(" {} expired", it.question),
+            },
             Payload::Recounted(it) => format!(" {:?} {:?}", it.by, it.text),
             Payload::SessionOpened(_)
             | Payload::Called(_)

@@ -30,6 +30,7 @@ wasmtime::component::bindgen!({
         "antiphon:agent/agents.spawn": async | trappable,
         "antiphon:agent/agents.[static]run.wait": async | trappable,
         "antiphon:agent/http.fetch": async | trappable,
+        "antiphon:agent/questions.ask": async | trappable,
         default: trappable,
     },
     exports: { default: async },

@@ -27,7 +27,7 @@ use super::limits::{
 use super::wasi;
 
 /// Interfaces of `antiphon:agent` that can be granted.
-pub const INTERFACES: [&str; 10] = [
+pub const INTERFACES: [&str; 11] = [
     "kernel",
     "mailbox",
     "context",
@@ -38,10 +38,12 @@ pub const INTERFACES: [&str; 10] = [
     "log",
     "agents",
     "http",
+    "questions",
 ];
 
-/// Of these, the ones that reach beyond the session: an agent has them only if its configuration says so.
-const ASKED_FOR: [&str; 2] = ["agents", "http"];
+/// Of these, the ones that reach beyond the session or have people wait for: an agent has them only if its
+/// configuration says so.
+const ASKED_FOR: [&str; 3] = ["agents", "http", "questions"];
 
 const PACKAGE: &str = "antiphon:agent/";
 const VERSION: &str = "@0.1.0";

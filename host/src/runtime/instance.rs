@@ -57,6 +57,8 @@ pub enum Exit {
     },
     /// The turn was ended by somebody else while the instance ran.
     Over,
+    /// It asked people something, which is durable: the turn goes on once that is answered.
+    Aside,
     /// The session's ledger takes no more entries.
     Dead(Dead),
 }
@@ -232,6 +234,7 @@ pub(super) fn stopped(scope: &Scope, stop: Stop, backtrace: Option<String>) -> E
     let text = stop.to_string();
     match stop {
         Stop::Over => Exit::Over,
+        Stop::Aside => Exit::Aside,
         Stop::Dead(dead) => Exit::Dead(dead),
         Stop::Limit(_) => failed(scope, Failure::Limit, text, backtrace),
         Stop::Misuse(_) => failed(scope, Failure::Trap, text, backtrace),

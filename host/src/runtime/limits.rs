@@ -44,6 +44,13 @@ pub struct TurnLimits {
     pub mailbox_messages_max: usize,
     /// Calls so many calls deep are refused.
     pub call_depth_max: u32,
+    /// Of a question to people, its choices counted.
+    pub question_bytes_max: usize,
+    pub question_choices_max: usize,
+    /// Questions of one turn.
+    pub questions_turn_max: u32,
+    /// How long people may take to answer one.
+    pub question_ms_max: u64,
     pub http_calls_max: u64,
     pub http_ms_max: u64,
     pub http_request_bytes_max: usize,
@@ -67,6 +74,10 @@ impl Default for TurnLimits {
             slots_max: 256,
             mailbox_messages_max: 10_000,
             call_depth_max: bus::DEPTH_MAX,
+            question_bytes_max: 16 * 1024,
+            question_choices_max: 32,
+            questions_turn_max: 100,
+            question_ms_max: 30 * 24 * 60 * 60 * 1_000,
             http_calls_max: 1_000,
             http_ms_max: 60_000,
             http_request_bytes_max: 1024 * 1024,
@@ -102,7 +113,7 @@ impl TurnLimits {
         limits
     }
 
-    fn by_name(&mut self) -> [(&'static str, Number<'_>); 18] {
+    fn by_name(&mut self) -> [(&'static str, Number<'_>); 22] {
         [
             ("memory_bytes_max", Number::Long(&mut self.memory_bytes_max)),
             ("cpu_ms_max", Number::Long(&mut self.cpu_ms_max)),
@@ -129,6 +140,19 @@ impl TurnLimits {
                 Number::Size(&mut self.mailbox_messages_max),
             ),
             ("call_depth_max", Number::Short(&mut self.call_depth_max)),
+            (
+                "question_bytes_max",
+                Number::Size(&mut self.question_bytes_max),
+            ),
+            (
+                "question_choices_max",
+                Number::Size(&mut self.question_choices_max),
+            ),
+            (
+                "questions_turn_max",
+                Number::Short(&mut self.questions_turn_max),
+            ),
+            ("question_ms_max", Number::Long(&mut self.question_ms_max)),
             ("http_calls_max", Number::Long(&mut self.http_calls_max)),
             ("http_ms_max", Number::Long(&mut self.http_ms_max)),
             (

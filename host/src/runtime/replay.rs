@@ -114,7 +114,7 @@ impl Replay {
                         tried.failures += u32::from(retried.reason == RetryReason::Provider);
                     }
                 }
-                payload if payload.made_by() == Some(turn) => replay.calls.push_back(Recorded {
+                payload if is_part(&payload, turn) => replay.calls.push_back(Recorded {
                     seq,
                     time,
                     payload,
@@ -282,9 +282,20 @@ fn common(one: &str, other: &str) -> usize {
     one.floor_char_boundary(both.take_while(|(one, other)| one == other).count())
 }
 
+/// Whether the entry is part of what the turn's guest did, or of what it was answered.
+fn is_part(payload: &Payload, turn: &TurnId) -> bool {
+    match payload {
+        Payload::Answered(it) => it.turn == *turn,
+        payload => payload.made_by() == Some(turn),
+    }
+}
+
 /// Whether a call begins with the entry. What comes back of one is part of it.
 fn is_call(payload: &Payload) -> bool {
-    !matches!(payload, Payload::Streamed(_) | Payload::Returned(_))
+    !matches!(
+        payload,
+        Payload::Streamed(_) | Payload::Returned(_) | Payload::Answered(_)
+    )
 }
 
 /// An entry in words, for whoever wrote the agent.
@@ -305,6 +316,8 @@ pub fn describe(recorded: &Recorded) -> String {
         Payload::SlotReleased(it) => format!("the release of slot {}", it.slot),
         Payload::SlotCommitted(it) => format!("call {}, the commit of slot {}", it.n, it.slot),
         Payload::ToolsCalled(it) => format!("call {}, asking for tools", it.n),
+        Payload::Asked(it) => format!("call {}, asking {:?}", it.n, excerpt(&it.text)),
+        Payload::Answered(it) => format!("the answer of call {}", it.n),
         Payload::SpeakerStarted(it) => {
             format!("the start of turn {} of {:?}", it.index, it.speaker)
         }

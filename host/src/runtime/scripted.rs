@@ -8,7 +8,8 @@
 //! `call AGENT STEPS` (with `,` for `;`; what it says is said in brackets), `spawn AGENT STEPS`, `wait` and
 //! `drop` (the oldest of those), `wake MS`, `sleep MS`, `leave` (what it pulled), `more` (pull again, and do what that says when all else
 //! is done), `once STEP` (one of the turn's messages does it for all), `fail` (as an agent answers an error),
-//! `get WORD`, `post WORD` (ask an origin outside, and say its answer), `trap`, `panic`, `hang`, `now` (say the time), `differ` (say something else in every attempt), `differ lock`
+//! `question WORDS` (ask people, and say what they answer), `approve WORDS` (with the choices `yes` and `no`), `hurry WORDS` (the
+//! same, for five seconds), `get WORD`, `post WORD` (ask an origin outside, and say its answer), `trap`, `panic`, `hang`, `now` (say the time), `differ` (say something else in every attempt), `differ lock`
 //! (lock another slot). What a conversation tells it (`[SPEAKER] …`) it has heard, and asked who speaks it chooses
 //! somebody. A turn that takes no message says which slots and wake-ups it was started for.
 
@@ -27,7 +28,8 @@ use crate::model::{Message, Request};
 
 use super::instance::{Exit, Input};
 use super::scope::agents::{NestedCall, NoReply, Reply, Run};
-use super::scope::answer::{Failed, NoAnswer};
+use super::scope::answer::{self, Failed};
+use super::scope::questions::{Answer, NoAnswer, Question};
 use super::scope::slots::CommitRefused;
 use super::scope::timer::Timer;
 use super::scope::{Scope, Stop};
@@ -68,6 +70,7 @@ pub(crate) async fn start(scope: Arc<Scope>, input: Input) -> Exit {
             context: Vec::new(),
         },
         Err(End::Stop(Stop::Over)) => Exit::Over,
+        Err(End::Stop(Stop::Aside)) => Exit::Aside,
         Err(End::Stop(Stop::Dead(dead))) => Exit::Dead(dead),
         Err(End::Stop(Stop::Differs(differs))) => Exit::Differs {
             differs,
@@ -91,6 +94,13 @@ fn nested(rest: &str) -> NestedCall<'_> {
         session: None,
         caller: None,
         speaker: None,
+    }
+}
+
+fn told_by(answer: Result<Answer, NoAnswer>) -> String {
+    match answer {
+        Ok(answer) => format!("<{} of {}>", answer.text, answer.by),
+        Err(error) => format!("<{error:?}>"),
     }
 }
 
@@ -236,6 +246,24 @@ impl Agent {
                     scope.drop_run(&run)?;
                 }
             }
+            "question" => {
+                let question = Question {
+                    text: rest.to_owned(),
+                    choices: Vec::new(),
+                    timeout_ms: None,
+                };
+                let answer = told_by(scope.ask_people(question).await?);
+                self.say(&answer)?;
+            }
+            "approve" | "hurry" => {
+                let question = Question {
+                    text: rest.to_owned(),
+                    choices: vec!["yes".to_owned(), "no".to_owned()],
+                    timeout_ms: (verb == "hurry").then_some(5_000),
+                };
+                let answer = told_by(scope.ask_people(question).await?);
+                self.say(&answer)?;
+            }
             "leave" => drop(scope.leave(message.as_str())?),
             "differ" => {
                 let attempt = ATTEMPTS.fetch_add(1, Ordering::Relaxed);
@@ -306,7 +334,7 @@ impl Agent {
         match answered {
             Ok(completion) if verb != "model" => self.say(&completion.text),
             Ok(_) => Ok(()),
-            Err(Failed::Guest(NoAnswer::Interrupted(partial))) => {
+            Err(Failed::Guest(answer::NoAnswer::Interrupted(partial))) => {
                 self.say(&format!("[cut after {}]", partial.len()))
             }
             Err(Failed::Guest(error)) => self.say(&format!("[{error:?}]")),

@@ -6,9 +6,10 @@
 //!
 //! - here: the session itself and who takes part.
 //! - `messages`: posting and taking back. `turns`: interrupting, and letting an agent have turns again.
-//! - `slots`: writing from outside.
+//! - `slots`: writing from outside. `questions`: answering what agents ask.
 
 mod messages;
+pub(in crate::session) mod questions;
 mod slots;
 mod turns;
 
@@ -23,6 +24,7 @@ use crate::ledger::{AppendError, Batch, Dead, Ledger};
 
 pub(super) use messages::Wait;
 pub use messages::{NewMessage, Posted, came, cancel, idempotency, post};
+pub use questions::{Answered, NewAnswer, With, answer};
 pub use slots::put_slot;
 pub use turns::{interrupt, resume};
 
@@ -58,6 +60,12 @@ pub enum CommandError {
     Full { what: &'static str, limit: usize },
     #[error("the message is longer than {0} bytes")]
     TooLarge(usize),
+    /// It was never asked, is answered, or its turn waits no more.
+    #[error("the question is not open")]
+    NotAsked,
+    /// These were given; none if any text would do.
+    #[error("the answer is none of the choices")]
+    NotAChoice(Vec<String>),
     #[error("the slot is locked by {0}")]
     SlotLocked(TurnId),
     #[error("the slot's version is {0:?}, not the one given")]
@@ -73,6 +81,9 @@ pub enum CommandError {
     #[error(transparent)]
     Dead(#[from] Dead),
 }
+
+/// Idempotency keys a session remembers at once.
+const KEYS_MAX: usize = 10_000;
 
 type Result<T> = std::result::Result<T, CommandError>;
 

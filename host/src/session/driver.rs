@@ -18,6 +18,7 @@ use crate::journal::entry::{
 use crate::journal::state::{Owed, Participant, Phase, State};
 use crate::ledger::{Dead, WINDOW_MS};
 
+use super::commands::questions;
 use super::machine::{Action, Situation, decide};
 use super::nested;
 use super::recovery::{End, end_turn};
@@ -174,6 +175,7 @@ impl Driver {
                         self.run_turn(started);
                     }
                 }
+                Action::GiveUpAsking(turn) => self.give_up_asking(&turn),
                 Action::Abort(turn) => {
                     if let Some((id, task)) = self.running.remove(&turn) {
                         task.abort();
@@ -243,6 +245,20 @@ impl Driver {
         let idle = state.participants.iter();
         let idle = idle.filter(|(_, participant)| participant.turn.is_none());
         idle.filter_map(|(agent, _)| of(agent)).collect()
+    }
+
+    /// Write down that nobody answered, unless somebody has since we looked.
+    fn give_up_asking(&self, turn: &TurnId) {
+        let _ = self.session.ledger.append(None, |batch| {
+            let now = batch.now();
+            let open = batch.state().turns.get(turn);
+            let open = open.filter(|open| open.has_asked_in_vain(now));
+            if let Some(expired) = open.and_then(|open| questions::expired(turn, open)) {
+                batch.push(expired);
+            }
+            Ok::<_, Dead>(())
+        });
+        self.session.ledger.flush();
     }
 
     fn start(&mut self, agent: &AgentName) {

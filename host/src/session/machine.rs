@@ -69,8 +69,11 @@ pub(super) enum Action {
     },
     /// What was missing is there, or nothing waits for it any more.
     Release(AgentName),
-    /// Take up a turn that an older process, or a driver that was lost, left open.
+    /// Take up a turn that an older process, or a driver that was lost, left open, or that was put aside
+    /// and is answered.
     Resume(TurnId),
+    /// Nobody answered in time what this turn asks.
+    GiveUpAsking(TurnId),
     /// The turn is over in the journal: end its instance.
     Abort(TurnId),
     /// Delivered as often as it may be.
@@ -123,7 +126,7 @@ pub(super) fn decide(now: Time, state: &State, situation: &Situation, idle_ms: u
     let later = state.later(now, |agent| situation.batching(agent));
     let later = again.chain(later).min();
     let mut look_at = vec![later];
-    let is_idle = state.turns.is_empty() && state.owed.is_empty() && situation.running.is_empty();
+    let is_idle = state.only_asks(now) && state.owed.is_empty() && situation.running.is_empty();
     if actions.is_empty() && is_idle {
         // What is due and does not start waits for something else than time, such as a
         // deployment: not for ever, and not in memory.
@@ -174,11 +177,14 @@ fn work(now: Time, state: &State, situation: &Situation, actions: &mut Vec<Actio
     if situation.draining {
         return;
     }
-    let lost = state
-        .turns
-        .keys()
-        .filter(|turn| !situation.running.contains(*turn));
-    actions.extend(lost.cloned().map(Action::Resume));
+    for (turn, open) in &state.turns {
+        if open.has_asked_in_vain(now) {
+            actions.push(Action::GiveUpAsking(turn.clone()));
+        } else if !situation.running.contains(turn) && open.rests_until().is_none_or(|at| at <= now)
+        {
+            actions.push(Action::Resume(turn.clone()));
+        }
+    }
     for (agent, participant) in &state.participants {
         if situation.busy.contains(agent) || participant.turn.is_some() {
             continue;

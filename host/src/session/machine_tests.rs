@@ -17,6 +17,7 @@ fn print(action: &Action) -> String {
         Action::Hold { agent, reason } => format!("hold {agent}: {reason}"),
         Action::Release(agent) => format!("release {agent}"),
         Action::Resume(turn) => format!("resume {turn}"),
+        Action::GiveUpAsking(turn) => format!("give up {turn}"),
         Action::Abort(turn) => format!("abort {turn}"),
         Action::SetAside {
             agent,
@@ -462,4 +463,78 @@ fn a_model_that_is_not_ready_is_looked_at_again() {
     check(1_000, held, &without(None), &["rest"]);
     // Nothing is due, so nothing is missing.
     check(0, "open a", &without(Some(Time(700))), &["look 1000"]);
+}
+
+#[test]
+fn a_turn_that_asks_is_left_alone_until_it_is_answered_or_over() {
+    let asks = format!("{TURN}ask r.t0.a 0 yes no until=500\n");
+    // Its instance ends by itself.
+    let running = || Situation {
+        running: turns(&["r.t0.a"]),
+        ..idle()
+    };
+    check(0, &asks, &running(), &["look 500"]);
+    check(0, &asks, &idle(), &["look 500"]);
+    check(499, &asks, &idle(), &["look 500"]);
+    check(500, &asks, &idle(), &["give up r.t0.a"]);
+    check(500, &asks, &running(), &["give up r.t0.a"]);
+    let draining = || Situation {
+        draining: true,
+        ..idle()
+    };
+    check(500, &asks, &draining(), &[]);
+    // What comes meanwhile waits for it, and others go on.
+    check(0, &format!("{asks}got a"), &idle(), &["look 500"]);
+    check(
+        0,
+        &format!("{asks}got b"),
+        &idle(),
+        &["start b", "look 500"],
+    );
+    for over in ["answer r.t0.a 0 yes", "@500\nanswer r.t0.a 0"] {
+        check(500, &format!("{asks}{over}"), &running(), &[]);
+        check(500, &format!("{asks}{over}"), &idle(), &["resume r.t0.a"]);
+    }
+    let again = "answer r.t0.a 0 yes\nagain r.t0.a 2 answered";
+    check(0, &format!("{asks}{again}"), &running(), &[]);
+    check(0, &format!("{asks}{again}"), &idle(), &["resume r.t0.a"]);
+    let stopped = "stop r.t0.a\nend r.t0.a interrupted *";
+    check(
+        0,
+        &format!("{asks}{stopped}"),
+        &running(),
+        &["abort r.t0.a"],
+    );
+    // Its caller waits no longer: whoever takes it up ends it.
+    let called =
+        "open a\ngot a run=r until=400\nstart r.t0.a takes=2 messages\nask r.t0.a 0 until=500";
+    check(0, called, &idle(), &["look 400"]);
+    check(400, called, &idle(), &["resume r.t0.a"]);
+}
+
+#[test]
+fn a_session_rests_while_people_think_and_does_not_expire() {
+    let asks =
+        "open a expires=700\ngot a\nstart r.t0.a takes=2 messages\nask r.t0.a 0 until=90000\n";
+    check(0, asks, &idle(), &["look 1000"]);
+    check(1_000, asks, &idle(), &["rest"]);
+    check(
+        1_000,
+        asks,
+        &Situation {
+            held: true,
+            ..idle()
+        },
+        &["look 2000"],
+    );
+    // Not for less than it takes to get tired again.
+    check(89_500, asks, &idle(), &["look 90000"]);
+    // An instance that does not run is all that it takes.
+    let running = Situation {
+        running: turns(&["r.t0.a"]),
+        ..idle()
+    };
+    check(1_000, asks, &running, &["look 90000"]);
+    let called = format!("{asks}answer r.t0.a 0 yes");
+    check(1_000, &called, &idle(), &["resume r.t0.a"]);
 }

@@ -55,6 +55,8 @@ pub struct Tracker {
     taken: Option<Taken>,
     /// What open turns said since the message came: one of them may have taken it.
     said: BTreeMap<TurnId, Said>,
+    /// What open turns ask people.
+    asking: BTreeMap<TurnId, Seq>,
     set_aside: Option<String>,
     done: bool,
     over_at: Option<Seq>,
@@ -73,6 +75,7 @@ impl Tracker {
             message,
             taken: None,
             said: BTreeMap::new(),
+            asking: BTreeMap::new(),
             set_aside: None,
             done: false,
             over_at: None,
@@ -101,6 +104,11 @@ impl Tracker {
         self.taken.as_ref().map(|taken| &taken.turn)
     }
 
+    /// What the turn that has it asks people, if it waits for that.
+    pub fn asks(&self) -> Option<Seq> {
+        self.asking.get(self.turn()?).copied()
+    }
+
     /// Whether the entry is the message, or one of the turn that has it.
     pub fn concerns(&self, encoded: &Encoded) -> bool {
         if encoded.seq == self.message.seq() {
@@ -125,6 +133,8 @@ impl Tracker {
                 Kind::TurnStarted
                     | Kind::Spoke
                     | Kind::ToolsCalled
+                    | Kind::Asked
+                    | Kind::Answered
                     | Kind::TurnEnded
                     | Kind::MessageSetAside
                     | Kind::SessionChanged
@@ -163,7 +173,12 @@ impl Tracker {
                     None => self.said.entry(called.turn).or_default().calls = called.calls,
                 }
             }
-            Payload::TurnEnded(ended) => self.turn_ended(encoded.seq, ended),
+            Payload::Asked(asked) => drop(self.asking.insert(asked.turn, asked.question)),
+            Payload::Answered(answered) => drop(self.asking.remove(&answered.turn)),
+            Payload::TurnEnded(ended) => {
+                self.asking.remove(&ended.turn);
+                self.turn_ended(encoded.seq, ended);
+            }
             Payload::MessageSetAside(aside) if aside.message == self.message => {
                 self.set_aside = Some(aside.reason);
             }

@@ -215,7 +215,7 @@ pub async fn run(case: &Case, component: &[u8]) -> Result<Replayed, CaseError> {
     let compared = ending::compare(&recorded, &exit, &replay, &story.entries)?;
     let backtrace = match exit {
         Exit::Failed { backtrace, .. } | Exit::Differs { backtrace, .. } => backtrace,
-        Exit::Completed { .. } | Exit::Over | Exit::Dead(_) => None,
+        Exit::Completed { .. } | Exit::Over | Exit::Aside | Exit::Dead(_) => None,
     };
     let (lines, _) = scope.logs.read(&scope.tenant, &scope.agent);
     Ok(Replayed {

@@ -57,7 +57,7 @@ pub(super) struct Started {
 
 enum Attempt {
     First,
-    /// Taken up again after the host was lost.
+    /// Taken up again after the host was lost, or after it was put aside.
     Again {
         number: u32,
         ran_ms: u64,
@@ -211,7 +211,8 @@ pub(super) async fn run(sessions: Sessions, session: Arc<Session>, started: Star
             end
         }
         // Whoever ended the turn wrote its end; a dead ledger takes no more entries.
-        Exit::Over | Exit::Dead(_) => return,
+        // So is a turn that is put aside open as it is: whoever answers has it taken up again.
+        Exit::Over | Exit::Aside | Exit::Dead(_) => return,
     };
     end.supervision = supervision.unwrap_or_default();
     let ended = session.ledger.append(Some(&turn), |batch| {
@@ -379,8 +380,11 @@ async fn prepare(
     };
     let begun = ledger.append(None, |batch| {
         let open = batch.state().turns.get(&started.turn);
-        let open = open.filter(|open| open.attempt + 1 == number).ok_or(())?;
-        let reason = if parts.unclean || open.is_since(sessions.0.started_at) {
+        let open = open.filter(|open| open.attempt + 1 == number && open.question.is_none());
+        let open = open.ok_or(())?;
+        let reason = if open.is_aside {
+            RetryReason::Answered
+        } else if parts.unclean || open.is_since(sessions.0.started_at) {
             RetryReason::HostLost
         } else {
             RetryReason::HostStopped

@@ -203,10 +203,15 @@ impl Open {
         if let Some(attempt) = fields.number("attempt") {
             text.push_str(&format!(", attempt {attempt}"));
         }
-        if let Some(why) = fields.text("reason") {
-            text.push_str(&format!(": {}", words::reason(&why)));
+        let why = fields.text("reason");
+        if let Some(why) = &why {
+            text.push_str(&format!(": {}", words::reason(why)));
         }
-        Told::plain(self.who(&turn), text).in_turn(turn).bad()
+        let told = Told::plain(self.who(&turn), text).in_turn(turn);
+        match why.as_deref() {
+            Some("answered") => told.quiet(),
+            _ => told.bad(),
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 //! With a key that may inspect it is told from all entries of the journal, else from those
 //! that are events: what people saw, without calls, locks and what agents read.
 
+mod asked;
 mod calls;
 mod fields;
 mod open;

@@ -83,6 +83,7 @@ impl Call {
                 Err(_) => format!("a timer of {}", self.target),
             },
             "http" => self.target.clone(),
+            "question" => format!("an answer{}", self.target),
             kind => format!("{kind} {}", self.target),
         }
     }

@@ -122,6 +122,8 @@ impl Open {
                 )
                 .in_turn(turn)
             }
+            "asked" => self.asked(fields, time),
+            "answered" => self.answered(fields, time),
             "slot-locked" => self.locked(fields, time),
             "slot-committed" => self.committed(fields, time),
             "slot-released" => self.released(fields, time),

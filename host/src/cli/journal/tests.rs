@@ -411,3 +411,38 @@ fn events_alone_are_a_story_too() {
 "#,
     );
 }
+
+#[test]
+fn a_question_is_told_with_its_answer_and_how_long_people_took() {
+    let mut entries = opening();
+    entries.extend([
+        entry(4, 10, "observed", json!({"turn": TALK, "n": 0, "call": "question-refused", "error": "held-lock"})),
+        entry(5, 20, "asked", json!({"question": 5, "turn": TALK, "agent": "talker", "n": 1, "text": "Send it?", "choices": ["yes", "no"], "until": START + 86_400_000})),
+        entry(6, 20, "spoke", json!({"turn": THINK, "agent": "thinker", "text": "hm", "at": 0})),
+        entry(7, 3_620_020, "answered", json!({"question": 5, "turn": TALK, "agent": "talker", "n": 1, "result": "answered", "text": "yes", "by": "ben", "note": "at once"})),
+        entry(8, 3_620_021, "retried", json!({"turn": TALK, "attempt": 2, "reason": "answered"})),
+        entry(9, 3_620_030, "asked", json!({"question": 9, "turn": TALK, "agent": "talker", "n": 2, "text": "To whom?", "until": START + 3_621_030})),
+        entry(10, 3_621_030, "answered", json!({"question": 9, "turn": TALK, "agent": "talker", "n": 2, "result": "expired"})),
+        entry(11, 3_621_040, "asked", json!({"question": 11, "turn": TALK, "agent": "talker", "n": 3, "text": "So?", "until": START + 3_700_000})),
+    ]);
+    check(
+        &entries,
+        r#"
+        2026-11-21 UTC
+     1  09:30:00.000                session-opened      opens with talker, thinker; messages go to talker
+     2  09:30:00.004     ana        message-received    to talker: Why is the sky blue?
+     3  09:30:00.005  ┌  talker     turn-started        begins: 1 message (#2); waited 1 ms; version 7; run_1.t0.talker
+     4  09:30:00.010  ├  talker     observed            cannot ask people: held-lock
+     5  09:30:00.020  ├  talker     asked               asks: Send it?; one of yes, no; waits until 2026-11-22T09:30:00.000Z
+     6  09:30:00.020  │  thinker    spoke               hm
+                      │  ··· 1 h of silence; talker waits for an answer to #5
+     7  10:30:20.020  ├  ben        answered            answers #5 of talker after 1 h: yes; and says: at once
+     8  10:30:20.021  ├  talker     retried             the turn is taken up again, attempt 2: it was answered
+     9  10:30:20.030  ├  talker     asked               asks: To whom?; waits until 10:30:21.030
+    10  10:30:21.030  ├  talker     answered            nobody answered #9 after 1.0 s
+    11  10:30:21.040  ├  talker     asked               asks: So?; waits until 10:31:40.000
+        still open
+        talker: turn 3 since 09:30:00.005; waits for an answer to #11 since 10:30:21.040 (call 3); nothing said yet
+"#,
+    );
+}

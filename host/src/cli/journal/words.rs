@@ -56,6 +56,7 @@ pub(super) fn reason(reason: &str) -> &str {
     match reason {
         "host-lost" => "the host was lost",
         "host-stopped" => "the host was stopped",
+        "answered" => "it was answered",
         other => other,
     }
 }
@@ -164,6 +165,11 @@ pub(super) fn observed(
                 [] => "searches its mailbox: nothing".to_owned(),
                 ids => format!("searches its mailbox: {}", messages(ids)),
             }
+        }
+        "question-refused" => {
+            let detail = fields.text("detail").unwrap_or_default();
+            let why = [error.unwrap_or_default(), detail];
+            format!("cannot ask people: {}", why.join(" ").trim_end())
         }
         "send-refused" => {
             let to = fields.text("to").unwrap_or_default();

@@ -13,6 +13,8 @@ export function start(session = null) {
     items: [],
     messages: new Map(),
     replies: new Map(),
+    /** number → the item of what an agent asks */
+    questions: new Map(),
     /** name → {slot, version, by, bytes, time, lockedBy, content} */
     slots: new Map(),
     /** Who has a voice of their own, in order of appearance. */
@@ -29,6 +31,8 @@ export function start(session = null) {
     // It began before the window. Events of the window that end it or begin others come later, and are right.
     if (turn) open(state, { turn, agent, time: null, attempt: 1, causes: [], inputs: [] })
   }
+  // Asked before the window, and still open.
+  for (const question of session.questions ?? []) ask(state, { ...question, offset: after(question.question), time: question.asked_at })
   return state
 }
 
@@ -71,6 +75,18 @@ const HEARD = {
   },
 
   'tools-called': note,
+
+  'asked': ask,
+
+  'answered'(state, event) {
+    const turn = state.turns.get(event.turn)
+    if (turn?.question === event.question) turn.question = null
+    const item = state.questions.get(event.question)
+    if (!item) return note(state, event)
+    const { result, text, by, note: beside } = event
+    Object.assign(item, { isOpen: false, answer: { result, text: text ?? null, by: by ?? null, note: beside ?? null, time: event.time } })
+    touch(state, item)
+  },
 
   'session-forked': note,
 
@@ -165,7 +181,12 @@ const HEARD = {
 
   'turn-ended'(state, event) {
     const turn = state.turns.get(event.turn)
-    if (turn) Object.assign(turn, { outcome: event.outcome, ended: event.time, usage: event.usage, call: null, speaker: null })
+    if (turn) Object.assign(turn, { outcome: event.outcome, ended: event.time, usage: event.usage, call: null, speaker: null, question: null })
+    for (const item of state.questions.values()) {
+      if (item.turn !== event.turn || !item.isOpen) continue
+      item.isOpen = false
+      touch(state, item)
+    }
     const agent = state.agents.get(event.agent)
     if (agent?.turn === event.turn) agent.turn = null
     for (const slot of state.slots.values()) if (slot.lockedBy === event.turn) slot.lockedBy = null
@@ -187,7 +208,8 @@ const HEARD = {
   'retried'(state, event) {
     const turn = state.turns.get(event.turn)
     if (turn && event.n === undefined) turn.attempt = event.attempt
-    note(state, { ...event, agent: turn?.agent })
+    // The answer says it.
+    if (event.reason !== 'answered') note(state, { ...event, agent: turn?.agent })
   },
 
   'agent-suspended'(state, event) {
@@ -239,7 +261,7 @@ function addVoice(state, name) {
 function open(state, event) {
   const turn = {
     turn: event.turn, run: event.run ?? null, agent: event.agent, started: event.time, attempt: event.attempt,
-    causes: event.causes, inputs: event.inputs, spoke: false, speaks: false, speaker: null, call: null, by: null,
+    causes: event.causes, inputs: event.inputs, spoke: false, speaks: false, speaker: null, call: null, by: null, question: null,
     outcome: null, ended: null,
   }
   state.turns.set(event.turn, turn)
@@ -260,6 +282,17 @@ function touch(state, item) {
 function note(state, event) {
   const { private: _, ...what } = event
   push(state, `n ${event.offset}`, event, { type: 'note', event: what })
+}
+
+/** What an agent asks people: open until it is answered, or its turn is over. */
+function ask(state, event) {
+  const turn = state.turns.get(event.turn)
+  if (turn) Object.assign(turn, { question: event.question, call: null })
+  if (state.questions.has(event.question)) return
+  const { question, agent, text, choices = [] } = event
+  const item = { type: 'question', question, agent, turn: event.turn, text, isText: true, choices, isOpen: true, answer: null }
+  state.questions.set(question, item)
+  push(state, `q ${question}`, event, item)
 }
 
 function message(state, event, item) {
@@ -291,8 +324,11 @@ function slotOf(state, name) {
 
 /** The offset of the place just before an entry: reading from there begins with it. */
 export function before(offset) {
-  const seq = Number(offset.split('_')[0])
-  return seq <= 1 ? '-1' : `${String(seq - 1).padStart(16, '0')}_${'0'.repeat(16)}`
+  const at = seq(offset)
+  return at <= 1 ? '-1' : after(at - 1)
 }
 
 export const seq = offset => Number(offset.split('_')[0])
+
+/** The offset after an entry. */
+export const after = seq => `${String(seq).padStart(16, '0')}_${'0'.repeat(16)}`

@@ -3,7 +3,7 @@
 import { mayPass, path, pause, say, wait } from './api.js'
 import * as who from './credentials.js'
 import { follow } from './events.js'
-import { before, fold, next, running } from './fold.js'
+import { before, fold, next, running, seq } from './fold.js'
 
 /** Items of the conversation that are there at first, and that each look further back brings. */
 const ITEMS = 40
@@ -83,6 +83,8 @@ export class Session extends EventTarget {
     this.seed = await this.ask('GET', '')
     const window = await this.ask('GET', `/transcript?limit=${ITEMS}`)
     this.from = window.before && window.items.length ? before(window.items[0].offset) : '-1'
+    const { questions } = await this.ask('GET', '/questions')
+    this.seed.questions = this.from === '-1' ? [] : questions.filter(it => it.question <= seq(this.from))
     const { events, offset } = await this.pages(this.from)
     this.events = events
     this.refold()
@@ -136,6 +138,7 @@ export class Session extends EventTarget {
       const from = window.before && window.items.length ? before(window.items[0].offset) : '-1'
       const { events } = await this.pages(from, end)
       this.from = from
+      this.seed.questions = from === '-1' ? [] : this.seed.questions.filter(it => it.question <= seq(from))
       this.events = [...events, ...this.events]
       this.refold()
       this.tell('older')
@@ -162,6 +165,13 @@ export class Session extends EventTarget {
 
   slot(name) {
     return this.ask('GET', `/slots/${encodeURIComponent(name)}`)
+  }
+
+  /** Answer a question: `{text}` or `{choice}`. The key makes trying again the same answer. */
+  answer(question, answer, key) {
+    const author = who.author()
+    const body = { ...answer, ...(author ? { author } : {}) }
+    return this.ask('POST', `/questions/${question}`, { body, headers: { 'idempotency-key': key } })
   }
 
   interrupt(agent) {

@@ -57,6 +57,8 @@ const DETAILS = {
   'session-opened': event => `opened with ${list(event.agents)}; messages go to ${event.entry}`,
   'recounted': event => `${writer(event.by)} said before: ${cut(event.text)}`,
   'tools-called': event => `asks its caller to call ${list(event.calls.map(call => call.name))}`,
+  'asked': event => `asks: ${cut(event.text)}${event.choices?.length ? ` (${list(event.choices)})` : ''}`,
+  'answered': event => (event.result === 'expired' ? 'got no answer in time' : `${event.by} answered ${agentOf(event)}: ${cut(event.text)}${event.note ? ` (${cut(event.note)})` : ''}`),
   'session-forked': event => `forked from ${event.from} after entry ${event.at}`,
   'session-changed': event => ({
     'agent-added': `${event.agent} takes part`, 'agent-removed': `${event.agent} left`,
@@ -81,6 +83,7 @@ const DETAILS = {
   'message-set-aside': event => `a message was set aside: ${event.reason}`,
   'retried': event => {
     const why = event.detail ? `${event.reason}, ${event.detail}` : event.reason
+    if (event.reason === 'answered') return 'goes on with the answer'
     if (event.n === undefined) return event.reason === 'host-lost' ? 'goes on after the server was lost' : `is tried again: ${why}`
     return `asks once more, attempt ${event.attempt}: ${why}`
   },

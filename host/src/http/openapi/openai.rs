@@ -7,6 +7,7 @@ const ASKED: &[&str] = &[
     "agent_suspended",
     "model_not_found",
     "turn_deadline",
+    "turn_asks",
     "turn_failed",
     "unsupported_value",
 ];

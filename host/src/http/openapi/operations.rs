@@ -176,6 +176,7 @@ pub(super) fn all() -> Vec<Operation> {
         in_sessions(),
         reading(),
         slots(),
+        questions(),
         super::openai::openai(),
         super::notices::notices(),
         super::notices::webhooks(),
@@ -330,6 +331,7 @@ fn invocations() -> Vec<Operation> {
             "agent_suspended",
             "turn_failed",
             "turn_deadline",
+            "turn_asks",
         ]),
         of(
             "GET",
@@ -640,6 +642,41 @@ fn slots() -> Vec<Operation> {
             "slot_locked",
             "version_mismatch",
             "version_required",
+        ]),
+    ]
+}
+
+fn questions() -> Vec<Operation> {
+    vec![
+        of(
+            "GET",
+            "/v1/sessions/{id}/questions",
+            "listQuestions",
+            "What agents ask people, as far as it is open",
+        )
+        .token("read", "read")
+        .json(200, "Questions")
+        .codes(SESSION),
+        of(
+            "POST",
+            "/v1/sessions/{id}/questions/{question}",
+            "answerQuestion",
+            "Answer a question: its turn goes on",
+        )
+        .token("invoke", "send")
+        .headers(&["idempotency-key"])
+        .takes("NewAnswer")
+        .json(200, "Answered")
+        .codes(SESSION)
+        .codes(&[
+            "author_mismatch",
+            "idempotency_key_reused",
+            "invalid_idempotency_key",
+            "not_a_choice",
+            "overloaded",
+            "question_answered",
+            "question_not_found",
+            "quota_exceeded",
         ]),
     ]
 }

@@ -102,6 +102,7 @@ fn names() -> Value {
         "MessageId": {"type": "string", "pattern": "^[A-Za-z0-9._@-]{1,128}:[0-9]{1,19}$"},
         "TurnId": {"type": "string", "minLength": 1, "maxLength": 256, "pattern": "^[!-~]+$"},
         "KeyId": {"type": "string", "pattern": "^[0-9a-f]{16}$"},
+        "QuestionNumber": {"type": "integer", "minimum": 1},
         "Digest": {"type": "string", "pattern": "^[0-9a-f]{64}$"},
         "Offset": {"type": "string", "pattern": "^(-1|now|[0-9]{16}_[0-9]{16})$"},
         "Error": open(json!({
@@ -155,6 +156,7 @@ fn sessions() -> Value {
         "agent": named("AgentName"),
         "turn": or_null(text()),
         "pending": count(),
+        "question": or_null(count()),
         "suspended": or_null(json!({"type": "object"})),
     }));
     json!({
@@ -186,6 +188,23 @@ fn sessions() -> Value {
             "author": or_null(named("Author")),
         }), &[]),
         "Place": open(json!({"offset": named("Offset")})),
+        "Question": open(json!({
+            "question": count(),
+            "agent": named("AgentName"),
+            "turn": text(),
+            "text": text(),
+            "choices": {"type": "array", "items": text()},
+            "asked_at": time(),
+            "until": time(),
+        })),
+        "Questions": open(json!({"questions": list("Question")})),
+        "NewAnswer": closed(json!({
+            "text": or_null(text()),
+            "choice": or_null(text()),
+            "note": or_null(text()),
+            "author": or_null(named("Author")),
+        }), &[]),
+        "Answered": open(json!({"question": count(), "offset": named("Offset")})),
         "Slot": open(json!({
             "slot": named("Name"),
             "version": or_null(count()),

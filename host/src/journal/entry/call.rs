@@ -114,6 +114,8 @@ pub enum RetryReason {
     HostStopped,
     /// A provider failed in a way that may pass, before anything of its answer came.
     Provider,
+    /// Nothing failed: what the turn had asked people is answered, or nobody will answer it any more.
+    Answered,
 }
 
 /// A piece of a model's answer.
@@ -210,6 +212,12 @@ pub enum Observation {
     SendRefused {
         to: String,
         error: String,
+    },
+    /// People were not asked.
+    QuestionRefused {
+        error: String,
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        detail: String,
     },
     /// An agent was not called.
     CallRefused {

@@ -31,10 +31,12 @@ pub enum Kind {
     CallCancelled = 25,
     Recounted = 26,
     ToolsCalled = 27,
+    Asked = 28,
+    Answered = 29,
 }
 
 impl Kind {
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 29] = [
         Self::SessionOpened,
         Self::SessionChanged,
         Self::MessageReceived,
@@ -62,6 +64,8 @@ impl Kind {
         Self::CallCancelled,
         Self::Recounted,
         Self::ToolsCalled,
+        Self::Asked,
+        Self::Answered,
     ];
 
     pub fn of_number(number: u16) -> Option<Self> {
@@ -106,6 +110,8 @@ impl Kind {
             Self::CallCancelled => "call-cancelled",
             Self::Recounted => "recounted",
             Self::ToolsCalled => "tools-called",
+            Self::Asked => "asked",
+            Self::Answered => "answered",
         }
     }
 
@@ -132,7 +138,9 @@ impl Kind {
             | Self::AgentCalled
             | Self::CallCancelled
             | Self::Recounted
-            | Self::ToolsCalled => true,
+            | Self::ToolsCalled
+            | Self::Asked
+            | Self::Answered => true,
             Self::Called
             | Self::Returned
             | Self::Streamed
@@ -154,6 +162,6 @@ mod tests {
             assert_eq!(Kind::of_name(kind.name()), Some(kind));
         }
         assert_eq!(Kind::of_number(0), None);
-        assert_eq!(Kind::of_number(28), None);
+        assert_eq!(Kind::of_number(30), None);
     }
 }

@@ -10,6 +10,7 @@ mod conversation;
 mod kind;
 mod message;
 mod nested;
+mod question;
 mod session;
 mod slot;
 mod tools;
@@ -32,6 +33,7 @@ pub use message::{
     MessageSetAside, Recounted,
 };
 pub use nested::{AgentCalled, AgentCalledPrivate, CallCancelled};
+pub use question::{Asked, QuestionAnswered, QuestionAnsweredPrivate, Reply};
 pub use session::{
     AgentResumed, AgentSuspended, Idempotency, SessionChange, SessionChanged, SessionForked,
     SessionOpened, SessionOpenedPrivate,
@@ -83,6 +85,8 @@ pub enum Payload {
     CallCancelled(CallCancelled),
     Recounted(Recounted),
     ToolsCalled(ToolsCalled),
+    Asked(Asked),
+    Answered(QuestionAnswered),
 }
 
 impl Payload {
@@ -115,6 +119,8 @@ impl Payload {
             Self::CallCancelled(_) => Kind::CallCancelled,
             Self::Recounted(_) => Kind::Recounted,
             Self::ToolsCalled(_) => Kind::ToolsCalled,
+            Self::Asked(_) => Kind::Asked,
+            Self::Answered(_) => Kind::Answered,
         }
     }
 
@@ -141,6 +147,7 @@ impl Payload {
             Self::Observed(it) => Some(&it.turn),
             Self::Spoke(it) => Some(&it.turn),
             Self::ToolsCalled(it) => Some(&it.turn),
+            Self::Asked(it) => Some(&it.turn),
             Self::MessageSent(it) => Some(&it.turn),
             Self::SlotLocked(it) => it.n.and(Some(&it.turn)),
             Self::SlotReleased(it) => it.n.and(Some(&it.turn)),
@@ -161,7 +168,9 @@ impl Payload {
             | Self::AgentResumed(_)
             | Self::SessionForked(_)
             | Self::CallCancelled(_)
-            | Self::Recounted(_) => None,
+            | Self::Recounted(_)
+            // What answers a call that the guest made, and is a part of its record, but not the guest's doing.
+            | Self::Answered(_) => None,
         }
     }
 }

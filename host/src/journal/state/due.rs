@@ -4,7 +4,7 @@ use crate::clock::Time;
 use crate::id::{AgentName, MessageId, RunId, TurnId};
 use crate::journal::entry::Cause;
 
-use super::{Batching, Participant, Phase, State};
+use super::{Batching, OpenTurn, Participant, Phase, State};
 
 /// What a turn that starts now takes.
 #[derive(Debug, Clone, PartialEq)]
@@ -69,14 +69,18 @@ impl State {
         if self.phase != Phase::Open {
             return (self.phase == Phase::Ended).then_some(Time(0));
         }
-        if !self.turns.is_empty() || !self.owed.is_empty() {
+        if !self.owed.is_empty() {
             return Some(Time(0));
         }
-        let work = self.participants.values().filter_map(Participant::due_at);
-        work.chain(self.expires_at()).min()
+        // One that is put aside needs nobody until its question is over; any other is to run.
+        let turns = self.turns.values();
+        let turns = turns.map(|turn| turn.rests_until().unwrap_or(Time(0)));
+        let free = self.participants.values().filter(|it| it.turn.is_none());
+        let work = free.filter_map(Participant::due_at);
+        turns.chain(work).chain(self.expires_at()).min()
     }
 
-    /// When an agent that runs no turn has something to do next, after `now`.
+    /// When something is to be done next, after `now`: by an agent that runs no turn, or about a question.
     pub fn later(&self, now: Time, batching: impl Fn(&AgentName) -> Batching) -> Option<Time> {
         let idle = self
             .participants
@@ -86,7 +90,14 @@ impl State {
             let batch_at = participant.batch_at(now, &batching(agent));
             participant.times(participant.due_times().chain(batch_at))
         });
-        times.filter(|at| *at > now).min()
+        let asked = self.turns.values().filter_map(OpenTurn::rests_until);
+        times.chain(asked).filter(|at| *at > now).min()
+    }
+
+    /// Whether no turn is open but those whose questions people may still answer.
+    pub fn only_asks(&self, now: Time) -> bool {
+        let mut turns = self.turns.values();
+        turns.all(|turn| turn.rests_until().is_some_and(|at| at > now))
     }
 
     /// Whether an agent that waits for what is missing has anything to do once it is there.
@@ -95,8 +106,11 @@ impl State {
         participant.is_some_and(|it| it.is_until_ready() && it.due_at().is_some())
     }
 
-    /// When it ends by itself if nothing happens.
+    /// When it ends by itself if nothing happens; an open turn keeps it, also one that waits for people.
     pub fn expires_at(&self) -> Option<Time> {
+        if !self.turns.is_empty() {
+            return None;
+        }
         let after_ms = self.opened.as_ref()?.expires_after_ms?;
         Some(self.time.plus_ms(after_ms))
     }

@@ -51,7 +51,7 @@ fn line(state: &State, (what, x, y): Step) -> Option<String> {
     let call = |verb: &str, rest: &str| {
         open.map(|(turn, open)| format!("{verb} {turn} {} {rest}", open.calls))
     };
-    match what % 32 {
+    match what % 34 {
         0 if y % 4 == 0 => Some(["told-before", "told-before a"][usize::from(x) % 2].to_owned()),
         0 | 1 => Some(format!("got {agent} key={y}")),
         2 => Some(format!("got {agent} invoked")),
@@ -115,7 +115,11 @@ fn line(state: &State, (what, x, y): Step) -> Option<String> {
         16 => Some(format!("put {slot} wakes={agent}")),
         17 => open.map(|(turn, _)| format!("stop {turn}")),
         20 => open.map(|(turn, open)| {
-            let reason = ["host-lost", "host-stopped"][usize::from(y) % 2];
+            let reasons = ["host-lost", "host-stopped", "answered"];
+            let reason = match open.is_aside {
+                true if y % 8 != 0 => "answered",
+                _ => reasons[usize::from(y) % 3],
+            };
             format!("again {turn} {} {reason}", open.attempt + 1)
         }),
         21 => open.map(|(turn, _)| format!("lost {turn} {slot}")),
@@ -152,6 +156,16 @@ fn line(state: &State, (what, x, y): Step) -> Option<String> {
                 0 => format!("halt {turn}"),
                 _ => format!("spoke {turn} {} word speaker=ada index={index}", open.said),
             }
+        }),
+        32 if y % 4 == 0 => call(
+            "ask",
+            &format!("yes no until={}", state.time.0 + 1 + u64::from(x) * 40),
+        ),
+        32 => open.map(|(turn, _)| format!("answer {turn} {}", y % 3)),
+        33 => open.map(|(turn, open)| {
+            let n = open.question.as_ref().map_or(u32::from(y), |it| it.n);
+            let text = ["yes", "no", "maybe", ""][usize::from(y) % 4];
+            format!("answer {turn} {n} {text} key=q{}", y % 8)
         }),
         // Seldom: it makes forget what other steps need.
         24 => (x % 4 == 0).then(|| "fork parent".to_owned()),
@@ -235,6 +249,12 @@ fn holds_together(state: &State) {
             assert!(turn.open_calls.contains_key(n), "a nested call is a call");
             let is_it = |owed: &Owed| owed.turn == *id && owed.n == *n;
             assert!(!state.owed.iter().any(is_it), "{child:?} is over or not");
+        }
+        if turn.question.is_some() {
+            assert!(turn.is_aside && turn.questions > 0, "who asks is put aside");
+        }
+        if turn.is_aside {
+            assert!(turn.locks.is_empty(), "no lock is held over a question");
         }
         for slot in &turn.locks {
             assert_eq!(state.slots[slot].lock.as_ref(), Some(id));
@@ -346,6 +366,26 @@ proptest! {
             prop_assert_eq!(inputs(now), 0);
             prop_assert!(inputs(at) > 0);
         }
+    }
+
+    /// Whatever people are asked: somebody looks when it is over, and not before for its sake.
+    #[test]
+    fn a_question_is_looked_at_when_it_is_over(steps in steps(), later in 0..3_000_u64) {
+        let state = history(&steps).state;
+        let now = state.time.plus_ms(later);
+        for (turn, open, question) in state.questions() {
+            let at = open.rests_until().expect("it is put aside");
+            prop_assert!(at <= question.until);
+            prop_assert!(state.next_due().is_some_and(|due| due <= at), "a wake record is never late");
+            if at > now {
+                let looks = state.later(now, |_| Batching::default());
+                prop_assert!(looks.is_some_and(|looks| looks <= at), "{turn}");
+            }
+            prop_assert_eq!(open.has_asked_in_vain(now), question.until <= now);
+        }
+        let rest = state.turns.values().all(|turn| turn.question.is_some() && !turn.interrupted);
+        prop_assert_eq!(state.only_asks(Time(0)), rest);
+        prop_assert!(state.turns.is_empty() || state.expires_at().is_none());
     }
 
     /// What joins a running turn came after everything that it skips, and stands in no other's way.

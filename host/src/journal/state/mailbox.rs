@@ -229,7 +229,7 @@ impl State {
                     Outcome::Completed => Fate::Left,
                     Outcome::Interrupted | Outcome::Cancelled => Fate::Consumed,
                     // What people saw of the answer stays; trying again would answer twice.
-                    Outcome::Failed if open.said > 0 || open.has_called_tools => Fate::Consumed,
+                    Outcome::Failed if open.has_shown() => Fate::Consumed,
                     // Fresh and no input: it joined the turn that ran.
                     Outcome::Failed | Outcome::Refused if input || pending.fresh => Fate::Returned,
                     Outcome::Failed | Outcome::Refused => Fate::Left,

@@ -7,8 +7,8 @@
 //! Invariant: an entry that `next` accepted once is accepted again after the
 //! same entries. A refused entry leaves the state as it was.
 //!
-//! One file per family of entries: `session`, `fork`, `mailbox`, `turns`, `slots`, `conversation`,
-//! `supervision`, `nested`, with `runs` and `spending` behind them; `due` says what follows from all of it, and `batching`
+//! One file per family of entries: `session`, `fork`, `mailbox`, `turns`, `slots`, `questions`,
+//! `conversation`, `supervision`, `nested`, with `runs` and `spending` behind them; `due` says what follows from all of it, and `batching`
 //! what of the messages.
 
 mod batching;
@@ -17,6 +17,7 @@ mod due;
 mod fork;
 mod mailbox;
 mod nested;
+mod questions;
 mod runs;
 mod session;
 mod slots;
@@ -39,6 +40,7 @@ pub use conversation::Conversing;
 pub use due::Due;
 pub use mailbox::{DELIVERIES_MAX, Pending, REDELIVERY_MS, Sender};
 pub use nested::{Child, Owed};
+pub use questions::Question;
 pub use session::{IDEMPOTENCY_MS, Remembered};
 pub use slots::{Document, Slot};
 pub use spending::{OpenCall, Spent, Used};
@@ -49,7 +51,7 @@ use runs::Run;
 
 /// Changes whenever a fold of the same entries would serialise differently:
 /// snapshots of another version are ignored.
-pub const FOLD_VERSION: u32 = 10;
+pub const FOLD_VERSION: u32 = 11;
 
 /// An entry that cannot follow the ones before it: a defect of the writer or a damaged journal.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -183,6 +185,8 @@ impl State {
             Payload::CallCancelled(cancelled) => self.call_cancelled(cancelled),
             Payload::Recounted(recounted) => self.recounted(recounted),
             Payload::ToolsCalled(called) => self.tools_called(called),
+            Payload::Asked(asked) => self.asked(entry, asked),
+            Payload::Answered(answered) => self.answered(entry, answered),
         }
     }
 

@@ -123,8 +123,8 @@ fn is_tried_again(failure: Failure) -> bool {
 
 impl TurnEnded {
     /// Whether the slots and wake-ups that caused the turn cause another one, as its messages do.
-    pub(super) fn returns_causes(&self, said: u64) -> bool {
-        said == 0
+    pub(super) fn returns_causes(&self, was_heard: bool) -> bool {
+        !was_heard
             && self
                 .error
                 .as_ref()

@@ -809,3 +809,177 @@ fn speakers_of_a_conversation_follow_one_another() {
         "whoever stops it says so first"
     );
 }
+
+#[test]
+fn a_turn_that_asks_is_put_aside_until_it_is_answered() {
+    let ask = "ask r.t0.a 2 yes no until=1000\n";
+    for (lines, why) in [
+        ("ask r.t0.a 2 until=1000", "12: the turn holds a lock"),
+        ("answer r.t0.a 2 yes", "12: no such question is open"),
+        (
+            "again r.t0.a 2 answered",
+            "12: the turn was not put aside, or is taken up because it was",
+        ),
+    ] {
+        check(&format!("{BUSY}{lines}"), why);
+    }
+    for (lines, why) in [
+        ("ask r.t0.a 1 until=1000", "its call number does not follow"),
+        (
+            "ask r.t0.a 2 question=3 until=1000",
+            "its id is not its number",
+        ),
+        (
+            "@2000\nask r.t0.a 2 until=1000",
+            "it is over before it is asked",
+        ),
+        ("ask r.t0.a 2 until=1000 as=b", "it is another agent's turn"),
+        ("ask s.t0.a 0 until=1000", "the turn is not open"),
+        // Nothing of it follows but the answer, a request to stop, and its end.
+        (
+            &format!("{ask}ask r.t0.a 3 until=1000"),
+            "the turn is put aside",
+        ),
+        (&format!("{ask}see r.t0.a 3"), "the turn is put aside"),
+        (
+            &format!("{ask}spoke r.t0.a 5 more"),
+            "the turn is put aside",
+        ),
+        (
+            &format!("{ask}again r.t0.a 2"),
+            "what the turn asked is not answered",
+        ),
+        (
+            &format!("{ask}end r.t0.a completed *"),
+            "the turn is put aside",
+        ),
+        (
+            &format!("{ask}answer r.t0.a 2 maybe"),
+            "it is none of the choices",
+        ),
+        (
+            &format!("{ask}answer r.t0.a 1 yes"),
+            "no such question is open",
+        ),
+        (
+            &format!("{ask}answer r.t0.a 2 yes question=1"),
+            "no such question is open",
+        ),
+        (
+            &format!("{ask}@999\nanswer r.t0.a 2"),
+            "there is time left to answer",
+        ),
+        (
+            &format!("{ask}stop r.t0.a\nanswer r.t0.a 2 yes"),
+            "the turn is interrupted",
+        ),
+        (
+            &format!("{ask}got a key=k\nanswer r.t0.a 2 yes key=k"),
+            "its idempotency key is taken",
+        ),
+        // It is answered once, and then it is taken up before it does anything.
+        (
+            &format!("{ask}answer r.t0.a 2 yes\nanswer r.t0.a 2 no"),
+            "no such question is open",
+        ),
+        (
+            &format!("{ask}answer r.t0.a 2 yes\nsee r.t0.a 3"),
+            "the turn is put aside",
+        ),
+        (
+            &format!("{ask}answer r.t0.a 2 yes\nend r.t0.a completed *"),
+            "the turn is put aside",
+        ),
+        (
+            &format!("{ask}answer r.t0.a 2 yes\nagain r.t0.a 2"),
+            "the turn was not put aside, or is taken up because it was",
+        ),
+    ] {
+        let script = format!("{ASKING}{lines}");
+        let illegal = Script::run(&script).err().expect("it is illegal");
+        assert_eq!(illegal.why, why, "{lines}");
+    }
+    for lines in [
+        "answer r.t0.a 2 yes\nagain r.t0.a 2 answered\nsee r.t0.a 3\nend r.t0.a completed *",
+        "@1000\nanswer r.t0.a 2\nagain r.t0.a 2 answered\nend r.t0.a completed *",
+        "stop r.t0.a\nend r.t0.a interrupted *",
+        "end r.t0.a cancelled *",
+        "end r.t0.a failed * code=caller-deadline",
+        "fork parent\nend r.t0.a interrupted * code=forked",
+        "got a\nput x\nanswer r.t0.a 2 yes key=k",
+    ] {
+        let script = Script::run(&format!("{ASKING}{ask}{lines}"));
+        assert!(script.is_ok(), "{lines}: {:?}", script.err());
+    }
+}
+
+/// A turn that has called and said something.
+const ASKING: &str = "open a b expires=50\ngot a\nstart r.t0.a takes=2 messages\nsee r.t0.a 0\n\
+    spoke r.t0.a 0 hello\nnest r.t0.a 1 b child\n";
+
+#[test]
+fn a_question_says_when_its_session_is_due() {
+    let due = |lines: &str| {
+        let script = Script::run(&format!("{ASKING}{lines}")).expect("it is legal");
+        (script.state.next_due(), script.state.expires_at())
+    };
+    let ask = "ask r.t0.a 2 yes until=1000\n";
+    assert_eq!(due("").0, Some(Time(0)), "it runs");
+    // It keeps its session, and the message that it took wakes nobody.
+    assert_eq!(due(ask), (Some(Time(1_000)), None));
+    assert_eq!(due(&format!("{ask}got a")).0, Some(Time(1_000)));
+    assert_eq!(due(&format!("{ask}got b")).0, Some(Time(0)), "another's");
+    assert_eq!(due(&format!("{ask}answer r.t0.a 2 yes")).0, Some(Time(0)));
+    assert_eq!(due(&format!("{ask}stop r.t0.a")).0, Some(Time(0)));
+    let caller =
+        "open a\ngot a run=r until=700\nstart r.t0.a takes=2 messages\nask r.t0.a 0 until=1000";
+    let state = Script::run(caller).expect("it is legal").state;
+    assert_eq!(
+        state.next_due(),
+        Some(Time(700)),
+        "its caller waits no longer"
+    );
+}
+
+#[test]
+fn time_put_aside_is_not_time_that_a_turn_ran() {
+    let script = Script::run(&format!(
+        "{ASKING}@300\nask r.t0.a 2 until=90000\n@80000\nanswer r.t0.a 2 yes\n@80100\nagain r.t0.a 2 answered\n"
+    ));
+    let state = script.expect("it is legal").state;
+    let turn = &state.turns[&name::<TurnId>("r.t0.a")];
+    assert_eq!(turn.ran_ms(), 300);
+    assert_eq!(turn.ran_until_ms(Time(80_150)), 350);
+    assert_eq!((turn.attempt, turn.questions, turn.is_aside), (2, 1, false));
+}
+
+/// A turn may be taken up as often as it asks, and is still given up when it takes the host down.
+#[test]
+fn to_be_answered_is_no_failed_attempt() {
+    let mut text = ASKING.to_owned();
+    for attempt in 2..60 {
+        text += &format!(
+            "ask r.t0.a {attempt} yes\nanswer r.t0.a {attempt} yes\nagain r.t0.a {attempt} answered\n"
+        );
+    }
+    let poison = |lines: &str| {
+        let script = Script::run(&format!("{text}{lines}")).expect("it is legal");
+        script.state.turns[&name::<TurnId>("r.t0.a")].is_poison()
+    };
+    assert!(!poison(""));
+    assert!(!poison("again r.t0.a 60"));
+    assert!(poison("again r.t0.a 60\nagain r.t0.a 61"));
+    assert!(!poison(
+        "again r.t0.a 60\nagain r.t0.a 61\nask r.t0.a 60 yes"
+    ));
+}
+
+/// Whoever was asked has seen it: a turn that fails after it is not made again.
+#[test]
+fn what_was_asked_was_shown() {
+    let asked = "open a\nput x wakes=a\ngot a\nstart r.t0.a takes=3 messages slot:x\npull r.t0.a 0 takes=3\n\
+        ask r.t0.a 1 yes\nanswer r.t0.a 1 yes\nagain r.t0.a 2 answered\nend r.t0.a failed * code=agent";
+    let state = Script::run(asked).expect("it is legal").state;
+    let agent = &state.participants[&name("a")];
+    assert!(agent.pending.is_empty() && agent.watched.is_empty());
+}

@@ -14,7 +14,7 @@ use crate::journal::entry::{
 };
 
 use super::mailbox::position;
-use super::{Child, Conversing, OpenCall, State, WakeUp, supervision};
+use super::{Child, Conversing, OpenCall, Question, State, WakeUp, supervision};
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct OpenTurn {
@@ -37,6 +37,15 @@ pub struct OpenTurn {
     /// It asked its caller to call tools: it says no more.
     #[serde(default)]
     pub has_called_tools: bool,
+    /// What it asks people; none once that is answered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub question: Option<Question>,
+    /// It was put aside with a question, and has not been taken up again.
+    #[serde(default)]
+    pub is_aside: bool,
+    /// What it asked people so far.
+    #[serde(default)]
+    pub questions: u32,
     /// The number of the next host call.
     pub calls: u32,
     /// Calls that have not returned.
@@ -85,6 +94,14 @@ impl OpenTurn {
     pub(super) fn progressed(&mut self, now: Time) {
         self.progressed = true;
         self.last_at = now;
+    }
+
+    /// Nobody does anything in the name of a turn that is put aside.
+    fn must_run(&self) -> Result<(), &'static str> {
+        match self.is_aside {
+            true => Err("the turn is put aside"),
+            false => Ok(()),
+        }
     }
 
     /// Whether it was tried as often as it may be, this attempt having been lost.
@@ -191,6 +208,9 @@ impl State {
                 pulled: BTreeSet::new(),
                 said: 0,
                 has_called_tools: false,
+                question: None,
+                is_aside: false,
+                questions: 0,
                 calls: 0,
                 open_calls: BTreeMap::new(),
                 children: BTreeMap::new(),
@@ -221,13 +241,20 @@ impl State {
 
     /// A turn, or one of its open calls, begins once more.
     pub(super) fn retried(&mut self, entry: &Entry, retried: &Retried) -> Result<(), &'static str> {
-        let turn = self.speaking(&retried.turn)?;
+        let turn = self.uninterrupted(&retried.turn)?;
         if let Some(n) = retried.n {
+            turn.must_run()?;
             if !turn.open_calls.contains_key(&n) {
                 return Err("no such call is open");
             }
             turn.went_live = true;
             return Ok(());
+        }
+        if turn.question.is_some() {
+            return Err("what the turn asked is not answered");
+        }
+        if (retried.reason == RetryReason::Answered) != turn.is_aside {
+            return Err("the turn was not put aside, or is taken up because it was");
         }
         if retried.attempt != turn.attempt + 1 {
             return Err("its attempt does not follow");
@@ -236,12 +263,13 @@ impl State {
         turn.attempt = retried.attempt;
         match retried.reason {
             _ if turn.progressed => (turn.barren, turn.stalled) = (0, 0),
-            RetryReason::HostStopped => {}
+            RetryReason::HostStopped | RetryReason::Answered => {}
             RetryReason::HostLost | RetryReason::Provider if turn.went_live => {
                 (turn.barren, turn.stalled) = (0, turn.stalled + 1);
             }
             RetryReason::HostLost | RetryReason::Provider => turn.barren += 1,
         }
+        turn.is_aside = false;
         (turn.progressed, turn.went_live) = (false, false);
         (turn.attempt_at, turn.last_at) = (entry.time, entry.time);
         Ok(())
@@ -311,7 +339,7 @@ impl State {
         requested: &InterruptRequested,
     ) -> Result<(), &'static str> {
         self.must_be_of(&requested.turn, &requested.agent)?;
-        self.speaking(&requested.turn)?.interrupted = true;
+        self.uninterrupted(&requested.turn)?.interrupted = true;
         Ok(())
     }
 
@@ -358,6 +386,7 @@ impl State {
             | Observation::MailboxSearched { .. }
             | Observation::SendRefused { .. }
             | Observation::CallRefused { .. }
+            | Observation::QuestionRefused { .. }
             | Observation::TranscriptWindow { .. }
             | Observation::Budget { .. } => {
                 self.call(&observed.turn, observed.n)?;
@@ -377,6 +406,11 @@ impl State {
             && ended.outcome != Outcome::Interrupted
         {
             return Err("the turn is interrupted");
+        }
+        let is_aside = |turn: &OpenTurn| turn.is_aside;
+        if self.turns.get(&ended.turn).is_some_and(is_aside) && ended.outcome == Outcome::Completed
+        {
+            return Err("the turn is put aside");
         }
         let turn = self
             .turns
@@ -411,7 +445,7 @@ impl State {
         if ended.outcome == Outcome::Completed {
             participant.context.turn_completed(&ended.private.context);
         }
-        let returns = ended.returns_causes(turn.said);
+        let returns = ended.returns_causes(turn.said > 0 || turn.questions > 0);
         for (cause, run) in turn.causes {
             if !returns || !participant.give_back(&cause, run.as_ref(), entry.time) {
                 released.extend(run);
@@ -440,8 +474,15 @@ impl State {
         Ok(turn)
     }
 
-    /// The open turn, if nobody has asked it to stop: an interruption is a cut.
+    /// The open turn, if it runs and nobody has asked it to stop.
     pub(super) fn speaking(&mut self, turn: &TurnId) -> Result<&mut OpenTurn, &'static str> {
+        let turn = self.uninterrupted(turn)?;
+        turn.must_run()?;
+        Ok(turn)
+    }
+
+    /// The open turn, if nobody has asked it to stop: an interruption is a cut.
+    pub(super) fn uninterrupted(&mut self, turn: &TurnId) -> Result<&mut OpenTurn, &'static str> {
         let turn = self.turns.get_mut(turn).ok_or("the turn is not open")?;
         if turn.interrupted {
             return Err("the turn is interrupted");

@@ -10,6 +10,7 @@ pub(super) mod kernel;
 pub(super) mod log;
 pub(super) mod mailbox;
 pub(super) mod model;
+pub(super) mod questions;
 pub(super) mod reply;
 pub(super) mod transcript;
 pub(super) mod turn;
@@ -51,6 +52,9 @@ pub(super) fn add_to_linker(linker: &mut Linker<Guest>, grants: &Grants) -> wasm
     }
     if grants.contains("http") {
         agent::http::add_to_linker::<_, HasSelf<Guest>>(linker, |guest| guest)?;
+    }
+    if grants.contains("questions") {
+        agent::questions::add_to_linker::<_, HasSelf<Guest>>(linker, |guest| guest)?;
     }
     Ok(())
 }

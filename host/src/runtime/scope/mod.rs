@@ -5,7 +5,7 @@
 //! interfaces above only translate.
 //!
 //! - `slots`, `messages`, `transcript`, `reply`, `tools`, `answer` (of a model), `agents`, `conversation`, `http`, `timer`,
-//!   `budget`: the operations.
+//!   `questions`, `budget`: the operations.
 //! - `clock`, `output`: what of a turn is not an entry.
 //!
 //! Invariant: what a guest sees of the outside is in the journal before it sees it, and both
@@ -19,6 +19,7 @@ pub(super) mod conversation;
 mod http;
 pub(super) mod messages;
 mod output;
+pub(super) mod questions;
 pub(super) mod reply;
 pub(super) mod slots;
 pub(super) mod timer;
@@ -65,6 +66,9 @@ pub enum Stop {
     /// Somebody ended the turn: an interruption, or the session is gone.
     #[error("the turn is over")]
     Over,
+    /// It asks people something: it goes on in another instance, once that is answered.
+    #[error("the turn is put aside")]
+    Aside,
     #[error(transparent)]
     Dead(#[from] Dead),
     #[error("the turn used all of its {0}")]
@@ -296,7 +300,7 @@ impl Scope {
         };
         if let Some(recorded) = replay.take(asked)? {
             // The clock moves with answers; a call that leaves the host is none yet.
-            if !matches!(recorded.payload, Payload::Called(_)) {
+            if !matches!(recorded.payload, Payload::Called(_) | Payload::Asked(_)) {
                 self.clock.set(recorded.time);
             }
             return Ok(Some(recorded));

@@ -15,10 +15,7 @@ use crate::session::{Sessions, authorization};
 use crate::telemetry::{self, Limit};
 
 use super::turns::{cut, interrupt_in};
-use super::{CommandError, NewSession, Result, append, must_be_open, open_in};
-
-/// Idempotency keys a session remembers at once.
-const KEYS_MAX: usize = 10_000;
+use super::{CommandError, KEYS_MAX, NewSession, Result, append, must_be_open, open_in};
 
 /// What a message carries into a session.
 #[derive(Debug, Clone, PartialEq)]

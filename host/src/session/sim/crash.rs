@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use super::bursts::{TALK as BURSTS, Talk};
 use super::laws::{
-    check_answered, check_booked, check_calls, check_kept, check_repeatable, check_requests,
-    check_resumed, check_said, check_transcript,
+    check_answered, check_booked, check_calls, check_heard, check_kept, check_repeatable,
+    check_requests, check_resumed, check_said, check_transcript,
 };
 use super::{
     COLLECT, Log, ORIGIN, Origin, Outside, PROVIDER, SYNCS_MAX, converse, deployed, entries, fold,
@@ -96,6 +96,7 @@ pub(super) fn survives_on(
         check_resumed(&stored, lost.keys());
         check_repeatable(&stored);
         check_said(&stored);
+        check_heard(&stored);
         check_calls(&stored, &PROVIDER.with_borrow(Log::made));
         check_requests(&stored, &ORIGIN.with_borrow(Origin::made));
         check_booked(&world.store, &stored);
@@ -187,6 +188,19 @@ const TALK: &[&[&str]] = &[
         "post a lock y; say one; sleep 20; commit y doc",
         "shown one",
         "post b say two",
+        "answered",
+    ],
+    &[
+        "post a say one; lock x; commit x doc; hurry May I; say two",
+        "answer a yes",
+        "post a say after",
+        "answered",
+    ],
+    &[
+        "post a say one; hurry May I; sleep 20; hurry Really; say two",
+        "post b lock x; hurry And I; free x; hurry Then I; say three",
+        "answer a no",
+        "answer b yes",
         "answered",
     ],
     &[
@@ -305,6 +319,7 @@ const STEPS: &[&str] = &[
     "send b say from somebody",
     "wake 200",
     "sleep 3",
+    "hurry May I",
     "leave",
     "fail",
 ];
@@ -323,6 +338,7 @@ fn conversation(dice: &mut Dice) -> Vec<String> {
                 }
                 format!("post {agent} say line 5")
             }
+            1 if dice.below(2) == 0 => format!("reply {agent} yes"),
             1 => format!("stop {agent}"),
             2 => format!("put {} text", dice.pick(&["x", "y"])),
             _ => {

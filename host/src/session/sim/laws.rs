@@ -9,7 +9,8 @@ use crate::clock::{Day, Time};
 use crate::id::{MessageId, Seq, TurnId};
 use crate::journal::codec::Encoded;
 use crate::journal::entry::{
-    CallKind, Cause, Entry, Failure, Fate, Kind, Observation, Observed, Outcome, Payload, Usage,
+    CallKind, Cause, Entry, Failure, Fate, Kind, Observation, Observed, Outcome, Payload, Reply,
+    Usage,
 };
 use crate::journal::script::print;
 use crate::ledger::transcript;
@@ -282,6 +283,41 @@ pub(super) fn check_said(stored: &[Entry]) {
     }
 }
 
+/// What each completed turn heard of people is what is stored: each question has one answer, and that one is heard.
+pub(super) fn check_heard(stored: &[Entry]) {
+    let (mut said, mut answers) = (BTreeMap::new(), BTreeMap::<&TurnId, String>::new());
+    let mut asked: BTreeMap<Seq, u32> = BTreeMap::new();
+    for entry in stored {
+        match &entry.payload {
+            Payload::Spoke(it) => {
+                let said: &mut String = said.entry(&it.turn).or_default();
+                said.push_str(&it.text);
+            }
+            Payload::Asked(it) => drop(asked.insert(it.question, 0)),
+            Payload::Answered(it) => {
+                *asked.get_mut(&it.question).expect("it was asked") += 1;
+                answers
+                    .entry(&it.turn)
+                    .or_default()
+                    .push_str(&match &it.reply {
+                        Reply::Answered { text, by, .. } => format!("<{text} of {by}>"),
+                        Reply::Expired => "<Expired>".to_owned(),
+                    });
+            }
+            Payload::TurnEnded(it) if it.outcome == Outcome::Completed => {
+                let said = said.get(&it.turn).map_or("", String::as_str);
+                let heard = said.split('<').skip(1).filter_map(|it| it.split_once('>'));
+                let heard = heard.filter(|(word, _)| !["HeldLock", "OpenAnswer"].contains(word));
+                let heard: String = heard.map(|(word, _)| format!("<{word}>")).collect();
+                let expected = answers.get(&it.turn).map_or("", String::as_str);
+                assert_eq!(heard, expected, "{}", print(stored));
+            }
+            _ => {}
+        }
+    }
+    assert!(asked.values().all(|times| *times <= 1), "{}", print(stored));
+}
+
 fn is_said(text: &str, script: &str) -> bool {
     let mut rest = text;
     for step in script.split(';').map(str::trim) {
@@ -331,6 +367,13 @@ fn is_said(text: &str, script: &str) -> bool {
                 let more = rest.strip_prefix(whole);
                 match more.or_else(|| rest.strip_prefix(unknown)) {
                     Some(more) => rest = more,
+                    None => return false,
+                }
+            }
+            "question" | "approve" | "hurry" => {
+                let is_end = |(word, _): &(&str, &str)| word.starts_with('<');
+                match rest.split_once('>').filter(is_end) {
+                    Some((_, more)) => rest = more,
                     None => return false,
                 }
             }

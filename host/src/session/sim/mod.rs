@@ -6,7 +6,7 @@
 //! fails, or the machine stops before or after it.
 //!
 //! A conversation is lines: `post AGENT STEPS`, `fire AGENT STEPS` (not waited for), `shown WORDS`,
-//! `stop AGENT`, `put SLOT TEXT`, `pass MS`, `answered`, `delete`. Each waits until what it did is acknowledged.
+//! `stop AGENT`, `answer AGENT TEXT` (once it asks something), `reply AGENT TEXT` (if it asks something), `put SLOT TEXT`, `pass MS`, `answered`, `delete`. Each waits until what it did is acknowledged.
 
 mod budgets;
 mod bursts;
@@ -20,6 +20,7 @@ mod laws;
 mod lives;
 mod nested;
 mod prefix;
+mod questions;
 mod resumed;
 mod retried;
 mod waits;
@@ -29,7 +30,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::OnceLock;
 
-use super::commands::{self, CommandError, NewMessage, NewSession};
+use super::commands::{self, CommandError, NewAnswer, NewMessage, NewSession, With};
 use super::*;
 use crate::agents::{AgentConfig, Deployment};
 use crate::budgets::{TenantBudget, Terms};
@@ -432,6 +433,35 @@ fn new_message(to: &str, text: &str) -> NewMessage {
     }
 }
 
+/// What the agent asks people.
+fn asked(ledger: &Ledger, agent: &str) -> Option<Seq> {
+    let agent: crate::id::AgentName = name(agent);
+    ledger.look(|state| {
+        let mut open = state.questions().filter(|(_, open, _)| open.agent == agent);
+        open.next().map(|(.., question)| question.question)
+    })
+}
+
+/// Answer it as it can be answered.
+fn answer(ledger: &Ledger, question: Seq, text: &str) -> Result<Seq, CommandError> {
+    let has_choices = ledger.look(|state| {
+        let mut open = state.questions().filter(|(.., it)| it.question == question);
+        open.any(|(.., it)| !it.choices.is_empty())
+    });
+    let with = match has_choices {
+        true => With::Choice(text.to_owned()),
+        false => With::Text(text.to_owned()),
+    };
+    let new = NewAnswer {
+        question,
+        with,
+        by: name("ada"),
+        note: None,
+        idempotency: None,
+    };
+    commands::answer(ledger, new).map(|answered| answered.seq)
+}
+
 /// What people had in their hands when the life ended.
 #[derive(Default)]
 struct Outside {
@@ -487,6 +517,16 @@ async fn converse_in(world: &World, session: Arc<Session>, lines: &[&str], outsi
                 Err(CommandError::Idle) => Ok(None),
                 done => done.map(Some),
             },
+            "answer" | "reply" => {
+                let question = || asked(ledger, what).filter(|it| ledger.mark().durable >= *it);
+                if verb == "answer" {
+                    world.until(line, || question().is_some() || over()).await;
+                }
+                match question().map(|question| answer(ledger, question, text)) {
+                    None | Some(Err(CommandError::NotAsked)) => Ok(None),
+                    Some(done) => done.map(Some),
+                }
+            }
             "put" => {
                 let (slot, by) = (name(what), name("ada"));
                 let version =

@@ -20,6 +20,7 @@ const SCRIPTS: &[&str] = &[
     "send b lock x,say got it,commit x theirs; lock y; sleep 50; commit y mine; read y",
     "say early; sleep 200; say late; wake 300",
     "lock x; commit x one; say seen; sleep 10; lock x; commit x two; say fine",
+    "say before; hurry May I; say between; lock x; hurry Not now; commit x doc; hurry Again; say after",
     "leave; say it stays",
     "get page; say one; post page; get CUT; say two; get closed/page",
     "say shown; trap",

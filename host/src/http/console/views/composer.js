@@ -144,7 +144,7 @@ export class AtWork {
     const turn = agent.turn ? state.turns.get(agent.turn) : null
     const isRunning = Boolean(turn && !turn.outcome)
     let words = 'idle'
-    if (isRunning) words = turn.by ? 'stopping' : turn.speaker ? `${turn.speaker} speaks` : turn.spoke ? 'speaking' : 'thinking'
+    if (isRunning) words = turn.by ? 'stopping' : turn.question !== null ? 'waiting for an answer' : turn.speaker ? `${turn.speaker} speaks` : turn.spoke ? 'speaking' : 'thinking'
     else if (agent.suspended) words = agent.suspended.until_ready ? 'waiting' : 'suspended'
     setText(chip.standing, words)
     chip.node.title = agent.suspended && !isRunning ? agent.suspended.reason : ''

@@ -2,6 +2,7 @@
 // it stood at an entry. Elements are kept by item, so that words which come are appended and nothing else moves.
 
 import { bdi, button, el, setText, show } from '../dom.js'
+import { question } from './question.js'
 import { voice, words } from '../fold.js'
 import { agentOf, clock, detail, moment } from '../words.js'
 
@@ -12,8 +13,12 @@ const VOICES = 8
 export const voiceClass = (state, name) => `voice-${voice(state, name) % VOICES}`
 
 export class Conversation {
-  constructor({ own = () => null } = {}) {
+  constructor({ own = () => null, answer = null, lost = () => {} } = {}) {
     this.own = own
+    /** Answers a question; none where the past is shown. */
+    this.answer = answer
+    /** Where the keyboard goes on when what it was on goes away. */
+    this.lost = lost
     this.list = el('ol.items')
     this.nodes = new Map()
     /** Items that somebody wanted whole. */
@@ -59,7 +64,7 @@ function firstTouched(items, touched, nodes) {
   return at < 0 ? items.length : at
 }
 
-const VIEWS = { message, sent, reply, note }
+const VIEWS = { message, sent, reply, note, question: (owner, item, state) => question(owner, item, { kind: voiceClass(state, item.agent), when: when(item), text: text(owner, item) }) }
 
 const when = item => el('time', { datetime: item.time, title: moment(item.time) }, clock(item.time))
 
@@ -179,6 +184,8 @@ export function utterances(state, events, own) {
       if (item) told.push(`${event.agent}: ${words(item)}${end}`)
       else if (end) told.push(`${event.agent} ${detail(event)}`)
     }
+    if (event.kind === 'asked') told.push(`${event.agent} ${detail(event)}`)
+    if (event.kind === 'answered' && event.by !== own) told.push(detail(event))
     if (event.kind === 'slot-committed' || event.kind === 'agent-suspended' || event.kind === 'halted') {
       told.push(`${agentOf(event) ?? ''} ${detail(event)}`)
     }

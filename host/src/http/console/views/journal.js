@@ -279,5 +279,5 @@ export class Journal {
   }
 }
 
-const SEEN = new Set(['session-opened', 'session-forked', 'session-changed', 'recounted', 'message-received', 'spoke', 'tools-called', 'slot-committed',
+const SEEN = new Set(['session-opened', 'session-forked', 'session-changed', 'recounted', 'message-received', 'spoke', 'tools-called', 'asked', 'answered', 'slot-committed',
   'interrupt-requested', 'turn-ended', 'halted', 'agent-suspended', 'agent-resumed'])

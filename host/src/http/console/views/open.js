@@ -24,7 +24,11 @@ export class Open {
     this.session = new Session(id)
     this.outbox = new Outbox(this.session)
     this.outbox.author = who.author()
-    this.conversation = new Conversation({ own: () => who.author() })
+    this.conversation = new Conversation({
+      own: () => who.author(),
+      answer: (question, answer, key) => this.session.answer(question, answer, key),
+      lost: () => this.composer.box.focus(),
+    })
     this.letters = new Letters(this.outbox, text => this.composer.edit(text))
     this.composer = new Composer(this.session, this.outbox, { onSend: () => this.toEnd() })
     this.work = new AtWork(this.session)

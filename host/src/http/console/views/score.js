@@ -130,7 +130,7 @@ export class Score {
   notes(pen, lines, colours, width, bad) {
     this.visible.forEach((at, position) => {
       const entry = this.entries.all[at]
-      const isOfPeople = entry.kind === 'message-received' || (entry.kind === 'slot-committed' && !entry.by?.agent)
+      const isOfPeople = entry.kind === 'message-received' || (entry.kind === 'answered' && entry.by) || (entry.kind === 'slot-committed' && !entry.by?.agent)
       const name = isOfPeople ? 'people' : agentOf(entry)
       const y = lines.get(name)
       if (y === undefined) return
@@ -140,11 +140,15 @@ export class Score {
       switch (entry.kind) {
         case 'spoke': pen.rect(x - 0.75, y - 5, 1.5, 10); break
         case 'message-received':
+        case 'asked':
+        case 'answered':
         case 'message-sent': pen.arc(x, y, 4, 0, 7); break
         case 'slot-committed': pen.moveTo(x, y - 7); pen.lineTo(x + 6, y); pen.lineTo(x, y + 7); pen.lineTo(x - 6, y); break
         case 'interrupt-requested':
         case 'agent-suspended':
-        case 'retried': pen.fillStyle = bad; pen.rect(x - 3, y - 8, 6, 16); break
+        case 'retried':
+          if (entry.reason === 'answered') return
+          pen.fillStyle = bad; pen.rect(x - 3, y - 8, 6, 16); break
         case 'turn-ended':
           if (entry.outcome === 'completed') return
           pen.fillStyle = bad
