@@ -246,7 +246,7 @@ fn answers(peer: Peer) -> Option<Peer> {
 
 /// Answers every request with two bytes.
 pub(super) fn serve_hyper() {
-    let port = std::env::args().last().expect("a port");
+    let port = std::env::args().next_back().expect("a port");
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

@@ -1,14 +1,14 @@
 //! The engine on disk: sled 0.34.7, one tree, kept to what it does reliably.
 //!
 //! - A commit is a record of the [`redo`] log, then rows in sled's memory. sled is brought to disk, a *checkpoint*, only
-//!   when much has gathered there. A commit that is too long for that goes past the redo log: a batch of sled's and a
+//!   when much has gathered there. A commit that is too long for the redo log goes past it: a batch of sled's and a
 //!   checkpoint.
 //! - Never `flush_async`, which deadlocks. [`Engine::commit`] and [`Engine::tidy`] are called by the commit thread only.
 //! - `flush` brings sled's log to the kernel (`sync_file_range`), not safely to the
 //!   disk; so a checkpoint goes on with `fdatasync` on our own handle of the same file, which
 //!   covers the file's size too.
 //! - sled may write over a segment (512 KiB) of its log when it has begun later ones. What it moved out of it must be on
-//!   disk by then: so less than a segment is written between two checkpoints.
+//!   disk by then: so less than a segment is written before it is brought to disk, but for a commit past the redo log.
 //! - A background write of sled that fails (a full disk) records the error without
 //!   waking those who wait for it. [`Watchdog`] wakes them.
 //! - Traversing the tree for a read splits pages, which writes; after a failed write such reads
@@ -43,7 +43,7 @@ use super::engine::{Changes, Engine, EngineError, Order, Others, Rows};
 
 pub use self::files::StoreOpenError;
 
-/// Written to sled between two checkpoints, at most, by what [`written`] says.
+/// Written to sled before it is brought to disk, at most, by what [`written`] says.
 const UNSYNCED_MAX: usize = 384 * 1024;
 
 /// The same before pages are moved, of which a step has 256 KiB at most.
@@ -163,12 +163,7 @@ impl SledEngine {
         let mut writer = self.writer();
         for rows in commits {
             for (key, value) in rows {
-                writer.unsynced += written(&key, value.as_deref());
-                self.put(&key, value.as_deref())?;
-            }
-            // More than was left by one process: those before it ended here too.
-            if writer.unsynced > UNSYNCED_MAX {
-                self.write_out(&mut writer)?;
+                self.put(&mut writer, &key, value.as_deref())?;
             }
         }
         self.checkpoint(&mut writer)
@@ -209,8 +204,27 @@ impl SledEngine {
     fn log(&self, writer: &mut Writer, changes: &Changes) -> Result<(), EngineError> {
         writer.redo.append(changes).map_err(|error| of_io(&error))?;
         for (key, change) in changes {
-            self.put(key, change.new.as_deref())?;
+            self.put(writer, key, change.new.as_deref())?;
         }
+        Ok(())
+    }
+
+    /// A row that stands in the redo log, which makes its commit whole wherever a crash cuts it.
+    fn put(
+        &self,
+        writer: &mut Writer,
+        key: &[u8],
+        value: Option<&[u8]>,
+    ) -> Result<(), EngineError> {
+        let written = written(key, value);
+        if writer.unsynced + written > UNSYNCED_MAX {
+            self.write_out(writer)?;
+        }
+        match value {
+            Some(value) => self.db.insert(key, value)?,
+            None => self.db.remove(key)?,
+        };
+        writer.unsynced += written;
         Ok(())
     }
 
@@ -227,14 +241,6 @@ impl SledEngine {
         }
         self.db.apply_batch(batch)?;
         self.checkpoint(writer)
-    }
-
-    fn put(&self, key: &[u8], value: Option<&[u8]>) -> Result<(), EngineError> {
-        match value {
-            Some(value) => self.db.insert(key, value)?,
-            None => self.db.remove(key)?,
-        };
-        Ok(())
     }
 
     /// Bring all of sled to disk: what stands in the redo log is not needed any more.
@@ -278,10 +284,10 @@ impl SledEngine {
     }
 }
 
-/// What sled writes for a row, with its share of the pages that are written again: measured, 1.3 to 1.9 times what
-/// short rows have, and less of long ones.
+/// What sled writes for a row, with its share of the pages that are written again. In 400 checkpoints with short rows and long
+/// ones `flush` told of 0.6 times as much in the middle, with what stays free at the end of a segment.
 fn written(key: &[u8], value: Option<&[u8]>) -> usize {
-    2 * (key.len() + value.map_or(0, <[u8]>::len)) + 256
+    4 * (key.len() + value.map_or(0, <[u8]>::len)) + 256
 }
 
 impl Engine for SledEngine {
@@ -293,13 +299,12 @@ impl Engine for SledEngine {
             .map(|(key, change)| written(key, change.new.as_deref()))
             .sum();
         self.guarded(&mut writer, |writer| {
-            if written > UNSYNCED_MAX {
+            if !RedoLog::takes(changes) {
                 return self.write_through(writer, changes);
             }
             if writer.unsynced + written > UNSYNCED_MAX || !writer.redo.has_room_for(changes) {
                 self.checkpoint(writer)?;
             }
-            writer.unsynced += written;
             self.log(writer, changes)
         })?;
         writer.room.add(changes);

@@ -32,8 +32,7 @@ use super::Durability;
 /// What is written at once, and what memory of direct writes is aligned to: a page, and no less than a disk's sector.
 const BLOCK: usize = 4096;
 
-/// Of the records of one epoch. Longer than what sled is left with (`UNSYNCED_MAX`) in most cases; when it is not, an
-/// epoch is shorter.
+/// Of the records of one epoch: twice what a group of commits has at most, and as long as a hundred short ones.
 const HALF: usize = 512 * 1024;
 
 const LENGTH: usize = BLOCK + 2 * HALF;
@@ -99,6 +98,11 @@ impl RedoLog {
         Ok((log, commits))
     }
 
+    /// Whether there is room for these in an epoch of their own.
+    pub(super) fn takes(changes: &Changes) -> bool {
+        padded(HEAD + rows_len(changes)) <= HALF
+    }
+
     /// Whether there is room for these in this epoch.
     pub(super) fn has_room_for(&self, changes: &Changes) -> bool {
         self.at + padded(HEAD + rows_len(changes)) <= HALF
@@ -137,7 +141,7 @@ impl RedoLog {
 }
 
 /// The bytes of a commit's rows here.
-pub(super) fn rows_len(changes: &Changes) -> usize {
+fn rows_len(changes: &Changes) -> usize {
     let row =
         |key: &[u8], value: Option<&Vec<u8>>| ROW_HEAD + key.len() + value.map_or(0, Vec::len);
     let rows = changes.iter();
