@@ -1,9 +1,13 @@
 //! Agents that ask people, from outside: what people see, how they answer, and what becomes of the turn.
 
+use std::io::Write as _;
+use std::process::Stdio;
+
 use serde_json::{Value, json};
 
 use crate::client::Answer;
 use crate::guests::component;
+use crate::process::command;
 use crate::server::Server;
 use crate::sockets::Socket;
 use crate::stream::{Events, said};
@@ -576,5 +580,88 @@ async fn questions_are_answered_over_a_socket() {
     socket.say(both).await;
     let (answer, _) = socket.answer("8").await;
     assert_eq!(answer["error"]["code"], "invalid_json");
+    server.stop().await;
+}
+
+/// The command line on this server: whether it went well, and all it said.
+async fn antiphon(server: &Server, arguments: &[&str], stdin: &str) -> (bool, String) {
+    let mut command = command(arguments);
+    command.args(["--url", &server.url, "--key", &server.key]);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    command.stderr(Stdio::piped());
+    let stdin = stdin.to_owned();
+    let run = move || {
+        let mut child = command.spawn().expect("the binary runs");
+        let mut to = child.stdin.take().expect("it is piped");
+        to.write_all(stdin.as_bytes()).expect("it reads");
+        drop(to);
+        child.wait_with_output().expect("it ends")
+    };
+    let output = tokio::task::spawn_blocking(run).await.expect("it runs");
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8(said).expect("text");
+    (output.status.success(), said)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_command_line_shows_questions_and_answers_them() {
+    let server = started().await;
+    let nothing = antiphon(&server, &["answer", "s"], "").await;
+    assert_eq!(nothing, (true, "no question is open\n".to_owned()));
+    let (fine, said) = antiphon(&server, &["answer", "s", "yes"], "").await;
+    assert!(!fine && said.contains("no such question is open"), "{said}");
+
+    // Lines of a pipe are messages, and it waits for whoever answers.
+    let mut events = server.follow("s").await;
+    let chat = ["chat", "asker", "--session", "s", "--as", "ana"];
+    let chat = antiphon(&server, &chat, "[{\"approve\": \"Shall I?\"}]\n");
+    let answering = async {
+        let question = asked(&mut events).await["question"].to_string();
+        let (_, shown) = antiphon(&server, &["answer", "s"], "").await;
+        let expected = format!("{question} asker asks: Shall I?\n    1 approve\n    2 deny\n");
+        assert_eq!(shown, expected);
+        let (fine, said) = antiphon(&server, &["answer", "s", "perhaps"], "").await;
+        assert!(!fine && said.contains("approve, deny"), "{said}");
+        let wrong = ["answer", "s", "1", "--question", "1"];
+        assert!(!antiphon(&server, &wrong, "").await.0);
+        let right = ["answer", "s", "2", "--as", "ben", "--note", "not now"];
+        let answered = antiphon(&server, &right, "").await;
+        assert_eq!(answered, (true, "asker goes on\n".to_owned()));
+        question
+    };
+    let ((fine, said), question) = tokio::join!(chat, answering);
+    assert!(fine, "{said}");
+    for part in [
+        "asker asks: Shall I?\n    1 approve\n    2 deny\n",
+        &format!("antiphon answer s ANSWER --question {question}"),
+        "· ben answered: deny (not now)\n",
+        "{\"approved\":false}\n",
+    ] {
+        assert!(said.contains(part), "{part:?} in {said}");
+    }
+    server.stop().await;
+}
+
+/// A turn that was stopped while it asked does what it did, and no more than that is known.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn turns_that_asked_can_be_replayed() {
+    let server = started().await;
+    let mut events = server.follow("s").await;
+    let script =
+        json!([{"ask": ["First?", []]}, {"ask_within": ["Second?", 1]}, {"ask": ["Third?", []]}]);
+    server.post("s", script).await;
+    let first = asked(&mut events).await;
+    let text = json!({"text": "yes"});
+    answer(&server, &first["question"], text).await.is(200);
+    asked(&mut events).await;
+    let third = asked(&mut events).await;
+    assert_eq!(third["text"], "Third?");
+    server.call("POST /v1/sessions/s/interrupt").await.is(202);
+    events.turn("asker").await;
+    let turn = third["turn"].as_str().expect("an id");
+    let (fine, said) = antiphon(&server, &["replay", "s", turn, "--json"], "").await;
+    let told: Value = serde_json::from_str(&said).unwrap_or_else(|_| panic!("{said}"));
+    assert!(fine && told["same"] == true, "{said}");
+    assert_eq!(told["calls"], told["calls_recorded"]);
     server.stop().await;
 }

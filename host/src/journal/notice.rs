@@ -332,7 +332,7 @@ mod tests {
 
     #[test]
     fn notices_follow_from_entries() {
-        let script = "open a b\n got a\n start r.t0.a takes=2 messages\n spoke r.t0.a 0 hi\n spoke r.t0.a 2 more\n end r.t0.a completed *\n put notes";
+        let script = "open a b\n got a\n start r.t0.a takes=2 messages\n spoke r.t0.a 0 hi\n spoke r.t0.a 2 more\n ask r.t0.a 0 yes\n answer r.t0.a 0 yes\n again r.t0.a 2 answered\n end r.t0.a completed *\n put notes";
         let script = Script::run(script);
         let script = script.unwrap_or_else(|error| panic!("{error:?}"));
         let mut noted = Noted::default();
@@ -355,8 +355,10 @@ mod tests {
             "1 session-opened",
             "2 {MessageReceived}",
             "4 {Spoke}",
-            "6 turn-ended",
-            "7 {SlotCommitted}",
+            "6 question-asked",
+            "7 question-answered",
+            "9 turn-ended",
+            "10 {SlotCommitted}",
         ];
         assert_eq!(each, expected);
         // All in one commit: the news are one, where the newest of them is.
@@ -365,8 +367,10 @@ mod tests {
         }
         let expected = [
             "1 session-opened",
-            "6 turn-ended",
-            "7 {MessageReceived, Spoke, SlotCommitted}",
+            "6 question-asked",
+            "7 question-answered",
+            "9 turn-ended",
+            "10 {MessageReceived, Spoke, SlotCommitted}",
         ];
         assert_eq!(kinds(&mut noted), expected);
         assert_eq!(noted.take(), None);

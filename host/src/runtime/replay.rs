@@ -374,6 +374,17 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_is_part_of_the_question_before_it() {
+        let text = "spoke r.t0.a 0 ab\nask r.t0.a 0 yes no\nanswer r.t0.a 0 yes\nagain r.t0.a 2 answered\n\
+            see r.t0.a 1";
+        let mut replay = replay(text);
+        assert_eq!(replay.say("ab"), Ok(2));
+        assert_eq!(kinds(&mut replay), ["asked", "answered", "observed"]);
+        assert!(replay.is_over());
+        assert_eq!(replay.calls(), 2);
+    }
+
+    #[test]
     fn words_are_one_string_whatever_their_borders() {
         let text = "spoke r.t0.a 0 ab\nspoke r.t0.a 2 cd\nsee r.t0.a 0\nspoke r.t0.a 4 ef";
         let mut replay = replay(text);
