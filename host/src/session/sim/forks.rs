@@ -168,16 +168,18 @@ fn a_fork_at_any_place_comes_to_rest_and_is_that_session_up_to_there() {
     }
 }
 
-/// A session with documents that are copied one by one.
 fn long() -> (Memory, Time) {
+    with_documents(2)
+}
+
+/// A session with so many documents, which are copied one by one.
+fn with_documents(count: usize) -> (Memory, Time) {
     let document = "long ".repeat(60_000);
-    let put = |slot: &str| format!("put {slot} {slot}{document}");
-    let lines = [
-        "post a say one; lock x; wake 1000000000".to_owned(),
-        put("p"),
-        put("q"),
-        "answered".to_owned(),
-    ];
+    let mut lines = vec!["post a say one; lock x; wake 1000000000".to_owned()];
+    let slots = ["p", "q"].into_iter().map(str::to_owned);
+    let slots = slots.chain((2..).map(|n| format!("p{n}"))).take(count);
+    lines.extend(slots.map(|slot| format!("put {slot} {slot}{document}")));
+    lines.push("answered".to_owned());
     let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
     let disk = fresh();
     let now = life(&disk, Time(0), async |world| {
@@ -294,7 +296,8 @@ async fn begin<'a>(
 
 #[test]
 fn a_fork_that_is_given_up_is_removed() {
-    let (disk, now) = long();
+    // It goes on by itself until it is told: on a busy machine it may have copied some by then, but not all.
+    let (disk, now) = with_documents(30);
     life(&disk, now, async |world| {
         let new = new_fork(None);
         let (owner, from) = (tenant(), name("s"));
