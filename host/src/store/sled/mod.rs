@@ -1,7 +1,7 @@
 //! The engine on disk: sled 0.34.7, one tree, kept to what it does reliably.
 //!
-//! - A commit is a record of the [`redo`] log, then rows in sled's memory. sled is brought to disk, a *checkpoint*, only
-//!   when much has gathered there. A commit that is too long for the redo log goes past it: a batch of sled's and a
+//! - A commit is a record of the [`redo`] log, then rows in sled's memory. sled is brought to disk only
+//!   when much has gathered there, and for a *checkpoint*: when the redo log is full, and begins anew. A commit that is too long for the redo log goes past it: a batch of sled's and a
 //!   checkpoint.
 //! - Never `flush_async`, which deadlocks. [`Engine::commit`] and [`Engine::tidy`] are called by the commit thread only.
 //! - `flush` brings sled's log to the kernel (`sync_file_range`), not safely to the
@@ -101,7 +101,7 @@ pub(in crate::store) struct SledEngine {
 struct Writer {
     redo: RedoLog,
     room: Room,
-    /// Bytes that sled wrote since the last checkpoint, or somewhat more.
+    /// Bytes that sled wrote since it was last brought to disk, or somewhat more.
     unsynced: usize,
     has_failed: bool,
 }
@@ -294,15 +294,11 @@ impl Engine for SledEngine {
     fn commit(&self, changes: &Changes) -> Result<(), EngineError> {
         self.check_room()?;
         let mut writer = self.writer();
-        let rows = changes.iter();
-        let written: usize = rows
-            .map(|(key, change)| written(key, change.new.as_deref()))
-            .sum();
         self.guarded(&mut writer, |writer| {
             if !RedoLog::takes(changes) {
                 return self.write_through(writer, changes);
             }
-            if writer.unsynced + written > UNSYNCED_MAX || !writer.redo.has_room_for(changes) {
+            if !writer.redo.has_room_for(changes) {
                 self.checkpoint(writer)?;
             }
             self.log(writer, changes)

@@ -62,7 +62,7 @@ pub(super) struct RedoLog {
     number: u64,
     /// Where the next record goes in its half.
     at: usize,
-    /// Something stands here that would be written again.
+    /// Nothing stands here that would be written again.
     is_empty: bool,
     buffer: Buffer,
 }
