@@ -1,13 +1,13 @@
 //! Responses that go on from others: each in a session of its own from there on.
 
-use antiphon::model::scripted::{Gate, Provider, Reply};
+use antiphon::model::scripted::{Gate, Reply};
 use serde_json::{Value, json};
 
 use crate::client::Call;
 use crate::server::Server;
 use crate::stream::Event;
 
-use super::{events_of, followed, respond, script, session_of};
+use super::{events_of, followed, in_background, relaying, respond, script, session_of};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_response_goes_on_from_the_one_before() {
@@ -126,11 +126,8 @@ async fn what_waited_where_a_response_ended_is_not_answered_twice() {
         .wait(&gate)
         .say("!")
         .finish("stop");
-    let provider = Provider::start([reply]).await;
-    let server = Server::asking(&provider).await;
-    server.deploy("puppet").await;
-    let body =
-        json!({"model": "puppet", "input": script(json!([{"relay": "q"}])), "background": true});
+    let (_provider, server) = relaying(reply).await;
+    let body = in_background();
     let answer = respond(&server, body).await;
     let session = session_of(&answer);
     let first = answer.is(200)["id"].clone();

@@ -1,12 +1,12 @@
 //! Responses as events: followed from any place, in the background, cancelled.
 
-use antiphon::model::scripted::{Gate, Provider, Reply};
+use antiphon::model::scripted::{Gate, Reply};
 use serde_json::{Value, json};
 
 use crate::server::Server;
 use crate::stream::{Event, kinds};
 
-use super::{followed, lines, number, respond, script};
+use super::{followed, in_background, lines, number, relaying, respond, script};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stream_of_events_is_gone_on_with_after_any_of_them() {
@@ -65,11 +65,8 @@ async fn a_response_in_the_background_is_followed_while_it_runs() {
         .wait(&gate)
         .say("two")
         .finish("stop");
-    let provider = Provider::start([reply]).await;
-    let server = Server::asking(&provider).await;
-    server.deploy("puppet").await;
-    let body =
-        json!({"model": "puppet", "input": script(json!([{"relay": "q"}])), "background": true});
+    let (_provider, server) = relaying(reply).await;
+    let body = in_background();
     let answer = respond(&server, body).await;
     let made = answer.is(200);
     assert!(
@@ -117,10 +114,9 @@ async fn a_response_is_cancelled_and_says_so() {
         .wait(&gate)
         .say("never")
         .finish("stop");
-    let provider = Provider::start([reply]).await;
-    let server = Server::asking(&provider).await;
-    server.deploy("puppet").await;
-    let body = json!({"model": "puppet", "input": script(json!([{"relay": "q"}])), "background": true, "stream": true});
+    let (provider, server) = relaying(reply).await;
+    let mut body = in_background();
+    body["stream"] = json!(true);
     let mut stream = respond(&server, body).events().await;
     let seen = stream
         .until(|event| event.kind == "response.output_text.delta")

@@ -28,6 +28,19 @@ fn respond(server: &Server, body: Value) -> Call {
     server.call("POST /v1/responses").json(body)
 }
 
+/// A puppet that relays this reply of a model.
+async fn relaying(reply: Reply) -> (Provider, Server) {
+    let provider = Provider::start([reply]).await;
+    let server = Server::asking(&provider).await;
+    server.deploy("puppet").await;
+    (provider, server)
+}
+
+/// A response for which nobody waits, of a puppet that [`relaying`] made.
+fn in_background() -> Value {
+    json!({"model": "puppet", "input": script(json!([{"relay": "q"}])), "background": true})
+}
+
 /// A script of the puppet, as a text.
 fn script(steps: Value) -> String {
     steps.to_string()
