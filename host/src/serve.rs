@@ -119,6 +119,8 @@ pub async fn serve(
     let sweeping = tokio::spawn(host.streams.clone().sweep());
     let waking = tokio::spawn(host.subscriptions.clone().run());
     let forgetting_notices = tokio::spawn(host.notices.clone().sweep());
+    let telemetry = Telemetry::new();
+    let sorting_in = tokio::spawn(telemetry.clone().keep());
 
     let audit_entries_max = as_usize(config.limits.audit_entries_max);
     let router = http::router(http::Parts {
@@ -132,7 +134,7 @@ pub async fn serve(
         audit: Audit::new(host.store.clone(), audit_entries_max),
         logs: host.logs.clone(),
         clock: host.clock.clone(),
-        telemetry: Telemetry::new(),
+        telemetry,
         shutdown: shutdown.clone(),
         settings,
     });
@@ -161,7 +163,14 @@ pub async fn serve(
     );
     host.subscriptions.stop().await;
     host.webhooks.stop().await;
-    let tasks = [agenda, forgetting, sweeping, waking, forgetting_notices];
+    let tasks = [
+        agenda,
+        forgetting,
+        sweeping,
+        waking,
+        forgetting_notices,
+        sorting_in,
+    ];
     for task in tasks.into_iter().chain(reloading) {
         task.abort();
         // They hold the store: whoever opens it next must not find it taken.

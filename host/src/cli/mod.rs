@@ -43,6 +43,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::format::FmtSpan;
 
 /// Run AI agents that remember: durable sessions, sandboxed WebAssembly agents, one binary.
 #[derive(Debug, Parser)]
@@ -135,6 +136,8 @@ fn start_logging(default: &str) {
         .unwrap_or_else(|| default.to_owned());
     let filter = EnvFilter::try_new(&filter).unwrap_or_else(|_| EnvFilter::new(default));
     tracing_subscriber::fmt()
+        // Of spans, that they are over: who listens to them wants to know how long they took.
+        .with_span_events(FmtSpan::CLOSE)
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(term::Paint::stderr().is_on())

@@ -13,6 +13,7 @@ use crate::journal::codec::Encoded;
 use crate::session::Session;
 use crate::session::commands::Posted;
 use crate::session::outcome::{Standing, Tracker};
+use crate::telemetry::Stage;
 use crate::tenants::Right;
 
 use super::Api;
@@ -87,10 +88,11 @@ pub(super) async fn invoke(
         response
     } else {
         let id = session.journal.session.clone();
-        let ended = asking::ended(&api, session, &posted).await?;
+        let ended = asking::ended(&api, session.clone(), &posted).await?;
         let taken = asking::answered(&id, ended)?;
         let mut response = Json(wire::answer(&id, &taken)).into_response();
         set(response.headers_mut(), "x-antiphon-session", id.as_str());
+        Stage::Answer.took(session.ledger.mark().since);
         response
     };
     if posted.replayed {

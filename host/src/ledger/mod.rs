@@ -104,6 +104,8 @@ pub struct Ledger {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mark {
     pub durable: Seq,
+    /// When that came to be, for measuring.
+    pub since: Instant,
     pub dead: Option<Dead>,
 }
 
@@ -178,6 +180,7 @@ impl Ledger {
         live.dead = dead.clone();
         let mark = Mark {
             durable: live.state.last,
+            since: Instant::now(),
             dead,
         };
         Arc::new(Self {
@@ -212,6 +215,7 @@ impl Ledger {
         turn: Option<&TurnId>,
         decide: impl FnOnce(&mut Batch<'_>) -> Result<T, E>,
     ) -> Result<T, AppendError<E>> {
+        let appending = Stage::Append.begin();
         let mut live = self.lock();
         if let Some(dead) = &live.dead {
             return Err(AppendError::Dead(dead.clone()));
@@ -232,6 +236,7 @@ impl Ledger {
         }
         drop(live);
         if appended {
+            appending.is_over();
             self.touch();
         }
         decided.map_err(AppendError::Refused)
@@ -415,11 +420,14 @@ impl Ledger {
             writes.insert(0, write);
         }
         let mark = self.mark.clone();
-        let start = Instant::now();
+        let flushing = Stage::Flush.begin();
         let done = move |result: Result<(), Latched>| {
-            Stage::Flush.took(start);
+            flushing.is_over();
             mark.send_modify(|mark| match result {
-                Ok(()) => mark.durable = mark.durable.max(last),
+                Ok(()) => {
+                    mark.durable = mark.durable.max(last);
+                    mark.since = Instant::now();
+                }
                 Err(latched) => {
                     mark.dead.get_or_insert(Dead::Latched(latched));
                 }

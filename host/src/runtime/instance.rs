@@ -1,7 +1,7 @@
 //! One turn: a fresh store and instance, `handle` called once, and how it ended.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use wasmtime::component::ResourceTableError;
 use wasmtime::{Store, Trap, UpdateDeadline, WasmBacktrace};
@@ -121,16 +121,11 @@ async fn run(runtime: &Runtime, loaded: &Loaded, scope: &Arc<Scope>, input: Inpu
     let headers = headers.map(mailbox::header).collect();
     let turn_input = export::TurnInput { causes, headers };
     let called = async {
-        let start = Instant::now();
-        let component = loaded.pre.instantiate_async(&mut store).await?;
-        Stage::Instantiate.took(start);
-        let start = Instant::now();
-        let answer = component
-            .antiphon_agent_agent()
-            .call_handle(&mut store, &turn_input)
-            .await;
-        Stage::Guest.took(start);
-        answer
+        let instantiated = loaded.pre.instantiate_async(&mut store);
+        let component = Stage::Instantiate.of(instantiated).await?;
+        let agent = component.antiphon_agent_agent();
+        let handled = agent.call_handle(&mut store, &turn_input);
+        Stage::Guest.of(handled).await
     };
     let answer = called.await;
     scope.cpu.step_aside();

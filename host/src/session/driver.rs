@@ -25,6 +25,7 @@ use super::recovery::{End, end_turn};
 use super::rules::Rules;
 use super::turn::{self, Started};
 use super::{IDLE_MS, Session, Sessions, wake};
+use crate::telemetry::stages;
 
 struct Driver {
     sessions: Sessions,
@@ -295,11 +296,8 @@ impl Driver {
 
     fn run_turn(&mut self, started: Started) {
         let name = started.turn.clone();
-        let task = self.tasks.spawn(turn::run(
-            self.sessions.clone(),
-            self.session.clone(),
-            started,
-        ));
+        let run = turn::run(self.sessions.clone(), self.session.clone(), started);
+        let task = self.tasks.spawn(stages::turn(&name, run));
         self.running.insert(name, (task.id(), task));
     }
 

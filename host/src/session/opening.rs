@@ -21,6 +21,7 @@ use crate::id::{SessionId, TenantId};
 use crate::journal::state::Phase;
 use crate::ledger::{Dead, Ledger};
 use crate::store::JournalId;
+use crate::telemetry::Stage;
 
 use super::{Session, SessionError, Sessions, TRIES_MAX, driver, fork, recovery, wake};
 
@@ -192,6 +193,7 @@ impl Sessions {
         let (store, clock) = (self.0.parts.store.clone(), self.0.parts.clock.clone());
         let budgets = self.0.parts.budgets.clone();
         let name = journal.clone();
+        let waking = Stage::Wake.begin();
         let opening = tokio::task::spawn_blocking(move || {
             if !absent && !store.exists(&name)? {
                 return Err(SessionError::NotFound);
@@ -207,6 +209,7 @@ impl Sessions {
             Ok(ledger) => ledger?,
             Err(panicked) => return Err(SessionError::Broken(panicked.to_string())),
         };
+        waking.is_over();
         let session = Arc::new(Session {
             journal: journal.clone(),
             ledger,

@@ -228,7 +228,7 @@ pub(super) async fn run(sessions: Sessions, session: Arc<Session>, started: Star
 
 async fn execute(sessions: &Sessions, session: &Session, started: Started) -> Exit {
     let parts = &sessions.0.parts;
-    let admitted = Instant::now();
+    let admission = Stage::Admission.begin();
     let tenant = &session.journal.tenant;
     // Before it takes a place: a tenant whose minute is used up keeps none from others.
     let own = sessions.quotas(tenant).cpu_minute_ms_max;
@@ -325,7 +325,7 @@ async fn execute(sessions: &Sessions, session: &Session, started: Started) -> Ex
         written: AtomicU64::new(0),
         record,
     };
-    Stage::Admission.took(admitted);
+    admission.is_over();
     let deadline = scope.deadline;
     let input = Input {
         causes: started.causes,

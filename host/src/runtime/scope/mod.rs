@@ -46,7 +46,7 @@ use crate::ledger::{AppendError, Batch, Dead, Ledger};
 use crate::logs::Logs;
 use crate::model::{ModelError, Models, Request};
 use crate::store::ReadError;
-use crate::telemetry::{self, Limit, Stage};
+use crate::telemetry::{self, Limit, Stage, stages};
 
 use self::agents::Peers;
 use super::cpu::Cpu;
@@ -263,6 +263,7 @@ impl Record {
 impl Scope {
     /// One more host call, if the turn may.
     pub(super) fn count(&self) -> Result<(), Stop> {
+        stages::called();
         if self.calls.fetch_add(1, Ordering::Relaxed) >= self.limits.host_calls_max {
             telemetry::hit(Limit::HostCalls);
             return Err(Stop::Limit("host calls"));
