@@ -42,14 +42,14 @@ mod webhooks;
 mod wire;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::Request;
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post, put};
-use http::{HeaderName, HeaderValue, Method};
+use http::{HeaderName, HeaderValue, Method, header};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
@@ -137,7 +137,6 @@ impl std::ops::Deref for Api {
 
 /// Every route of the API.
 pub fn router(parts: Parts) -> Router {
-    let cors = cors(&parts.settings.cors_origins);
     let (host_max, tenant_max) = (
         parts.settings.streams_max,
         parts.settings.streams_tenant_max,
@@ -147,7 +146,7 @@ pub fn router(parts: Parts) -> Router {
         parts: Arc::new(parts),
         streams,
     };
-    Router::new()
+    let routes = Router::new()
         .route("/v1/agents", get(agents::list))
         .route(
             "/v1/agents/{agent}",
@@ -303,14 +302,18 @@ pub fn router(parts: Parts) -> Router {
         .route_layer(middleware::from_fn_with_state(api.clone(), audit::watch))
         .fallback(error::no_route)
         .method_not_allowed_fallback(error::no_method)
-        .layer(CatchPanicLayer::custom(panicked))
-        .layer(middleware::from_fn_with_state(api.clone(), count))
-        .layer(cors)
-        .layer(middleware::from_fn_with_state(api.clone(), heads))
+        .layer(CatchPanicLayer::custom(panicked));
+    // Where no page may call, none is told anything.
+    let routes = match api.settings.cors_origins.as_slice() {
+        [] => routes,
+        origins => routes.layer(cors(origins)),
+    };
+    routes
+        .layer(middleware::from_fn_with_state(api.clone(), around))
         .with_state(api)
 }
 
-/// Web pages of these origins may call; none by default.
+/// Web pages of these origins may call.
 fn cors(origins: &[HeaderValue]) -> CorsLayer {
     let exposed = [
         "x-request-id",
@@ -379,9 +382,9 @@ fn cors(origins: &[HeaderValue]) -> CorsLayer {
         .expose_headers(exposed.map(HeaderName::from_static))
 }
 
-/// Every answer names its request, and tells browsers to be careful with it: it is data, and for the one
-/// who asked. The console alone is a page, and says itself what a page may do.
-async fn heads(
+/// Around every request: how long it takes, its id, which every answer names, and what browsers are told of it: it is data,
+/// and for the one who asked. The console alone is a page, and says itself what a page may do.
+async fn around(
     axum::extract::State(api): axum::extract::State<Api>,
     mut request: Request,
     next: Next,
@@ -390,39 +393,55 @@ async fn heads(
     request
         .extensions_mut()
         .insert(audit::RequestId(id.clone()));
-    let mut response = next.run(request).await;
+    let mut response = Stage::Http.of(next.run(request)).await;
+    api.telemetry.request(response.status().as_u16());
     let headers = response.headers_mut();
     if let Ok(value) = HeaderValue::from_str(&id) {
         if response_failed_inside(headers) {
             tracing::error!(request = %id, "a request failed inside the host");
         }
-        headers.insert("x-request-id", value);
+        headers.insert(REQUEST_ID, value);
     }
     for (name, value) in CAREFUL {
-        headers.insert(name, HeaderValue::from_static(value));
+        headers.insert(name, value);
     }
-    headers
-        .entry("content-security-policy")
-        .or_insert(HeaderValue::from_static(NO_PAGE));
+    for (name, value) in NO_PAGE {
+        headers.entry(name).or_insert(value);
+    }
     if api.settings.is_secure {
-        let year = HeaderValue::from_static("max-age=31536000");
-        headers.insert("strict-transport-security", year);
+        headers.insert(header::STRICT_TRANSPORT_SECURITY, A_YEAR);
     }
-    headers
-        .entry("cache-control")
-        .or_insert(HeaderValue::from_static("no-store"));
     response
 }
 
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
 /// What browsers are told with every answer.
-const CAREFUL: [(&str, &str); 3] = [
-    ("x-content-type-options", "nosniff"),
-    ("referrer-policy", "no-referrer"),
-    ("cross-origin-resource-policy", "same-origin"),
+const CAREFUL: [(HeaderName, HeaderValue); 3] = [
+    (
+        header::X_CONTENT_TYPE_OPTIONS,
+        HeaderValue::from_static("nosniff"),
+    ),
+    (
+        header::REFERRER_POLICY,
+        HeaderValue::from_static("no-referrer"),
+    ),
+    (
+        HeaderName::from_static("cross-origin-resource-policy"),
+        HeaderValue::from_static("same-origin"),
+    ),
 ];
 
-/// What an answer that is no page may do in a browser: nothing.
-const NO_PAGE: &str = "default-src 'none'; frame-ancestors 'none'";
+/// What an answer may do in a browser, and for how long it is kept, unless it says so itself: nothing, and not at all.
+const NO_PAGE: [(HeaderName, HeaderValue); 2] = [
+    (
+        header::CONTENT_SECURITY_POLICY,
+        HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'"),
+    ),
+    (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
+];
+
+const A_YEAR: HeaderValue = HeaderValue::from_static("max-age=31536000");
 
 /// A handler broke down. Its words are for the log, and may hold anything.
 fn panicked(_: Box<dyn std::any::Any + Send>) -> Response {
@@ -432,18 +451,6 @@ fn panicked(_: Box<dyn std::any::Any + Send>) -> Response {
 /// Errors leave their internal text in the log; this joins the two by the request's id.
 fn response_failed_inside(headers: &mut http::HeaderMap) -> bool {
     headers.remove(error::INTERNAL).is_some()
-}
-
-async fn count(
-    axum::extract::State(api): axum::extract::State<Api>,
-    request: Request,
-    next: Next,
-) -> Response {
-    let start = Instant::now();
-    let response = next.run(request).await;
-    Stage::Http.took(start);
-    api.telemetry.request(response.status().as_u16());
-    response
 }
 
 #[cfg(test)]
