@@ -283,7 +283,7 @@ pub struct JournalPage {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Holdings {
     pub sessions: u64,
-    /// Of entries, long values, snapshots and records, with their keys. The disk holds more: how much more
+    /// Of entries, long values, snapshots and records as they are stored, most of them packed, with their keys. The disk holds more: how much more
     /// is the engine's affair.
     pub bytes: u64,
 }

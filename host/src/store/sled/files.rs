@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! lock              held by the process that has the store open
-//! format            written last when a store is made: "antiphon store 2"; 1 has no `redo`
+//! format            written last when a store is made: "antiphon store 3"; 2 has no packed rows, 1 no `redo`
 //! redo              what was committed last: [`super::redo`]
 //! db conf blobs snap.*   sled's
 //! quarantine-snap.* snapshots of sled's log that kept it from opening
@@ -25,7 +25,9 @@ use sled::{Config, Db, Mode};
 use super::SledOptions;
 use super::redo::{RedoError, RedoLog, Rows};
 
-const FORMAT: &str = "antiphon store 2\n";
+const FORMAT: &str = "antiphon store 3\n";
+/// Without packed rows: a binary that knows no others would take them for damage.
+const FORMAT_2: &str = "antiphon store 2\n";
 /// Without a redo log: a binary that knows no other would lose what stands in one.
 const FORMAT_1: &str = "antiphon store 1\n";
 const SNAPSHOT: &str = "snap.";
@@ -112,7 +114,8 @@ fn open(path: &Path, options: SledOptions) -> Result<Opened, StoreOpenError> {
         .write(true)
         .open(&db_path)
         .map_err(io("open the store's log"))?;
-    let (redo, commits) = open_redo(path, made == Some(Format::Newest), options)?;
+    let has_redo = matches!(made, Some(Format::Newest | Format::Two));
+    let (redo, commits) = open_redo(path, has_redo, options)?;
     if made != Some(Format::Newest) {
         if let Err(error) = db.flush() {
             return Err(refused(path, &error));
@@ -172,6 +175,7 @@ fn lock(path: &Path) -> Result<File, StoreOpenError> {
 #[derive(Debug, PartialEq, Eq)]
 enum Format {
     Newest,
+    Two,
     One,
 }
 
@@ -179,6 +183,7 @@ enum Format {
 fn read_format(path: &Path) -> Result<Option<Format>, StoreOpenError> {
     match fs::read(path.join("format")) {
         Ok(text) if text == FORMAT.as_bytes() => Ok(Some(Format::Newest)),
+        Ok(text) if text == FORMAT_2.as_bytes() => Ok(Some(Format::Two)),
         Ok(text) if text == FORMAT_1.as_bytes() => Ok(Some(Format::One)),
         Ok(_) => Err(StoreOpenError::Damaged {
             path: path.into(),

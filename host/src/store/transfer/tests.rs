@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::*;
-use crate::store::contract::{Owner, append, frame, id, spoke, write};
+use crate::store::contract::{Owner, append, frame, id, noise, spoke, write};
 use crate::store::{Memory, Store, Write, check, memory};
 
 fn filled() -> (Memory, std::sync::Arc<dyn Store>) {
@@ -13,11 +13,7 @@ fn filled() -> (Memory, std::sync::Arc<dyn Store>) {
         let mut owner = Owner::of(&*store, &id(tenant, session));
         append(&*store, &mut owner, frame(1, 3));
         append(&*store, &mut owner, frame(4, 1));
-        append(
-            &*store,
-            &mut owner,
-            Frame::of(&[spoke(5, &"long ".repeat(9_000))]),
-        );
+        append(&*store, &mut owner, Frame::of(&[spoke(5, &noise(45_000))]));
         for bytes in [&b"text"[..], b"\xff\0 no text"] {
             let value = Write::Value {
                 journal: owner.journal.clone(),
