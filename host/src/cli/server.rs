@@ -9,6 +9,7 @@ use antiphon::config::Config;
 use antiphon::secret::Secret;
 use antiphon::shutdown::Shutdown;
 use anyhow::Context;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
@@ -47,7 +48,34 @@ pub(super) async fn bind_usual_or_any() -> anyhow::Result<TcpListener> {
     }
 }
 
+/// What a server holds open beside connections: the store, components, calls to models.
+const DESCRIPTORS_BESIDE: u64 = 256;
+
+/// Systems allow a process few descriptors, and more if it asks: every connection takes one.
+fn raise_descriptors(connections_max: u64) {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::debug!(%error, "no more descriptors were allowed");
+    }
+    let needed = connections_max + DESCRIPTORS_BESIDE;
+    if let Some(allowed) = getrlimit(Resource::Nofile)
+        .current
+        .filter(|it| *it < needed)
+    {
+        tracing::warn!(
+            allowed,
+            needed,
+            "fewer descriptors are allowed (`ulimit -n`) than connections_max may take"
+        );
+    }
+}
+
 pub(super) async fn start_on(listener: TcpListener, mut config: Config) -> anyhow::Result<Running> {
+    raise_descriptors(config.limits.connections_max);
     config.compiler = Some(this_program()?);
     let url = base_url(listener.local_addr()?, config.http.tls.is_some());
     let data = config.data.clone();
