@@ -13,10 +13,11 @@ mod mode;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use antiphon_tests::load::{Connection, components, percentile, request, request_as};
+use antiphon_tests::load::{Connection, components, percentile, request, request_as, turns_beside};
+use antiphon_tests::observed::Observed;
 use antiphon_tests::process::Process;
 use mode::Mode;
 use serde_json::{Value, json};
@@ -38,7 +39,7 @@ fn limits() -> Value {
 }
 
 /// More memory than this after a mode has it looked at twice.
-const GREW_KB: u64 = 4 * 1024;
+const GREW_BYTES: u64 = 4 * 1024 * 1024;
 
 /// The server, and who attacks it.
 struct Place {
@@ -94,7 +95,7 @@ fn main() {
     let mut grew = Vec::new();
     for mode in &modes {
         let begun = Instant::now();
-        let memory = rss_kb(server);
+        let memory = Observed::of(server).resident_bytes;
         let (mut latencies, ends) = good_turns(&place, || attack(&place, *mode, times));
         println!(
             "{}",
@@ -103,7 +104,7 @@ fn main() {
         let mut connection = Connection::open(server);
         println!("{:17}{}", "", held(server, &mut connection));
         all.extend(latencies);
-        if rss_kb(server) > memory + GREW_KB {
+        if Observed::of(server).resident_bytes > memory + GREW_BYTES {
             grew.push(*mode);
         }
     }
@@ -153,29 +154,11 @@ fn line(
 }
 
 /// Turns of the good agent, one after another, for as long as something else goes on.
-fn good_turns<T>(place: &Arc<Place>, meanwhile: impl FnOnce() -> T) -> (Vec<Duration>, T) {
-    let stop = Arc::new(AtomicBool::new(false));
-    let (place, stopped) = (place.clone(), stop.clone());
-    let good = std::thread::spawn(move || {
-        let of = &place.server;
-        let mut connection = Connection::open(of);
-        let body = br#"{"session":"good","body":"go"}"#;
-        let path = "/v1/agents/worker/invoke";
-        let request = request(of, "POST", path, JSON, body);
-        let mut latencies = Vec::new();
-        while !stopped.load(Ordering::Relaxed) {
-            let start = Instant::now();
-            let (status, answer) = connection.exchange(&request);
-            latencies.push(start.elapsed());
-            let text = String::from_utf8_lossy(&answer);
-            assert_eq!(status, 200, "a good turn fails: {text}");
-            std::thread::sleep(PAUSE);
-        }
-        latencies
-    });
-    let done = meanwhile();
-    stop.store(true, Ordering::Relaxed);
-    (good.join().expect("every good turn completes"), done)
+fn good_turns<T>(place: &Place, meanwhile: impl FnOnce() -> T) -> (Vec<Duration>, T) {
+    let of = &place.server;
+    let body = br#"{"session":"good","body":"go"}"#;
+    let go = request(of, "POST", "/v1/agents/worker/invoke", JSON, body);
+    turns_beside(&of.url, &go, PAUSE, meanwhile)
 }
 
 /// So many turns in a mode; how they ended.
@@ -228,33 +211,19 @@ fn once(key: &str, connection: &mut Connection, mode: Mode) -> String {
     code.to_owned()
 }
 
-/// A line of what the system says of the server's process.
-fn status(server: &Process, name: &str) -> String {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", server.id()));
-    let status = status.expect("the process runs");
-    let line = status.lines().find_map(|line| line.strip_prefix(name));
-    line.unwrap_or_default().trim().to_owned()
-}
-
-fn rss_kb(server: &Process) -> u64 {
-    let line = status(server, "VmRSS:");
-    let number = line.split_whitespace().next().unwrap_or_default();
-    number.parse().expect("a number of kB")
-}
-
 /// What the server's process holds now.
 fn held(server: &Process, connection: &mut Connection) -> String {
-    let descriptors = std::fs::read_dir(format!("/proc/{}/fd", server.id()));
-    let descriptors = descriptors.map_or(0, Iterator::count);
+    let observed = Observed::of(server);
     let metrics = connection.metrics(server);
     let gauge = |name: &str| {
         let line = metrics.lines().find_map(|line| line.strip_prefix(name));
         line.unwrap_or("?").trim().to_owned()
     };
     format!(
-        "RSS {}, {descriptors} descriptors, {} threads, {} sessions open, {} turns running",
-        status(server, "VmRSS:"),
-        status(server, "Threads:"),
+        "{:.1} MB in memory, {} descriptors, {} threads, {} sessions open, {} turns running",
+        observed.resident_mb(),
+        observed.descriptors,
+        observed.threads,
         gauge("antiphon_sessions_open "),
         gauge("antiphon_turns_running "),
     )

@@ -2,7 +2,7 @@
 //! data folder, spoken to over HTTP; and the rules of the source tree (`tidy`).
 //!
 //! - The harness: `browser`, `server`, [`process`] (the real binary), `client`, `logged`, `described`, `origin`, `stream`, `guests`, `golden`.
-//! - [`load`]: what benchmarks share.
+//! - [`load`] and [`observed`]: what benchmarks share.
 //! - [`torture`]: the real binary, killed again and again under load, and the laws that hold all the same.
 //! - The tests: the other modules, one topic each.
 //!
@@ -11,6 +11,7 @@
 //! a test that hangs says where.
 
 pub mod load;
+pub mod observed;
 pub mod process;
 pub mod torture;
 

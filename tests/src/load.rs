@@ -271,6 +271,34 @@ pub fn exchanges(
     run
 }
 
+/// One request again and again, with a pause between two, for as long as something else goes on.
+pub fn turns_beside<T>(
+    url: &str,
+    request: &[u8],
+    pause: Duration,
+    meanwhile: impl FnOnce() -> T,
+) -> (Vec<Duration>, T) {
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let turns = scope.spawn(|| {
+            let mut connection = Connection::to(url);
+            let mut latencies = Vec::new();
+            while !stop.load(Ordering::Relaxed) {
+                let start = Instant::now();
+                let (status, answer) = connection.exchange(request);
+                latencies.push(start.elapsed());
+                let text = String::from_utf8_lossy(&answer);
+                assert_eq!(status, 200, "a turn fails: {text}");
+                std::thread::sleep(pause);
+            }
+            latencies
+        });
+        let done = meanwhile();
+        stop.store(true, Ordering::Relaxed);
+        (turns.join().expect("every turn completes"), done)
+    })
+}
+
 /// What came of a load.
 pub struct Run {
     pub latencies: Vec<Duration>,

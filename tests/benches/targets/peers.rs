@@ -7,11 +7,16 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use antiphon_tests::load::{Connection, request_as};
+use antiphon_tests::load::{Connection, components, request_as};
 use rustix::process::{Pid, Signal, kill_process_group};
 
 /// What has this program be the server of hyper alone.
 pub(super) const HYPER: &str = "--serve-hyper";
+
+pub(super) const DURABLE_STREAMS: &str = "durable-streams-server";
+pub(super) const DURABLE_OBJECT: &str = "Durable Object (workerd)";
+pub(super) const RESTATE: &str = "Restate";
+pub(super) const WASMTIME: &str = "wasmtime serve";
 
 /// Until a peer answers. Restate takes some seconds.
 const START: Duration = Duration::from_secs(60);
@@ -96,7 +101,7 @@ fn durable_streams(folder: &Path, data: &Path) -> Option<Peer> {
     })?;
     let path = |n| format!("/v1/stream/s{n}");
     let mut peer = Peer {
-        name: "durable-streams-server",
+        name: DURABLE_STREAMS,
         does: &["append"],
         url: at(port),
         method: "PUT",
@@ -108,7 +113,7 @@ fn durable_streams(folder: &Path, data: &Path) -> Option<Peer> {
     };
     peer = answers(peer)?;
     let mut connection = Connection::to(&peer.url);
-    for n in 0..super::CONNECTIONS_MAX {
+    for n in 0..super::beside::CONNECTIONS_MAX {
         connection.exchange(&request_as("none", "PUT", &path(n), "text/plain", b""));
     }
     (peer.method, peer.body, peer.status) = ("POST", &[b'x'; 300], 204);
@@ -119,7 +124,8 @@ fn durable_streams(folder: &Path, data: &Path) -> Option<Peer> {
 fn durable_object(folder: &Path, data: &Path) -> Option<Peer> {
     let program = folder.join("node_modules/.bin/workerd");
     let port = free_port();
-    let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/peers/durable_object.capnp");
+    let config =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/targets/peers/durable_object.capnp");
     let server = program.exists().then(|| {
         run(Command::new(program)
             .arg("serve")
@@ -128,7 +134,7 @@ fn durable_object(folder: &Path, data: &Path) -> Option<Peer> {
             .arg(format!("--socket-addr=http=127.0.0.1:{port}")))
     })?;
     answers(Peer {
-        name: "Durable Object (workerd)",
+        name: DURABLE_OBJECT,
         does: &["turn"],
         url: at(port),
         method: "POST",
@@ -146,7 +152,7 @@ fn restate(folder: &Path, data: &Path) -> Option<Peer> {
     let [ingress, admin, node, service] = [(); 4].map(|()| free_port());
     // Beside its library, where node looks for it.
     let script = folder.join("restate.mjs");
-    let source = include_bytes!("restate.mjs");
+    let source = include_bytes!("peers/restate.mjs");
     let mut processes = program.exists().then(|| {
         let mut file = std::fs::File::create(&script).expect("a script");
         file.write_all(source).expect("a script");
@@ -162,7 +168,7 @@ fn restate(folder: &Path, data: &Path) -> Option<Peer> {
     })?;
     let deployment = format!(r#"{{"uri":"http://127.0.0.1:{service}"}}"#);
     let registered = answers(Peer {
-        name: "Restate",
+        name: RESTATE,
         does: &[],
         url: at(admin),
         method: "POST",
@@ -182,17 +188,18 @@ fn restate(folder: &Path, data: &Path) -> Option<Peer> {
     })
 }
 
-/// `cargo install wasmtime-cli --root FOLDER`, and a component that says hello as `FOLDER/hello.wasm`.
+/// `cargo install wasmtime-cli --root FOLDER`. It serves the guest `hello`, a fresh instance for each request.
 fn wasmtime(folder: &Path) -> Option<Peer> {
-    let (program, hello) = (folder.join("bin/wasmtime"), folder.join("hello.wasm"));
+    let program = folder.join("bin/wasmtime");
     let port = free_port();
-    let server = (program.exists() && hello.exists()).then(|| {
+    let server = program.exists().then(|| {
+        let hello = components(&["hello"]).remove(0);
         run(Command::new(program)
-            .args(["serve", "--addr", &format!("127.0.0.1:{port}")])
+            .args(["serve", "-Scli", "--addr", &format!("127.0.0.1:{port}")])
             .arg(hello))
     })?;
     answers(Peer {
-        name: "wasmtime serve",
+        name: WASMTIME,
         does: &["hello"],
         url: at(port),
         method: "GET",

@@ -1,12 +1,9 @@
-//! What the host adds to each piece of an answer, from the provider to whoever follows the session: the real binary with full
-//! durability, a provider in this process that streams an answer piece by piece, each with the time it left, and readers.
+//! P4: what the host adds to each piece of an answer, from the provider to whoever follows the session.
 //!
-//! `cargo bench -p antiphon-tests --bench delta [-- ROUNDS OTHERS]`, 5 and 32 unless said otherwise. In each round a plain
+//! A provider in this process streams an answer piece by piece, each with the time it left. In each round a plain
 //! client reads an answer from the provider itself, then somebody follows a session in which an agent relays one, alone and
-//! beside so many other sessions that do the same. What is measured is always the same: from the moment the provider
-//! writes a piece to the moment the reader has it. Prints p50 and p99 of each, and what the host adds.
-
-#![allow(clippy::print_stdout, reason = "a benchmark prints its figures")]
+//! beside other sessions that do the same. What is measured is always the same: from the moment the provider
+//! writes a piece to the moment the reader has it, with everything on disk before it is shown.
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -17,14 +14,25 @@ use antiphon_tests::load::{Connection, components, percentile, request, request_
 use antiphon_tests::process::Process;
 use serde_json::json;
 
+use super::Options;
+use super::report::{Bound, Report, Spread};
+
+const ALONE_MS_MAX: f64 = 1.0;
+const BESIDE_MS_MAX: f64 = 5.0;
+
+/// Sessions that relay an answer at the same time.
+const OTHERS: usize = 32;
+
 /// Of an answer, and the time between: a quick model's.
 const PIECES: usize = 150;
 const PAUSE: Duration = Duration::from_millis(15);
 
-fn main() {
-    let numbers: Vec<usize> = std::env::args().filter_map(|it| it.parse().ok()).collect();
-    let rounds = *numbers.first().unwrap_or(&5);
-    let others = *numbers.get(1).unwrap_or(&32);
+pub(super) fn measure(options: &Options, report: &mut Report) {
+    let beside = format!("of a session, beside {OTHERS}");
+    report.begin(
+        "P4",
+        "a piece of an answer, from the provider to the reader",
+    );
     let provider = provider();
     let talker = components(&["talker"]).remove(0);
     let data = tempfile::tempdir().expect("a scratch folder");
@@ -32,39 +40,64 @@ fn main() {
     let server = Process::try_start(data.path(), &model).expect("the server starts");
     let mut connection = Connection::open(&server);
     connection.deploy(&server, "talker", &talker);
-    for n in 0..=others {
+    for n in 0..=OTHERS {
         let path = format!("/v1/sessions/s{n}");
         connection.json(&server, "PUT", &path, &json!({"agents": ["talker"]}));
     }
-    let (mut direct, mut alone, mut loaded) = (Vec::new(), Vec::new(), Vec::new());
+    let asked = request_as("", "POST", "/chat/completions", "application/json", b"{}");
+    let mut readers = [
+        Reader::named("of the provider"),
+        Reader::named("of a session"),
+        Reader::named(&beside),
+    ];
     // The first round is for touching everything.
-    for round in 0..=rounds {
-        let asked = request_as("", "POST", "/chat/completions", "application/json", b"{}");
-        let seen = [
+    for round in 0..=options.rounds {
+        let latencies = [
             read(&provider, &asked),
             relayed(&server, &mut connection, 0),
-            relayed(&server, &mut connection, others),
+            relayed(&server, &mut connection, OTHERS),
         ];
-        if round > 0 {
-            let [a, b, c] = seen;
-            direct.extend(a);
-            alone.extend(b);
-            loaded.extend(c);
+        for (reader, mut latencies) in readers.iter_mut().zip(latencies) {
+            if round > 0 {
+                reader.p50_ms.push(percentile(&mut latencies, 0.5));
+                reader.p99_ms.push(percentile(&mut latencies, 0.99));
+            }
         }
     }
-    let floor = percentile(&mut direct, 0.5);
-    let named = [
-        ("direct".to_owned(), &mut direct),
-        ("host".to_owned(), &mut alone),
-        (format!("host beside {others}"), &mut loaded),
-    ];
-    for (name, latencies) in named {
-        let (p50, p99) = (percentile(latencies, 0.5), percentile(latencies, 0.99));
-        println!(
-            "{name:<16}: p50 {p50:>7.3} ms, p99 {p99:>7.3} ms; {:>7.3} ms added to p50; {} pieces",
-            p50 - floor,
-            latencies.len()
-        );
+    let direct = Spread::of(&readers[0].p50_ms).median;
+    for reader in &readers {
+        let p50 = Spread::of(&reader.p50_ms);
+        let added = Spread::of(&[p50.median - direct]);
+        let p99 = Spread::of(&reader.p99_ms);
+        let figures = [
+            ("p50", p50, " ms"),
+            ("p99", p99, " ms"),
+            ("added", added, " ms"),
+        ];
+        report.line("P4", &reader.name, &figures);
+    }
+    let bounds = [(ALONE_MS_MAX, "alone"), (BESIDE_MS_MAX, "beside others")];
+    for (reader, (bound, how)) in readers[1..].iter().zip(bounds) {
+        let added = Spread::of(&reader.p50_ms).median - direct;
+        let what = format!("ms added to a piece's p50, {how}");
+        report.bound("P4", &what, added, Bound::AtMost(bound));
+    }
+}
+
+/// Who reads an answer, and how late its pieces were in each round.
+struct Reader {
+    name: String,
+    p50_ms: Vec<f64>,
+    p99_ms: Vec<f64>,
+}
+
+impl Reader {
+    fn named(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            p50_ms: Vec::new(),
+            p99_ms: Vec::new(),
+        }
     }
 }
 

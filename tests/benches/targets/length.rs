@@ -1,17 +1,22 @@
 //! P9: what a turn costs in a session that has become long.
 //!
-//! `cargo bench -p antiphon-tests --bench long_session [-- PAIRS]` starts the real binary and
-//! drives one session up to 10, 10,000 and 100,000 entries. At each length it takes turns in it
+//! One session is driven up to 10, 10,000 and 100,000 entries. At each length turns are taken in it
 //! and in fresh sessions, one here, one there, so that whatever the machine does in
 //! between happens to both. The ratio counts.
-
-#![allow(clippy::print_stdout, reason = "a benchmark prints its figures")]
 
 use std::time::{Duration, Instant};
 
 use antiphon_tests::load::{Connection, components, percentile, request};
 use antiphon_tests::process::Process;
 use serde_json::{Value, json};
+
+use super::Options;
+use super::report::{Bound, Report, Spread};
+
+const RATIO_MAX: f64 = 1.2;
+
+/// Turns here and there, at each length.
+const PAIRS: usize = 500;
 
 /// Turns in one fresh session before the next one is taken: it is to stay fresh.
 const FRESH_TURNS: usize = 10;
@@ -23,9 +28,8 @@ struct Turn {
     body: Value,
 }
 
-fn main() {
-    let pairs = std::env::args().skip(1).find_map(|it| it.parse().ok());
-    let pairs: usize = pairs.unwrap_or(500);
+pub(super) fn measure(_: &Options, report: &mut Report) {
+    report.begin("P9", "a turn in a session that has become long");
     let [worker, puppet] = components(&["worker", "puppet"])
         .try_into()
         .expect("one for each");
@@ -50,19 +54,28 @@ fn main() {
     // Once around, so that everything is loaded and every page of the pool was touched.
     let mut fresh = Fresh::default();
     for turn in &turns {
-        measure(&mut connection, &server, &mut fresh, "warm", turn, 50);
+        pairs(&mut connection, &server, &mut fresh, "warm", turn, 50);
     }
     for length in [10, 10_000, 100_000] {
         let entries = grow(&mut connection, &server, length);
         for turn in &turns {
             let (mut long, mut short) =
-                measure(&mut connection, &server, &mut fresh, "long", turn, pairs);
+                pairs(&mut connection, &server, &mut fresh, "long", turn, PAIRS);
             let (long, short) = (percentile(&mut long, 0.5), percentile(&mut short, 0.5));
-            println!(
-                "at entry {entries:>6}, {}: p50 {long:.3} ms, fresh {short:.3} ms, ratio {:.2}",
-                turn.what,
-                long / short
-            );
+            let ratio = long / short;
+            let figures = [
+                ("p50", Spread::of(&[long]), " ms"),
+                ("fresh", Spread::of(&[short]), " ms"),
+                ("ratio", Spread::of(&[ratio]), ""),
+            ];
+            report.line("P9", &format!("{} at entry {entries}", turn.what), &figures);
+            if length > 10 {
+                let what = format!(
+                    "times a fresh session's p50 at entry {entries}: {}",
+                    turn.what
+                );
+                report.bound("P9", &what, ratio, Bound::AtMost(RATIO_MAX));
+            }
         }
     }
     assert!(server.terminate().success(), "it stops in order");
@@ -73,7 +86,8 @@ fn main() {
         let start = Instant::now();
         entries_of(&mut connection, &server, session);
         let took = start.elapsed().as_secs_f64() * 1e3;
-        println!("first look at the session `{session}` after a restart: {took:.1} ms");
+        let what = format!("first look at `{session}` after a restart");
+        report.line("P9", &what, &[("", Spread::of(&[took]), " ms")]);
     }
 }
 
@@ -125,19 +139,19 @@ fn grow(connection: &mut Connection, server: &Process, length: u64) -> u64 {
 }
 
 /// Turns in a session and in fresh ones, one here, one there.
-fn measure(
+fn pairs(
     connection: &mut Connection,
     server: &Process,
     fresh: &mut Fresh,
     session: &str,
     turn: &Turn,
-    pairs: usize,
+    count: usize,
 ) -> (Vec<Duration>, Vec<Duration>) {
     if session == "warm" {
         open(connection, server, session);
     }
     let (mut here, mut there) = (Vec::new(), Vec::new());
-    for _ in 0..pairs {
+    for _ in 0..count {
         let other = fresh.session(connection, server);
         for (session, latencies) in [(session, &mut here), (&other, &mut there)] {
             let body = json!({"session": session, "author": "ana", "body": turn.body});

@@ -1,16 +1,13 @@
 //! P6, first half: how fast a journal is folded.
 //!
-//! `cargo bench -p antiphon-tests --bench fold [-- TURNS]` has the real binary record a session:
-//! each turn reads and locks a slot, asks a model, says the answer, commits a document.
+//! The real binary records a session: each turn reads and locks a slot, asks a model, says the answer, commits a document.
 //! Then this process takes the journal from the store and folds it: from frames in memory, part
 //! by part, and as a recovery does, from a store that was imported and so has no snapshot.
-
-#![allow(clippy::print_stdout, reason = "a benchmark prints its figures")]
 
 use std::hint::black_box;
 use std::io::BufReader;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use antiphon::clock::Clock;
 use antiphon::id::{Seq, SessionId, TenantId};
@@ -24,15 +21,19 @@ use antiphon_tests::load::{Connection, components};
 use antiphon_tests::process::Process;
 use serde_json::json;
 
-/// Rounds of each measurement; the best counts, as the others were disturbed.
-const ROUNDS: usize = 7;
+use super::Options;
+use super::report::{Bound, Report, Spread};
 
-fn main() {
-    let turns = std::env::args().skip(1).find_map(|it| it.parse().ok());
-    let turns: usize = turns.unwrap_or(2_000);
+/// Entries a second.
+const RATE_MIN: f64 = 200_000.0;
+
+const TURNS: usize = 2_000;
+
+pub(super) fn measure(options: &Options, report: &mut Report) {
+    report.begin("P6", "a journal is folded");
     let folder = tempfile::tempdir().expect("a scratch folder");
     let (data, copy) = (folder.path().join("data"), folder.path().join("copy"));
-    record(&data, turns);
+    record(&data, TURNS);
 
     let journal = JournalId {
         tenant: TenantId::new("default").expect("a tenant's name"),
@@ -47,21 +48,27 @@ fn main() {
     let encoded: Vec<Encoded> = frames.iter().flat_map(entries).collect();
     let decoded: Vec<Entry> = encoded.iter().map(decode).collect();
     let count = decoded.len();
-    println!(
-        "{turns} turns: {count} entries in {} frames, {} bytes an entry",
+    let about = format!(
+        "{TURNS} turns: {count} entries in {} frames, {} bytes each",
         frames.len(),
         bytes / count
     );
+    println!("  {about}");
 
-    rate("check and split the frames", count, || {
+    let mut rate = |what: &str, work: &mut dyn FnMut() -> usize| {
+        let rates = rates(options.rounds, count, work);
+        report.line("P6", what, &[("", rates, " entries/s")]);
+        rates
+    };
+    rate("check and split the frames", &mut || {
         frames.iter().map(|frame| entries(frame).len()).sum()
     });
-    rate("decode the entries", count, || {
+    rate("decode the entries", &mut || {
         encoded.iter().for_each(|it| drop(black_box(decode(it))));
         encoded.len()
     });
-    rate("fold what is decoded", count, || fold(&decoded));
-    rate("all of it, from frames", count, || {
+    rate("fold what is decoded", &mut || fold(&decoded));
+    let whole = rate("all of it, from frames", &mut || {
         let mut state = State::default();
         for encoded in frames.iter().flat_map(entries) {
             state.next(&decode(&encoded)).expect("it was legal");
@@ -74,12 +81,14 @@ fn main() {
     transfer::export(&data.join("store"), &mut lines).expect("it can be exported");
     transfer::import(&copy, BufReader::new(lines.as_slice())).expect("it can be imported");
     let store = open_sled(&copy, SledOptions::default()).expect("the store opens");
-    rate("a recovery, from the store", count, || {
+    rate("a recovery, from the store", &mut || {
         let ledger = Ledger::open(store.clone(), journal.clone(), Clock::System);
         let ledger = ledger.expect("the journal opens");
         ledger.look(|state| state.last.0 as usize)
     });
     store.close();
+    let what = "entries folded a second, from frames";
+    report.bound("P6", what, whole.median, Bound::AtLeast(RATE_MIN));
 }
 
 /// Have the real server make a journal.
@@ -127,16 +136,14 @@ fn fold(entries: &[Entry]) -> usize {
     black_box(state).last.0 as usize
 }
 
-fn rate(what: &str, count: usize, mut work: impl FnMut() -> usize) {
-    let mut best = Duration::MAX;
-    for _ in 0..ROUNDS {
-        let start = Instant::now();
-        assert_eq!(work(), count, "{what}");
-        best = best.min(start.elapsed());
-    }
-    println!(
-        "{what:<28} {:>9.0} entries/s, {:>5.2} µs each",
-        count as f64 / best.as_secs_f64(),
-        best.as_secs_f64() * 1e6 / count as f64
-    );
+/// Work through so many entries again and again; how many in a second.
+fn rates(rounds: usize, count: usize, work: &mut dyn FnMut() -> usize) -> Spread {
+    let rates: Vec<f64> = (0..rounds)
+        .map(|_| {
+            let start = Instant::now();
+            assert_eq!(work(), count, "all of them");
+            count as f64 / start.elapsed().as_secs_f64()
+        })
+        .collect();
+    Spread::of(&rates)
 }

@@ -1,11 +1,8 @@
 //! P6, second half: how long a start takes with many sessions in the store.
 //!
-//! `cargo bench -p antiphon-tests --bench recover [-- SESSIONS DUE]` has the real binary make
-//! two sessions, one at rest and one with a message that waits for its agent, exports them,
-//! multiplies them, and imports the result with `antiphon store import`. Then the binary is
-//! started on it, with none of the sessions due and with some.
-
-#![allow(clippy::print_stdout, reason = "a benchmark prints its figures")]
+//! The real binary makes two sessions, one at rest and one with a message that waits for its agent; they are exported,
+//! multiplied, and imported with `antiphon store import`. Then the binary is started on that as
+//! after a crash, with none of the sessions due and with some.
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Write as _};
@@ -13,30 +10,40 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use antiphon_tests::load::{Connection, components, percentile, request};
+use antiphon_tests::load::{Connection, components, request};
 use antiphon_tests::process::{Process, command};
 use serde_json::json;
 
-const ROUNDS: usize = 5;
+use super::Options;
+use super::report::{Bound, Report, Spread};
+
+const READY_MS_MAX: f64 = 2_000.0;
+
+const SESSIONS: usize = 20_000;
+const DUE: usize = 1_000;
 
 /// Names of the sessions to multiply; no other text of the export has them in it.
 const RESTING: &str = "resting-template";
 const WAITING: &str = "waiting-template";
 
-fn main() {
-    let mut numbers = std::env::args().skip(1).filter_map(|it| it.parse().ok());
-    let sessions: usize = numbers.next().unwrap_or(20_000);
-    let due: usize = numbers.next().unwrap_or(1_000);
+pub(super) fn measure(options: &Options, report: &mut Report) {
+    report.begin("P6", "start on a folder with sessions, as after a crash");
     let folder = tempfile::tempdir().expect("a scratch folder");
     let template = Template::record(&folder.path().join("template"));
-    start(&folder.path().join("empty"), &template, 0, 0);
-    start(&folder.path().join("resting"), &template, sessions, 0);
-    start(&folder.path().join("due"), &template, sessions, due);
+    let mut start = |name: &str, sessions, due| {
+        let folder = folder.path().join(name);
+        start(&folder, &template, sessions, due, options.rounds, report)
+    };
+    start("empty", 0, 0);
+    let resting = start("resting", SESSIONS, 0);
+    let due = start("due", SESSIONS, DUE);
     // As after an update of the host, which compiles every component anew.
     fs::remove_dir_all(&template.compiled).expect("it is ours");
-    let few = due.min(100);
-    println!("the same, and the component is to be compiled first:");
-    start(&folder.path().join("cold"), &template, few, few);
+    start("cold", 100, 100);
+    for (ready, how) in [(resting, "none of them due"), (due, "1,000 of them due")] {
+        let what = format!("ms until it is ready with 20,000 sessions, {how}");
+        report.bound("P6", &what, ready, Bound::AtMost(READY_MS_MAX));
+    }
 }
 
 /// Lines of an export, and the components they name.
@@ -132,9 +139,15 @@ fn export(data: &Path) -> Vec<String> {
     text.lines().map(str::to_owned).collect()
 }
 
-/// Fill a folder, and start on it again and again.
-fn start(data: &Path, template: &Template, sessions: usize, due: usize) {
-    let prepared = Instant::now();
+/// Fill a folder, and start on it again and again. Milliseconds until it is ready.
+fn start(
+    data: &Path,
+    template: &Template,
+    sessions: usize,
+    due: usize,
+    rounds: usize,
+    report: &mut Report,
+) -> f64 {
     fs::create_dir_all(data).expect("the folder is writable");
     let lines = data.join("lines.jsonl");
     template.write(&lines, sessions, due);
@@ -145,38 +158,43 @@ fn start(data: &Path, template: &Template, sessions: usize, due: usize) {
     fs::remove_file(&lines).expect("it is ours");
     copy(&template.components, &data.join("components"));
     copy(&template.compiled, &data.join("compiled"));
-    let prepared = prepared.elapsed();
 
     let (mut listening, mut ready, mut done) = (Vec::new(), Vec::new(), Vec::new());
-    let rounds = if due > 0 { 1 } else { ROUNDS };
+    // What was due is done after the first.
+    let rounds = if due > 0 { 1 } else { rounds };
     for _ in 0..rounds {
         let start = Instant::now();
         let server = Process::start(data);
-        listening.push(server.started);
+        listening.push(server.started.as_secs_f64() * 1e3);
         let mut connection = Connection::open(&server);
         let (status, _) = connection.exchange(&request(&server, "GET", "/readyz", "", b""));
         assert_eq!(status, 200, "it is ready");
-        ready.push(start.elapsed());
+        ready.push(start.elapsed().as_secs_f64() * 1e3);
         if due > 0 {
-            done.push(wait_for_turns(&server, &mut connection, due, start));
+            let took = wait_for_turns(&server, &mut connection, due, start);
+            done.push(took.as_secs_f64() * 1e3);
         }
         // As a crash leaves it, so that the next start takes nothing from an orderly stop.
         server.kill();
     }
-    println!(
-        "{sessions} sessions, {due} due: listening after {:.0} ms, ready after {:.0} ms{}; the \
-         store has {:.1} MB and was made in {:.1} s",
-        percentile(&mut listening, 0.5),
-        percentile(&mut ready, 0.5),
-        done.first().map_or(String::new(), |done| {
-            format!(
-                ", all {due} answered after {:.0} ms",
-                done.as_secs_f64() * 1e3
-            )
-        }),
-        size(&data.join("store")) as f64 / 1e6,
-        prepared.as_secs_f64(),
+    let ready = Spread::of(&ready);
+    let size = Spread::of(&[size(&data.join("store")) as f64 / 1e6]);
+    let mut figures = vec![
+        ("listening", Spread::of(&listening), " ms"),
+        ("ready", ready, " ms"),
+        ("store", size, " MB"),
+    ];
+    if due > 0 {
+        figures.push(("all due answered", Spread::of(&done), " ms"));
+    }
+    let is_cold = !template.compiled.exists();
+    let how = if is_cold { ", to be compiled" } else { "" };
+    report.line(
+        "P6",
+        &format!("{sessions} sessions, {due} due{how}"),
+        &figures,
     );
+    ready.median
 }
 
 /// Until the server has counted so many turns that completed.

@@ -1,0 +1,244 @@
+//! P7: what many sessions cost in memory, at rest, followed, and while their turns wait on a model; and what a quiet turn meets meanwhile.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use antiphon_tests::load::{Connection, components, percentile, request};
+use antiphon_tests::observed::Observed;
+use antiphon_tests::process::Process;
+use serde_json::json;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Runtime;
+
+use super::Options;
+use super::report::{Bound, Report, Spread};
+
+const SESSIONS: usize = 20_000;
+const STREAMS: usize = 10_000;
+const WAITING: usize = 1_000;
+
+const RESTING_BYTES_MAX: f64 = 1e9;
+const WAITING_KB_MAX: f64 = 64.0;
+
+/// Turns of a quiet session that are measured each time.
+const QUIET: usize = 1_000;
+
+/// Connections that open sessions.
+const OPENERS: usize = 16;
+
+pub(super) fn measure(_: &Options, report: &mut Report) {
+    report.begin("P7", "many sessions, and a quiet one beside them");
+    let runtime = Runtime::new().expect("this machine runs threads");
+    let model = runtime.block_on(Silent::start());
+    let components = components(&["worker", "talker"]);
+    let data = tempfile::tempdir().expect("a scratch folder");
+    let [turns, sessions, streams, connections] = [
+        WAITING + 10,
+        SESSIONS + WAITING + 10,
+        STREAMS + 10,
+        STREAMS + 100,
+    ]
+    .map(|it| it.to_string());
+    let settings = [
+        ("ANTIPHON_MODEL_URL", &*model.url),
+        ("ANTIPHON_LIMITS__TURNS_MAX", &turns),
+        ("ANTIPHON_LIMITS__TURNS_TENANT_MAX", &turns),
+        ("ANTIPHON_LIMITS__SESSIONS_OPEN_MAX", &sessions),
+        ("ANTIPHON_LIMITS__STREAMS_MAX", &streams),
+        ("ANTIPHON_LIMITS__STREAMS_TENANT_MAX", &streams),
+        ("ANTIPHON_LIMITS__CONNECTIONS_MAX", &connections),
+    ];
+    let server = Process::try_start(data.path(), &settings).expect("the server starts");
+    let mut connection = Connection::open(&server);
+    for (agent, component) in ["worker", "talker"].iter().zip(&components) {
+        connection.deploy(&server, agent, component);
+    }
+    let mut place = Place { server, report };
+    place.open("quiet", "worker");
+    // Once around, so that everything is loaded and every page of the pool was touched.
+    place.quiet();
+    let empty = place.told("nothing else", 1, Observed::default());
+
+    place.open_all();
+    let open = place.told("20,000 sessions, just used", SESSIONS, empty);
+    place.rest();
+    let resting = place.told("20,000 sessions, at rest", SESSIONS, empty);
+    let what = "bytes in memory with 20,000 sessions at rest";
+    let bound = Bound::AtMost(RESTING_BYTES_MAX);
+    place
+        .report
+        .bound("P7", what, resting.resident_bytes as f64, bound);
+    let what = "bytes in memory with 20,000 sessions just used";
+    place
+        .report
+        .bound("P7", what, open.resident_bytes as f64, bound);
+
+    let followed = place.follow(&runtime);
+    place.told("10,000 event streams of as many", STREAMS, resting);
+    drop(followed);
+    place.rest();
+
+    let before = Observed::of(&place.server);
+    place.wait_on(&model);
+    let waiting = place.told("1,000 turns that wait on a model", WAITING, before);
+    let each = waiting.since(&before).resident_bytes as f64 / WAITING as f64 / 1e3;
+    let what = "KB in memory for each turn that waits on a model";
+    place
+        .report
+        .bound("P7", what, each, Bound::AtMost(WAITING_KB_MAX));
+    place.server.kill();
+}
+
+struct Place<'a> {
+    server: Process,
+    report: &'a mut Report,
+}
+
+impl Place<'_> {
+    fn open(&self, session: &str, agent: &str) {
+        let path = format!("/v1/sessions/{session}");
+        let body = json!({"agents": [agent]});
+        Connection::open(&self.server).json(&self.server, "PUT", &path, &body);
+    }
+
+    /// Turns of the quiet session, one after the other.
+    fn quiet(&self) -> Vec<Duration> {
+        let mut connection = Connection::open(&self.server);
+        let go = turn(&self.server, "quiet");
+        let once = |_| {
+            let start = Instant::now();
+            let (status, _) = connection.exchange(&go);
+            assert_eq!(status, 200, "a quiet turn completes");
+            start.elapsed()
+        };
+        (0..QUIET).map(once).collect()
+    }
+
+    /// What the process holds now, and how a quiet turn fares.
+    fn told(&mut self, what: &str, count: usize, before: Observed) -> Observed {
+        let observed = Observed::of(&self.server);
+        let each = observed.since(&before).resident_bytes as f64 / count as f64 / 1e3;
+        let mut quiet = self.quiet();
+        let once = |value: f64| Spread::of(&[value]);
+        let mut figures = vec![("memory", once(observed.resident_mb()), " MB")];
+        if count > 1 {
+            figures.push(("each", once(each), " KB"));
+        }
+        figures.extend([
+            ("quiet turn p50", once(percentile(&mut quiet, 0.5)), " ms"),
+            ("p99", once(percentile(&mut quiet, 0.99)), " ms"),
+        ]);
+        self.report.line("P7", what, &figures);
+        observed
+    }
+
+    /// Each with a turn.
+    fn open_all(&self) {
+        let (server, next) = (&self.server, AtomicUsize::new(0));
+        std::thread::scope(|scope| {
+            for _ in 0..OPENERS {
+                scope.spawn(|| {
+                    let mut connection = Connection::open(server);
+                    loop {
+                        let n = next.fetch_add(1, Ordering::Relaxed);
+                        if n >= SESSIONS {
+                            return;
+                        }
+                        let path = format!("/v1/sessions/s{n}");
+                        connection.json(server, "PUT", &path, &json!({"agents": ["worker"]}));
+                        let (status, _) = connection.exchange(&turn(server, &format!("s{n}")));
+                        assert_eq!(status, 200, "a turn completes");
+                    }
+                });
+            }
+        });
+    }
+
+    /// Until sessions that nobody uses have left memory.
+    fn rest(&self) {
+        let mut connection = Connection::open(&self.server);
+        while gauge(&mut connection, &self.server, "antiphon_sessions_open") > 2 {
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    }
+
+    /// A reader for each of so many sessions.
+    fn follow(&self, runtime: &Runtime) -> Vec<TcpStream> {
+        let (_, address) = self.server.url.split_once("://").expect("a URL");
+        let address: SocketAddr = address.parse().expect("an address");
+        let follow = |n: usize| {
+            let path = format!("/v1/sessions/s{n}/events?live=sse&offset=now");
+            let follow = request(&self.server, "GET", &path, "text/plain", b"");
+            async move {
+                let mut stream = TcpStream::connect(address).await.expect("a connection");
+                stream.write_all(&follow).await.expect("it is sent");
+                stream
+            }
+        };
+        let streams = (0..STREAMS).map(|n| runtime.block_on(follow(n))).collect();
+        let mut connection = Connection::open(&self.server);
+        while gauge(&mut connection, &self.server, "antiphon_streams_open") < STREAMS {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        streams
+    }
+
+    /// Turns that ask the model, which does not answer.
+    fn wait_on(&self, model: &Silent) {
+        let mut connection = Connection::open(&self.server);
+        for n in 0..WAITING {
+            let path = format!("/v1/sessions/w{n}");
+            connection.json(&self.server, "PUT", &path, &json!({"agents": ["talker"]}));
+            let path = format!("{path}/messages");
+            connection.json(&self.server, "POST", &path, &json!({"body": "Go on."}));
+        }
+        while model.asked.load(Ordering::Relaxed) < WAITING {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+fn turn(server: &Process, session: &str) -> Vec<u8> {
+    let body = json!({"session": session, "body": "go"}).to_string();
+    let path = "/v1/agents/worker/invoke";
+    request(server, "POST", path, "application/json", body.as_bytes())
+}
+
+fn gauge(connection: &mut Connection, server: &Process, name: &str) -> usize {
+    let metrics = connection.metrics(server);
+    let value = |line: &str| line.strip_prefix(name)?.trim().parse().ok();
+    metrics.lines().find_map(value).expect("a gauge")
+}
+
+/// A provider that takes requests and answers none.
+struct Silent {
+    url: String,
+    asked: Arc<AtomicUsize>,
+}
+
+impl Silent {
+    async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let url = format!("http://{}/v1", listener.local_addr().expect("it is bound"));
+        let asked = Arc::new(AtomicUsize::new(0));
+        let seen = asked.clone();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let seen = seen.clone();
+                tokio::spawn(async move {
+                    let mut buffer = [0; 4096];
+                    let mut is_new = true;
+                    while stream.read(&mut buffer).await.is_ok_and(|read| read > 0) {
+                        if std::mem::take(&mut is_new) {
+                            seen.fetch_add(1, Ordering::Relaxed);
+                        }
+                    }
+                });
+            }
+        });
+        Self { url, asked }
+    }
+}
