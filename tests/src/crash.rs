@@ -6,6 +6,7 @@ use std::sync::OnceLock;
 
 use serde_json::{Value, json};
 
+use crate::noise::noise;
 use crate::process::{Process, command};
 
 /// The component of echo, as a file.
@@ -229,7 +230,7 @@ async fn a_full_disk_is_a_clear_error_and_loses_nothing_acknowledged() {
         .json("PUT", "/v1/sessions/s", Some(json!({"agents": ["echo"]})))
         .await;
     assert_eq!(status, 201);
-    let filler = "x".repeat(100_000);
+    let filler = noise(100_000);
     let mut acknowledged = Vec::new();
     let refused: Value = loop {
         let text = format!("[{}]{filler}", acknowledged.len());

@@ -36,6 +36,22 @@ fn crc(parts: &[&[u8]]) -> [u8; 4] {
     hash.finalize().to_be_bytes()
 }
 
+/// The row unpacked: `length u32`, the first 32 bytes as they are, the rest as a block of LZ4.
+fn plain(value: &[u8]) -> Vec<u8> {
+    let (head, payload) = value.split_at(ROW_HEAD);
+    let payload = match head[0] {
+        1 => payload.to_vec(),
+        _ => {
+            let (length, stored) = payload.split_at(4);
+            let length = u32::from_be_bytes(length.try_into().expect("four bytes"));
+            let (beginning, block) = stored.split_at(32);
+            let rest = lz4_flex::block::decompress(block, length as usize - 32);
+            [beginning, &rest.expect("it was packed")].concat()
+        }
+    };
+    [&[1], &head[1..], &payload].concat()
+}
+
 /// Harm a session of a server that does not run. Answers the seq of the entry.
 fn harm(data: &Path, session: &str, harm: Harm) -> u64 {
     let config = sled::Config::new().path(data.join("store"));
@@ -52,8 +68,8 @@ fn harm(data: &Path, session: &str, harm: Harm) -> u64 {
         .expect("the second frame");
     let first = &key[prefix.len()..prefix.len() + 8];
     let seq = u64::from_be_bytes(first.try_into().expect("eight bytes"));
-    let mut value = value.to_vec();
     assert_eq!(value[1..3], [0, 1], "the row has one part");
+    let mut value = plain(&value);
     let entry = ROW_HEAD + FRAME_HEAD;
     match harm {
         Harm::FlippedByte => *value.last_mut().expect("it has bytes") ^= 1,

@@ -1,7 +1,7 @@
 //! Tests from outside: `antiphon::serve` itself, in process, on a free port and a fresh
 //! data folder, spoken to over HTTP; and the rules of the source tree (`tidy`).
 //!
-//! - The harness: `browser`, `server`, [`process`] (the real binary), `client`, `logged`, `described`, `origin`, `stream`, `guests`, `golden`.
+//! - The harness: `browser`, `server`, [`process`] (the real binary), `client`, `logged`, `noise`, `described`, `origin`, `stream`, `guests`, `golden`.
 //! - [`load`] and [`observed`]: what benchmarks share.
 //! - [`torture`]: the real binary, killed again and again under load, and the laws that hold all the same.
 //! - The tests: the other modules, one topic each.
@@ -29,6 +29,8 @@ mod golden;
 mod guests;
 #[cfg(test)]
 mod logged;
+#[cfg(test)]
+mod noise;
 #[cfg(test)]
 mod origin;
 #[cfg(test)]

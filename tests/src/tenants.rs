@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use crate::bus::deploy_caller;
 use crate::client::Call;
+use crate::noise::noise;
 use crate::server::Server;
 
 pub(crate) fn operator(server: &Server) -> String {
@@ -453,7 +454,7 @@ async fn a_tenant_holds_what_its_quotas_have_room_for() {
     let send = |key_of_message: &str, bytes: usize| {
         let call = server.call("POST /v1/sessions/a/messages").key(&key);
         let call = call.idempotency(key_of_message);
-        call.json(json!({"body": "x".repeat(bytes)}))
+        call.json(json!({"body": noise(bytes)}))
     };
     put("a").await.is(201);
     send("first", 10).await.is(202);

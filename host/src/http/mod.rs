@@ -146,7 +146,7 @@ pub fn router(parts: Parts) -> Router {
         parts: Arc::new(parts),
         streams,
     };
-    let routes = Router::new()
+    Router::new()
         .route("/v1/agents", get(agents::list))
         .route(
             "/v1/agents/{agent}",
@@ -302,18 +302,13 @@ pub fn router(parts: Parts) -> Router {
         .route_layer(middleware::from_fn_with_state(api.clone(), audit::watch))
         .fallback(error::no_route)
         .method_not_allowed_fallback(error::no_method)
-        .layer(CatchPanicLayer::custom(panicked));
-    // Where no page may call, none is told anything.
-    let routes = match api.settings.cors_origins.as_slice() {
-        [] => routes,
-        origins => routes.layer(cors(origins)),
-    };
-    routes
+        .layer(CatchPanicLayer::custom(panicked))
+        .layer(cors(&api.settings.cors_origins))
         .layer(middleware::from_fn_with_state(api.clone(), around))
         .with_state(api)
 }
 
-/// Web pages of these origins may call.
+/// Web pages of these origins may call; none by default. Any may ask whether it may.
 fn cors(origins: &[HeaderValue]) -> CorsLayer {
     let exposed = [
         "x-request-id",
@@ -369,7 +364,7 @@ fn cors(origins: &[HeaderValue]) -> CorsLayer {
         "producer-epoch",
         "producer-seq",
     ];
-    CorsLayer::new()
+    let cors = CorsLayer::new()
         .allow_origin(AllowOrigin::list(origins.iter().cloned()))
         .allow_methods([
             Method::GET,
@@ -378,8 +373,12 @@ fn cors(origins: &[HeaderValue]) -> CorsLayer {
             Method::PUT,
             Method::DELETE,
         ])
-        .allow_headers(allowed.map(HeaderName::from_static))
-        .expose_headers(exposed.map(HeaderName::from_static))
+        .allow_headers(allowed.map(HeaderName::from_static));
+    // Where no page may read an answer, none says what of it may be read.
+    match origins {
+        [] => cors,
+        _ => cors.expose_headers(exposed.map(HeaderName::from_static)),
+    }
 }
 
 /// Around every request: how long it takes, its id, which every answer names, and what browsers are told of it: it is data,

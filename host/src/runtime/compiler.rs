@@ -354,7 +354,10 @@ pub fn child(limits: ChildLimits) -> io::Result<u8> {
     restrain(limits)?;
     let mut bytes = Vec::new();
     io::stdin().lock().read_to_end(&mut bytes)?;
-    let engine = Engine::new(&engine::config(None)).map_err(io::Error::other)?;
+    let mut config = engine::config(None);
+    // On every core: whoever serves goes before it.
+    config.parallel_compilation(true);
+    let engine = Engine::new(&config).map_err(io::Error::other)?;
     match compile_here(&engine, &bytes) {
         Ok(code) => {
             let mut stdout = io::stdout().lock();
