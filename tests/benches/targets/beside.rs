@@ -185,7 +185,11 @@ fn rounds(subjects: &[Subject], connections: usize, options: &Options) -> Vec<Fi
         for (subject, figures) in subjects.iter().zip(&mut all) {
             let of = |n: usize| subject.requests[n].clone();
             let mut run = exchanges(&subject.url, connections, time, subject.status, of);
-            assert_eq!(run.failed, 0, "{} failed", subject.name);
+            let (name, failed) = (subject.name, run.failed);
+            assert_eq!(
+                failed, 0,
+                "{name} failed, with another status than at first"
+            );
             if round > 0 {
                 figures.rates.push(run.per_second());
                 figures.p50_ms.push(percentile(&mut run.latencies, 0.5));

@@ -18,6 +18,9 @@ pub(super) const DURABLE_OBJECT: &str = "Durable Object (workerd)";
 pub(super) const RESTATE: &str = "Restate";
 pub(super) const WASMTIME: &str = "wasmtime serve";
 
+/// Bytes, for who has a limit on what is appended in a run.
+const LIMIT: &str = "10000000000";
+
 /// Until a peer answers. Restate takes some seconds.
 const START: Duration = Duration::from_secs(60);
 
@@ -97,7 +100,10 @@ fn durable_streams(folder: &Path, data: &Path) -> Option<Peer> {
         run(Command::new(program)
             .env("DS_SERVER__PORT", port.to_string())
             .env("DS_STORAGE__MODE", "file-durable")
-            .env("DS_STORAGE__DATA_DIR", data))
+            .env("DS_STORAGE__DATA_DIR", data)
+            // It refuses appends to streams of more than 10 MB otherwise.
+            .env("DS_LIMITS__MAX_MEMORY_BYTES", LIMIT)
+            .env("DS_LIMITS__MAX_STREAM_BYTES", LIMIT))
     })?;
     let path = |n| format!("/v1/stream/s{n}");
     let mut peer = Peer {
