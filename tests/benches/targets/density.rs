@@ -43,7 +43,9 @@ pub(super) fn measure(_: &Options, report: &mut Report) {
     ]
     .map(|it| it.to_string());
     let settings = [
-        ("ANTIPHON_MODEL_URL", &*model.url),
+        ("ANTIPHON_MODELS__DEFAULT__BASE_URL", &*model.url),
+        // All of them are calls under way.
+        ("ANTIPHON_MODELS__DEFAULT__POLICY__CONCURRENT_MAX", &turns),
         ("ANTIPHON_LIMITS__TURNS_MAX", &turns),
         ("ANTIPHON_LIMITS__TURNS_TENANT_MAX", &turns),
         ("ANTIPHON_LIMITS__SESSIONS_OPEN_MAX", &sessions),
@@ -82,10 +84,14 @@ pub(super) fn measure(_: &Options, report: &mut Report) {
     place.rest();
 
     let before = Observed::of(&place.server);
+    for n in 0..WAITING {
+        place.open(&format!("w{n}"), "talker");
+    }
+    let open = place.told("1,000 sessions, just opened", WAITING, before);
     place.wait_on(&model);
-    let waiting = place.told("1,000 turns that wait on a model", WAITING, before);
-    let each = waiting.since(&before).resident_bytes as f64 / WAITING as f64 / 1e3;
-    let what = "KB in memory for each turn that waits on a model";
+    let waiting = place.told("as many turns that wait on a model", WAITING, open);
+    let each = waiting.since(&open).resident_bytes as f64 / WAITING as f64 / 1e3;
+    let what = "KB in memory for each turn that waits on a model, beside its session";
     place
         .report
         .bound("P7", what, each, Bound::AtMost(WAITING_KB_MAX));
@@ -190,9 +196,7 @@ impl Place<'_> {
     fn wait_on(&self, model: &Silent) {
         let mut connection = Connection::open(&self.server);
         for n in 0..WAITING {
-            let path = format!("/v1/sessions/w{n}");
-            connection.json(&self.server, "PUT", &path, &json!({"agents": ["talker"]}));
-            let path = format!("{path}/messages");
+            let path = format!("/v1/sessions/w{n}/messages");
             connection.json(&self.server, "POST", &path, &json!({"body": "Go on."}));
         }
         while model.asked.load(Ordering::Relaxed) < WAITING {
