@@ -18,6 +18,7 @@ use http::header::{
 };
 use reqwest::Url;
 use tokio::time::{Instant, timeout_at};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::decoder::Decoder;
 use super::{Attempt, CallPolicy, Delta, Fault, ModelConfig, ModelError, SetupError, wire};
@@ -158,17 +159,21 @@ pub(super) async fn open(
     }
     let http = endpoint.http.as_ref().unwrap_or(http);
     let body = wire::streaming(attempt.request, &config.model, config.max_tokens)?;
-    let response = http
+    let request = http
         .post(endpoint.url.clone())
         .headers(endpoint.headers(attempt.idempotency_key, attempt.headers)?)
-        .body(body)
-        .send()
-        .await
-        .map_err(|error| match AddressRefused::of(&error) {
-            // Asked again, it leads to the same place.
-            Some(refused) => ModelError::Refused(refused.to_string()),
-            None => fault(&error).into(),
-        })?;
+        .body(body);
+    // A guest's calls are polled on its fiber, and the pages of that stack stay as long as it waits. Making a
+    // connection goes deep: it has a task of its own, which ends with the call.
+    let sent = AbortOnDropHandle::new(tokio::spawn(request.send()));
+    let response =
+        sent.await
+            .map_err(|_| Fault::Cut)?
+            .map_err(|error| match AddressRefused::of(&error) {
+                // Asked again, it leads to the same place.
+                Some(refused) => ModelError::Refused(refused.to_string()),
+                None => fault(&error).into(),
+            })?;
     let mut incoming = Incoming {
         response: Some(response),
         decoder: Decoder::new(config.answer_bytes_max),

@@ -203,7 +203,7 @@ fn a_conversation_that_is_stopped_halts_as_aborted_and_what_was_said_stands() {
     let stored = life(&disk, Time(0), async |world| {
         let lines = ["post a one SLOW two", "shown one", "stop a", "answered"];
         converse(world, &lines, &mut Outside::default()).await;
-        assert!(world.stop(1_000).await);
+        world.stop_in_order().await;
         entries(&*world.store)
     });
     let [.., halted, asked, ended] = stored.as_slice() else {
@@ -232,7 +232,7 @@ fn the_entries_of_a_conversation_are_these() {
             &mut Outside::default(),
         )
         .await;
-        assert!(world.stop(1_000).await);
+        world.stop_in_order().await;
         entries(&*world.store)
     });
     let mut text = print(&stored);
@@ -354,7 +354,7 @@ fn panel_survives(fault: Option<Fault>, again: Option<Fault>) -> (bool, String) 
         check_repeatable(&stored);
         check_calls(&stored, &PROVIDER.with_borrow(Log::made));
         check_asked(&*world.store);
-        assert!(world.stop(1_000).await);
+        world.stop_in_order().await;
         words(&stored)
     });
     (hit, said)
@@ -399,7 +399,7 @@ fn a_conversation_that_nobody_can_answer_halts_by_who_could_not() {
             &mut Outside::default(),
         )
         .await;
-        assert!(world.stop(1_000).await);
+        world.stop_in_order().await;
         entries(&*world.store)
     });
     let halt = stored.iter().find_map(|entry| match &entry.payload {
@@ -422,7 +422,7 @@ fn a_panel_is_replayed_from_its_journal() {
     let stored = life(&disk, Time(0), async |world| {
         let lines = ["post a say hello", "answered"];
         converse(world, &lines, &mut Outside::default()).await;
-        assert!(world.stop(1_000).await);
+        world.stop_in_order().await;
         entries(&*world.store)
     });
     let turn = stored.iter().find_map(|entry| match &entry.payload {

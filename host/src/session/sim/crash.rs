@@ -125,7 +125,7 @@ pub(super) fn survives_on(
         world
             .until("no wake record is left", || due().unwrap().is_empty())
             .await;
-        assert!(world.stop(1_000).await);
+        world.stop_in_order().await;
     });
     hit
 }

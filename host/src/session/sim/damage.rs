@@ -10,7 +10,7 @@ fn damaged() -> (Memory, Time, Seq) {
     let now = life(&disk, Time(0), async |world| {
         let lines = ["post a say one; wake 5000", "answered"];
         converse(world, &lines, &mut Outside::default()).await;
-        assert!(world.stop(60_000).await);
+        world.stop_in_order().await;
         world.clock.now()
     });
     let disk = disk.power_loss();
@@ -57,7 +57,7 @@ fn it_is_looked_at_once_and_then_refused_from_memory() {
         assert_eq!(world.sessions.open_count(), 0);
         let (sessions, _) = world.sessions.list(&tenant(), None, 10).expect("it reads");
         assert_eq!(sessions, [journal().session], "it is listed all the same");
-        assert!(world.stop(1_000).await);
+        world.stop_in_order().await;
     });
 }
 

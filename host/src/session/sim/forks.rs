@@ -119,7 +119,7 @@ fn a_fork_in_the_middle_of_a_turn_goes_on_beside_it() {
             "{text}"
         );
         check_said(&entries(&*world.store));
-        assert!(world.stop(60_000).await);
+        world.stop_in_order().await;
     });
 }
 
@@ -139,7 +139,7 @@ fn a_fork_at_any_place_comes_to_rest_and_is_that_session_up_to_there() {
     let now = life(&disk, Time(0), async |world| {
         converse(world, &lines, &mut Outside::default()).await;
         world.quiet().await;
-        assert!(world.stop(60_000).await);
+        world.stop_in_order().await;
         world.clock.now()
     });
     let disk = disk.process_kill();
@@ -163,7 +163,7 @@ fn a_fork_at_any_place_comes_to_rest_and_is_that_session_up_to_there() {
             world
                 .until("it rests", || world.sessions.open_count() == 0)
                 .await;
-            assert!(world.stop(60_000).await);
+            world.stop_in_order().await;
         });
     }
 }
@@ -184,7 +184,7 @@ fn with_documents(count: usize) -> (Memory, Time) {
     let disk = fresh();
     let now = life(&disk, Time(0), async |world| {
         converse(world, &lines, &mut Outside::default()).await;
-        assert!(world.stop(60_000).await);
+        world.stop_in_order().await;
         world.clock.now()
     });
     (disk.power_loss(), now)
@@ -583,6 +583,6 @@ fn a_fork_for_a_message_takes_nothing_over_that_waits_and_is_not_made_where_it_w
             })
             .await;
         drop(session);
-        assert!(world.stop(600_000).await);
+        world.stop_in_order().await;
     });
 }

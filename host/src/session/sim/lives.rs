@@ -10,7 +10,7 @@ fn after(lines: &[&str]) -> (Memory, Time) {
     let disk = fresh();
     let now = life(&disk, Time(0), async |world| {
         converse(world, lines, &mut Outside::default()).await;
-        assert!(world.stop(60_000).await);
+        world.stop_in_order().await;
         world.clock.now()
     });
     (disk.process_kill(), now)
@@ -46,7 +46,7 @@ fn a_session_rests_and_is_woken_by_its_agent_and_by_people() {
         assert_eq!(stored[..before.len()], before);
         check_answered(&stored);
         world.until("it rests", rests).await;
-        assert!(world.stop(1_000).await);
+        world.stop_in_order().await;
     });
 }
 
@@ -129,7 +129,7 @@ fn a_session_that_expires_is_buried_and_leaves_nothing_after_a_day() {
         )
         .await;
         assert_eq!(entries(&*world.store)[0].seq, Seq(1));
-        assert!(world.stop(1_000).await);
+        world.stop_in_order().await;
     });
 }
 
@@ -255,7 +255,7 @@ fn a_burial_that_a_crash_cuts_off_goes_on() {
                 world
                     .until("nothing is left", || is_empty(&*world.store))
                     .await;
-                assert!(world.stop(1_000).await);
+                world.stop_in_order().await;
             });
             if !hit {
                 assert!(
@@ -333,7 +333,7 @@ fn a_drain_lets_turns_end_and_starts_nothing() {
             .await;
         let waits = post("a", "say next");
         drop(session);
-        assert!(world.stop(600_000).await);
+        world.stop_in_order().await;
         let stored = entries(&*world.store);
         let state = fold(&stored);
         assert!(state.turns.is_empty());
@@ -399,7 +399,7 @@ fn a_turn_that_panics_takes_nothing_with_it() {
                 && text.contains("\"again\""),
             "{text}"
         );
-        assert!(world.stop(1_000).await);
+        world.stop_in_order().await;
     });
 }
 

@@ -384,6 +384,12 @@ impl World {
         drained
     }
 
+    /// Stop, with as much time as it takes: what ends there waits for reads of other threads, which take no virtual time
+    /// and, on a busy machine, some of everybody's.
+    async fn stop_in_order(&self) {
+        assert!(self.stop(600_000).await, "something was left running");
+    }
+
     /// Nothing is due but its own burial.
     async fn quiet_or_ended(&self) {
         let ended = |state: State| state.phase != Phase::Open || state.next_due().is_none();

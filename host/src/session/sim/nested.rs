@@ -168,7 +168,7 @@ fn survives(lines: &[&str], fault: Fault, again: Option<Fault>) -> bool {
         check_resumed(&stored, lost.keys());
         check_repeatable(&stored);
         check_nested(&*world.store);
-        assert!(world.stop(1_000).await);
+        world.stop_in_order().await;
     });
     hit
 }

@@ -34,7 +34,7 @@ fn recorded(script: &str) -> Vec<Entry> {
         let post = format!("post a {script}");
         converse(world, &[&post, "answered"], &mut Outside::default()).await;
         world.quiet().await;
-        assert!(world.stop(60_000).await);
+        world.stop_in_order().await;
         entries(&*world.store)
     })
 }

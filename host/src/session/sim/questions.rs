@@ -97,7 +97,7 @@ fn a_turn_that_asks_is_put_aside_and_goes_on_with_the_answer() {
         let again = answers(world, question, "the first").await;
         assert_eq!(again, Err(CommandError::NotAsked));
         check(&stored);
-        assert!(world.stop(1_000).await);
+        world.stop_in_order().await;
     });
 }
 
@@ -355,7 +355,7 @@ fn a_host_that_stops_leaves_a_question_open() {
     let now = life(&disk, Time(0), async |world| {
         post(world, "say one; question Which; say two").await;
         asks(world).await;
-        assert!(world.stop(60_000).await);
+        world.stop_in_order().await;
         world.clock.now()
     });
     let disk = disk.process_kill();

@@ -130,7 +130,7 @@ fn a_poisoned_lock_costs_one_session_a_new_start() {
         check_answered(&stored);
         check_repeatable(&stored);
         check_said(&stored);
-        assert!(world.stop(1_000).await);
+        world.stop_in_order().await;
     });
 }
 
