@@ -6,7 +6,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Barrier, Mutex};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -237,13 +237,16 @@ pub fn exchanges(
     of: impl Fn(usize) -> Vec<u8>,
 ) -> Run {
     let stop = Arc::new(AtomicBool::new(false));
+    // None begins before all are connected.
+    let ready = Arc::new(Barrier::new(connections + 1));
     let workers: Vec<_> = (0..connections)
         .map(|worker| {
             let request = of(worker);
-            let stop = stop.clone();
+            let (stop, ready) = (stop.clone(), ready.clone());
             let mut connection = Connection::to(url);
             std::thread::spawn(move || {
                 let (mut latencies, mut failed) = (Vec::new(), 0);
+                ready.wait();
                 while !stop.load(Ordering::Relaxed) {
                     let start = Instant::now();
                     let (status, _) = connection.exchange(&request);
@@ -255,6 +258,7 @@ pub fn exchanges(
         })
         .collect();
     let start = Instant::now();
+    ready.wait();
     std::thread::sleep(time);
     stop.store(true, Ordering::Relaxed);
     let mut run = Run {

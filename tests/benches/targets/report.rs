@@ -62,7 +62,7 @@ impl Report {
 
     /// One line: who or what was measured, and the figures with their units.
     pub(crate) fn line(&mut self, target: &str, subject: &str, figures: &[(&str, Spread, &str)]) {
-        let mut text = format!("  {subject:<40}");
+        let mut text = format!("  {subject:<48}  ");
         let mut object = json!({"target": target, "subject": subject});
         for (name, spread, unit) in figures {
             let Spread { low, median, high } = *spread;
