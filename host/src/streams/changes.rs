@@ -2,10 +2,10 @@
 //! that concerns nobody costs a look into a set.
 //!
 //! Invariant: a change is told when it is durable. Several of one stream may be told as one, the last; none is lost
-//! between two calls of [`Changes::next`].
+//! between two calls of [`Changes::hand_on`].
 
 use std::collections::{BTreeMap, HashSet};
-use std::sync::{Mutex, PoisonError, RwLock};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 
 use tokio::sync::Notify;
 
@@ -57,24 +57,28 @@ impl Changes {
             return;
         }
         drop(watched);
-        let changed = self.changed.lock();
-        let mut changed = changed.unwrap_or_else(PoisonError::into_inner);
-        changed.insert((tenant.clone(), path.clone()), change);
-        drop(changed);
+        let key = (tenant.clone(), path.clone());
+        self.changed().insert(key, change);
         self.told.notify_one();
     }
 
-    /// What changed since the last call; waits for something. For one who asks: two would share.
-    pub async fn next(&self) -> BTreeMap<(TenantId, StreamPath), Change> {
-        loop {
-            let changed = {
-                let changed = self.changed.lock();
-                std::mem::take(&mut *changed.unwrap_or_else(PoisonError::into_inner))
-            };
-            if !changed.is_empty() {
-                return changed;
-            }
+    /// Wait until something changed that was not handed on. For one who asks: two would share.
+    pub async fn next(&self) {
+        while self.changed().is_empty() {
             self.told.notified().await;
         }
+    }
+
+    /// Hand on what changed since the last time. Whoever comes meanwhile waits until all of it is, so that nobody misses a change
+    /// that was told before.
+    pub fn hand_on(&self, to: impl FnOnce(BTreeMap<(TenantId, StreamPath), Change>)) {
+        let mut changed = self.changed();
+        if !changed.is_empty() {
+            to(std::mem::take(&mut *changed));
+        }
+    }
+
+    fn changed(&self) -> MutexGuard<'_, BTreeMap<(TenantId, StreamPath), Change>> {
+        self.changed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

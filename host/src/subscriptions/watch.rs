@@ -88,7 +88,7 @@ impl Subscriptions {
                 () = self.0.stopping.cancelled() => return,
                 () = self.0.sooner.notified() => {}
                 () = tokio::time::sleep(wait) => {}
-                changes = self.parts().streams.changes().next() => self.changed(changes),
+                () = self.parts().streams.changes().next() => self.hear(),
             }
         }
     }
@@ -130,6 +130,12 @@ impl Subscriptions {
             self.look_behind(held);
         }
         Ok(())
+    }
+
+    /// Of everything that is known to have changed, before anything is answered from it.
+    pub(super) fn hear(&self) {
+        let changes = self.parts().streams.changes();
+        changes.hand_on(|changes| self.changed(changes));
     }
 
     fn changed(&self, changes: BTreeMap<(TenantId, StreamPath), Change>) {

@@ -22,6 +22,8 @@ impl Subscriptions {
             let mut body = held.body.lock().await;
             body.is_there()?;
             body.is_pulled()?;
+            // An append that was acknowledged before is work.
+            this.hear();
             this.catch_up(&held, &mut body).await;
             this.lapse(key, &mut body).await?;
             let (now, id) = (this.parts().clock.now(), wake_id());
