@@ -16,7 +16,7 @@
 //! - [`replay`]: a turn that is over, run again from its journal alone.
 //! - [`fork`]: a session made from the beginning of another one.
 //! - `set_aside`: sessions whose journals are damaged.
-//! - `nested`: the sessions of nested calls; `following`: a message to its end; `authorization`: what
+//! - `nested`: the sessions of nested calls; `announced`: those that are not open yet; `following`: a message to its end; `authorization`: what
 //!   callers forward.
 //! - `places`: places for turns, and how many wait; `quotas`: what tenants hold.
 //! - `told`: what turns are told beside their messages.
@@ -27,6 +27,7 @@
 //! nothing to do is in the store alone; the locks that an old process left are free, and its
 //! turns known, before anything new is admitted.
 
+mod announced;
 mod authorization;
 pub mod commands;
 mod driver;
@@ -75,6 +76,7 @@ pub use instances::Instances;
 pub use places::Overload;
 pub use quotas::{Exceeded, Holding};
 
+use announced::Announced;
 use places::Places;
 use quotas::Quotas;
 use set_aside::SetAside;
@@ -179,6 +181,7 @@ struct Inner {
     /// Turns begun before this were begun by another process.
     started_at: Time,
     open: Mutex<opening::Map>,
+    announced: Announced,
     set_aside: SetAside,
     served: Served,
     agenda: Agenda,
@@ -210,6 +213,7 @@ impl Sessions {
             parts,
             started_at,
             open: Mutex::new(opening::Map::new()),
+            announced: Announced::default(),
             set_aside: SetAside::default(),
             served: Served::default(),
             agenda: Agenda::default(),

@@ -13,8 +13,10 @@ use crate::journal::entry::{Failure, Idempotency, Outcome as TurnOutcome, Usage}
 use crate::journal::state::{Child, Phase};
 use crate::ledger::{Dead, FollowError};
 use crate::model::Works;
-use crate::runtime::scope::agents::{ChildError, Lost, NotCalled, Opening, Outcome, Peers};
-use crate::store::ReadError;
+use crate::runtime::scope::agents::{
+    Announcement, ChildError, Lost, NotCalled, Opening, Outcome, Peers,
+};
+use crate::store::{JournalId, ReadError};
 
 use super::commands::{self, CommandError, NewMessage, NewSession};
 use super::following::{Following, FollowingError};
@@ -48,6 +50,14 @@ impl Peers for Nested {
             .sessions
             .may_hold_as_known(&self.tenant, Holding::Session);
         exceeded.map_err(|exceeded| NotCalled::Refused(exceeded.to_string()))
+    }
+
+    fn announce(&self, child: &SessionId) -> Announcement {
+        let announced = &self.sessions.0.announced;
+        Box::new(announced.put(JournalId {
+            tenant: self.tenant.clone(),
+            session: child.clone(),
+        }))
     }
 
     fn open(&self, opening: Opening) -> BoxFuture<'_, Result<(), Lost>> {

@@ -92,8 +92,28 @@ impl Drop for Opening {
 }
 
 impl Sessions {
-    /// The session, woken if it rests.
+    /// The session, woken if it rests; waited for if a nested call is about to open it.
     pub async fn get(
+        &self,
+        tenant: &TenantId,
+        session: &SessionId,
+    ) -> Result<Arc<Session>, SessionError> {
+        match self.find(tenant, session).await {
+            Err(SessionError::NotFound) => {
+                self.0
+                    .announced
+                    .settled(&JournalId {
+                        tenant: tenant.clone(),
+                        session: session.clone(),
+                    })
+                    .await;
+                self.find(tenant, session).await
+            }
+            found => found,
+        }
+    }
+
+    async fn find(
         &self,
         tenant: &TenantId,
         session: &SessionId,
@@ -163,9 +183,8 @@ impl Sessions {
         Ok(())
     }
 
-    /// The session's place in memory, unless its tenant is being removed: looked at under the lock under which
-    /// the places of such a tenant are taken away.
-    /// The cell of a session, whether it is in it or not.
+    /// The session's place in memory, empty if it is not there; none if its tenant is being removed, looked at under
+    /// the lock under which the places of such a tenant are taken away.
     pub(super) fn enter(&self, journal: &JournalId) -> Result<Opening, SessionError> {
         let mut map = self.map();
         if self.0.served.is_leaving(&journal.tenant) {

@@ -36,6 +36,8 @@ const TIMEOUT_MS_MAX: u64 = 24 * 60 * 60 * 1000;
 pub trait Peers: Send + Sync {
     /// Whether the agent may be called now.
     fn admit(&self, agent: &AgentName) -> Result<(), NotCalled>;
+    /// The child's session is about to be opened, and is told of before it is.
+    fn announce(&self, child: &SessionId) -> Announcement;
     /// Open the child's session and put its message there; nothing if both have happened.
     fn open(&self, opening: Opening) -> BoxFuture<'_, Result<(), Lost>>;
     /// Wait until the child's turn is over and that is durable.
@@ -46,6 +48,9 @@ pub trait Peers: Send + Sync {
         message: MessageId,
     ) -> BoxFuture<'_, Result<Option<Authorization>, ReadError>>;
 }
+
+/// Dropped when the child's session can be reached, or never will be.
+pub type Announcement = Box<dyn Send>;
 
 /// Everything a child begins with.
 #[derive(Debug, Clone)]
@@ -249,13 +254,14 @@ impl Scope {
                 return self.observe(|_| (Err(refused), what));
             }
         };
-        let (mut run, written) = self.agent_called(agent, request, &call)?;
+        let (mut run, written, announcement) = self.agent_called(agent, request, &call)?;
         run.admitted = Some(admitted);
         self.cpu.waiting(self.ledger.durable(written)).await?;
         if let Some(admitted) = &mut run.admitted {
             admitted.is_made();
         }
         run.lost = self.open(&run, call).await?;
+        drop(announcement);
         Ok(Ok(run))
     }
 
@@ -302,13 +308,14 @@ impl Scope {
         })
     }
 
-    /// Write the call down. Answers the entry too.
+    /// Write the call down. Answers the entry too; until its session is open it is announced, since whoever reads
+    /// the entry may ask for it.
     fn agent_called(
         &self,
         agent: AgentName,
         request: Digest,
         call: &NestedCall<'_>,
-    ) -> Result<(Run, crate::id::Seq), Stop> {
+    ) -> Result<(Run, crate::id::Seq, Option<Announcement>), Stop> {
         self.append_at(
             |batch, n| {
                 let key = self.call_digest(n, &request);
@@ -330,14 +337,15 @@ impl Scope {
                     turn: self.turn.clone(),
                     n,
                     agent,
-                    session,
+                    session: session.clone(),
                     private: AgentCalledPrivate {
                         request,
                         key,
                         deadline: run.deadline,
                     },
                 });
-                (run, batch.push(called))
+                let announcement = self.peers.as_ref().map(|peers| peers.announce(&session));
+                (run, batch.push(called), announcement)
             },
             false,
         )

@@ -367,3 +367,41 @@ fn callers_that_wait_do_not_keep_the_called_from_running() {
         world.until("all are done", done).await;
     });
 }
+
+/// Who hears of a call may ask for its session before it is open.
+#[test]
+fn a_session_that_is_announced_is_waited_for() {
+    let disk = fresh();
+    life(&disk, Time(0), async |world| {
+        let ask = || {
+            let sessions = world.sessions.clone();
+            tokio::spawn(async move { sessions.get(&tenant(), &name("s")).await })
+        };
+        let announcement = world.sessions.0.announced.put(journal());
+        let first = ask();
+        let session = world.session().await;
+        let mut looks = 0;
+        let looked = || {
+            looks += 1;
+            looks > 100
+        };
+        world.until("it has looked", looked).await;
+        assert!(!first.is_finished());
+        let new = new_session(None);
+        commands::post(
+            &world.sessions,
+            &session.ledger,
+            Some(&new),
+            new_message("a", "say hi"),
+        )
+        .expect("taken");
+        drop(announcement);
+        world.until("it is found", || first.is_finished()).await;
+        first.await.expect("no panic").expect("it is open");
+    });
+    // A call that comes to nothing is waited for no longer than it takes.
+    life(&fresh(), Time(0), async |world| {
+        drop(world.sessions.0.announced.put(journal()));
+        assert_eq!(world.get().await.err(), Some(SessionError::NotFound));
+    });
+}
