@@ -1,6 +1,6 @@
 //! One call of a provider over HTTP.
 //!
-//! Owns the connections, the request's headers, and how failures of the way are told apart. One
+//! Owns the request's headers, and how failures of the way are told apart. One
 //! request per call: no redirects, no
 //! retries, not even those the HTTP library would make by itself; the call policy
 //! above decides about those. No proxy from the environment: where keys and prompts
@@ -20,13 +20,11 @@ use reqwest::Url;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 
+use super::connections::{Connections, Place};
 use super::decoder::Decoder;
 use super::{Attempt, CallPolicy, Delta, Fault, ModelConfig, ModelError, SetupError, wire};
 use crate::egress::dial::AddressRefused;
 use crate::secret::Secret;
-
-/// A provider that takes longer to accept a connection is down.
-const CONNECT: Duration = Duration::from_secs(10);
 
 /// An error's words come first; whatever follows is somebody's HTML.
 const ERROR_BODY_BYTES_MAX: usize = 4 * 1024;
@@ -35,18 +33,6 @@ const ERROR_BODY_BYTES_MAX: usize = 4 * 1024;
 const ERROR_BODY: Duration = Duration::from_secs(2);
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
-
-pub(super) fn connections() -> Result<reqwest::Client, SetupError> {
-    reqwest::Client::builder()
-        .user_agent(concat!("antiphon/", env!("CARGO_PKG_VERSION")))
-        .connect_timeout(CONNECT)
-        .redirect(reqwest::redirect::Policy::none())
-        .retry(reqwest::retry::never())
-        .referer(false)
-        .no_proxy()
-        .build()
-        .map_err(|error| SetupError::Client(innermost(&error)))
-}
 
 /// Where a model is asked: a checked configuration.
 #[derive(Debug)]
@@ -149,7 +135,7 @@ impl Endpoint {
 
 /// Send the request and wait until the provider begins to answer. Who calls bounds the time.
 pub(super) async fn open(
-    http: &reqwest::Client,
+    connections: &Connections,
     endpoint: &Endpoint,
     attempt: Attempt<'_>,
 ) -> Result<Incoming, ModelError> {
@@ -157,9 +143,13 @@ pub(super) async fn open(
     if let Some(why) = &endpoint.refusal {
         return Err(ModelError::Refused(why.clone()));
     }
-    let http = endpoint.http.as_ref().unwrap_or(http);
+    let place = match &endpoint.http {
+        Some(own) => Place::elsewhere(own.clone()),
+        None => connections.place(),
+    };
     let body = wire::streaming(attempt.request, &config.model, config.max_tokens)?;
-    let request = http
+    let request = place
+        .http
         .post(endpoint.url.clone())
         .headers(endpoint.headers(attempt.idempotency_key, attempt.headers)?)
         .body(body);
@@ -175,7 +165,7 @@ pub(super) async fn open(
                 None => fault(&error).into(),
             })?;
     let mut incoming = Incoming {
-        response: Some(response),
+        response: Some((response, place)),
         decoder: Decoder::new(config.answer_bytes_max),
         api_key: config.api_key.clone(),
     };
@@ -188,7 +178,7 @@ pub(super) async fn open(
 /// An answer that is arriving.
 pub(super) struct Incoming {
     /// None once the body is not needed any more.
-    response: Option<reqwest::Response>,
+    response: Option<(reqwest::Response, Place)>,
     decoder: Decoder,
     api_key: Option<Secret>,
 }
@@ -206,7 +196,7 @@ impl Incoming {
             if let Some(item) = self.decoder.pop() {
                 return item.map_err(|fault| self.without_key(fault));
             }
-            let Some(response) = &mut self.response else {
+            let Some((response, _)) = &mut self.response else {
                 return Err(Fault::Cut);
             };
             match response.chunk().await {
@@ -230,7 +220,7 @@ impl Incoming {
 
     /// What an answer that is not a success says.
     async fn refusal(&mut self) -> Option<Fault> {
-        let response = self.response.as_mut()?;
+        let (response, _) = self.response.as_mut()?;
         let status = response.status();
         if status.is_success() {
             return None;
@@ -322,7 +312,7 @@ fn sources<'a>(
 }
 
 /// The words of the first cause: those around it repeat the address.
-fn innermost(error: &reqwest::Error) -> String {
+pub(super) fn innermost(error: &reqwest::Error) -> String {
     sources(error)
         .last()
         .map_or_else(|| "for no stated reason".to_owned(), ToString::to_string)

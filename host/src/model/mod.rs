@@ -6,7 +6,7 @@
 //!
 //! - `wire.rs`: the provider's JSON, and a request's canonical bytes.
 //! - `sse.rs`, `tool_calls.rs`, `decoder.rs`: from bytes to deltas.
-//! - `config.rs`: one configured model. `client.rs`: one HTTP call.
+//! - `config.rs`: one configured model. `client.rs`: one HTTP call, `connections.rs`: over what.
 //! - `policy.rs`: how calls are made, pure. `admission.rs`: who may make one now.
 //! - `cache.rs`: answers that may be given again.
 //! - `offline.rs`: the built-in provider.
@@ -22,6 +22,7 @@ mod admission;
 mod cache;
 mod client;
 mod config;
+mod connections;
 mod decoder;
 mod error;
 mod offline;
@@ -52,6 +53,7 @@ pub use policy::{Backoff, BreakerPolicy, CallPolicy};
 
 use admission::Admissions;
 use cache::{Cache, Follower, Found, Lead};
+use connections::Connections;
 use policy::{Failed, Next};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -294,7 +296,7 @@ const PROBED: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 struct Shared {
     providers: BTreeMap<String, Provider>,
-    http: reqwest::Client,
+    connections: Connections,
     offline_token_ms: u64,
     admissions: Admissions,
     cache: Arc<Cache>,
@@ -328,7 +330,7 @@ impl Models {
         }
         Ok(Self(Arc::new(Shared {
             providers,
-            http: client::connections()?,
+            connections: Connections::new()?,
             offline_token_ms,
             admissions: Admissions::default(),
             cache: Cache::new(cache),
@@ -339,7 +341,7 @@ impl Models {
     pub fn none() -> Result<Self, SetupError> {
         Ok(Self(Arc::new(Shared {
             providers: BTreeMap::new(),
-            http: client::connections()?,
+            connections: Connections::new()?,
             offline_token_ms: 0,
             admissions: Admissions::default(),
             cache: Cache::new(CacheBounds::default()),
@@ -350,12 +352,13 @@ impl Models {
     #[cfg(test)]
     pub(crate) fn simulated(log: simulated::Log) -> Self {
         // Reading the system's certificates takes longer than most simulations.
-        static HTTP: std::sync::OnceLock<reqwest::Client> = std::sync::OnceLock::new();
-        let http = HTTP.get_or_init(|| client::connections().expect("there is a client"));
+        static CONNECTIONS: std::sync::OnceLock<Connections> = std::sync::OnceLock::new();
+        let connections =
+            CONNECTIONS.get_or_init(|| Connections::new().expect("there is a client"));
         let provider = Provider::Simulated(log);
         Self(Arc::new(Shared {
             providers: BTreeMap::from([(Self::DEFAULT.to_owned(), provider)]),
-            http: http.clone(),
+            connections: connections.clone(),
             offline_token_ms: 0,
             admissions: Admissions::default(),
             cache: Cache::new(CacheBounds::default()),
@@ -587,7 +590,7 @@ impl Models {
         endpoint: &Endpoint,
         attempt: Attempt<'_>,
     ) -> Result<Source, ModelError> {
-        let incoming = client::open(&self.0.http, endpoint, attempt).await?;
+        let incoming = client::open(&self.0.connections, endpoint, attempt).await?;
         Ok(Source::Remote(Box::new(incoming)))
     }
 }
