@@ -15,7 +15,7 @@ pub struct Limits {
     /// Of an uploaded component.
     pub component_bytes_max: u64,
 
-    /// Compiling a component, from its turn among others to the end.
+    /// What compiling a component computes, on all cores together.
     pub compile_ms_max: u64,
     /// Address space of the process that compiles it.
     pub compile_memory_bytes_max: u64,

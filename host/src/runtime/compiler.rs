@@ -1,8 +1,9 @@
 //! Compiling components: bounded in time and memory, away from the threads that serve.
 //!
 //! A server compiles in a child process, its own program run as `antiphon compile`: what a component does
-//! to a compiler, it does to that child, which has a limit on its memory, its time and its output, no
-//! environment, and is killed when its time is up. Where there is no such program (the server as a
+//! to a compiler, it does to that child, which has a limit on its memory, its computing and its output, no
+//! environment, and is killed when its time is up. What it computes is counted, not how long it takes: it yields to
+//! turns, and a host that is busy with those must not refuse what it would take when it is not. Where there is no such program (the server as a
 //! library, `antiphon replay`) it is compiled in this process; what may be compiled is bounded all
 //! the same, by `shape`.
 //!
@@ -40,11 +41,15 @@ const WORDS_BYTES_MAX: u64 = 4 * 1024;
 /// The child yields to whoever serves: beside one that computes it has a thirtieth of a core.
 const NICE: i32 = 15;
 
+/// A child is ended after so many times what it may compute, whatever it got to compute: somebody waits for it.
+const PATIENCE: u32 = 10;
+
 /// How components are compiled.
 #[derive(Debug, Clone)]
 pub struct Compiling {
     /// The program that is run as `PROGRAM compile`; none to compile in this process.
     pub program: Option<PathBuf>,
+    /// Computing, all threads of the compiler together; the kernel counts whole seconds.
     pub ms_max: u64,
     pub memory_bytes_max: u64,
     /// At once, of all tenants.
@@ -65,6 +70,13 @@ impl Default for Compiling {
     }
 }
 
+impl Compiling {
+    /// How long it is waited for.
+    fn time_max(&self) -> Duration {
+        Duration::from_millis(self.ms_max).saturating_mul(PATIENCE)
+    }
+}
+
 /// Why there is no compiled component.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum CompileError {
@@ -72,7 +84,7 @@ pub(super) enum CompileError {
     Invalid(String),
     #[error("the component is more than this server compiles: {0}")]
     TooMuch(#[from] TooMuch),
-    #[error("compiling the component took longer than {0} ms")]
+    #[error("compiling the component took more than {0} ms of computing")]
     Time(u64),
     #[error("compiling the component took more than {0} bytes of memory, or broke the compiler")]
     Memory(u64),
@@ -207,7 +219,8 @@ impl Compiler {
         compiled
     }
 
-    /// A thread cannot be ended: one that takes too long is waited for no longer, and keeps its place.
+    /// A thread cannot be ended, and what it computes is not counted apart: one that takes too long is waited for no
+    /// longer, and keeps its place.
     async fn compile_in_process(
         &self,
         engine: &Engine,
@@ -220,11 +233,10 @@ impl Compiler {
             drop(place);
             code
         });
-        let ms_max = self.compiling.ms_max;
-        match tokio::time::timeout(Duration::from_millis(ms_max), compiling).await {
+        match tokio::time::timeout(self.compiling.time_max(), compiling).await {
             Ok(Ok(code)) => code,
             Ok(Err(_)) => Err(CompileError::Invalid("the compiler gave up on it".into())),
-            Err(_) => Err(CompileError::Time(ms_max)),
+            Err(_) => Err(CompileError::Time(self.compiling.ms_max)),
         }
     }
 
@@ -256,7 +268,7 @@ impl Compiler {
             // If nobody waits any more.
             .kill_on_drop(true)
             .spawn()?;
-        let status = match tokio::time::timeout(Duration::from_millis(ms_max), child.wait()).await {
+        let status = match tokio::time::timeout(self.compiling.time_max(), child.wait()).await {
             Ok(status) => status?,
             Err(_) => {
                 child.kill().await?;
@@ -378,20 +390,14 @@ pub fn child(limits: ChildLimits) -> io::Result<u8> {
 
 /// From here on this process gets no more than this, whatever becomes of its parent.
 fn restrain(limits: ChildLimits) -> io::Result<()> {
-    let limit = |resource, most| {
-        let most = Some(most);
-        let limit = Rlimit {
-            current: most,
-            maximum: most,
-        };
-        rustix::process::setrlimit(resource, limit)
+    let bounds = |resource, current, maximum| {
+        let [current, maximum] = [current, maximum].map(Some);
+        rustix::process::setrlimit(resource, Rlimit { current, maximum })
     };
-    let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u64);
-    // The parent's clock is the bound; this one is for a child that lost its parent.
-    limit(
-        Resource::Cpu,
-        limits.ms_max.div_ceil(1_000).saturating_mul(cores).max(1),
-    )?;
+    let limit = |resource, most| bounds(resource, most, most);
+    // At the first of these it is told why (SIGXCPU, which ends it), at the second it would be killed as for anything.
+    let seconds = limits.ms_max.div_ceil(1_000).max(1);
+    bounds(Resource::Cpu, seconds, seconds.saturating_add(1))?;
     limit(Resource::As, limits.memory_bytes_max)?;
     limit(Resource::Fsize, limits.memory_bytes_max)?;
     limit(Resource::Core, 0)?;
