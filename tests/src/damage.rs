@@ -55,11 +55,17 @@ fn plain(value: &[u8]) -> Vec<u8> {
 /// Harm a session of a server that does not run. Answers the seq of the entry.
 fn harm(data: &Path, session: &str, harm: Harm) -> u64 {
     let config = sled::Config::new().path(data.join("store"));
-    let store = config
-        .mode(sled::Mode::LowSpace)
-        .flush_every_ms(None)
-        .open()
-        .expect("the store opens");
+    let config = config.mode(sled::Mode::LowSpace).flush_every_ms(None);
+    let store = loop {
+        match config.open() {
+            Ok(store) => break store,
+            // Threads of sled hold its lock for a moment after whoever had the store let go of it.
+            Err(error) if error.to_string().contains("could not acquire lock") => {
+                std::thread::yield_now();
+            }
+            Err(error) => panic!("the store opens: {error}"),
+        }
+    };
     let prefix = format!("default\0{session}\x003");
     let (key, value) = store
         .scan_prefix(prefix.as_bytes())

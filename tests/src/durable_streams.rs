@@ -789,6 +789,9 @@ async fn the_public_conformance_suite_passes() {
         "run",
         "suite.test.mjs",
         "--reporter=json",
+        // Nothing is said about how fast this machine is: five seconds are its default.
+        "--testTimeout=120000",
+        "--hookTimeout=120000",
     ];
     let arguments = arguments.map(str::to_owned).to_vec();
     let out = node(folder.clone(), arguments, server.url.clone()).await;

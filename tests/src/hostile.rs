@@ -176,6 +176,10 @@ async fn attack(server: &Server, origin: &Origin, mode: Mode, session: &str) {
     for slot in slots["slots"].as_array().expect("a list") {
         assert_eq!(slot["state"], "idle", "{name}: {slot}");
     }
+    if mode == Mode::Mails {
+        // Its mailbox is full until it has read.
+        server.follow(session).await.turn("echo").await;
+    }
     let said = server.reply("echo", session, json!("still here")).await;
     assert!(said.ends_with("still here"), "{name}: {said}");
     server
