@@ -327,6 +327,9 @@ async fn a_client_that_does_not_read_is_cut_and_loses_nothing() {
         config.limits.write_stall_ms_max = 50;
     })
     .await;
+    // A turn that said what many of these say would say more than it may, and they would come back later.
+    let alone = json!({"batching": {"policy": "followup"}});
+    server.configure("echo", alone).await.is(201);
     server.deploy("echo").await;
     server.session("s", &["echo"]).await;
     // More than the buffers between hold.
