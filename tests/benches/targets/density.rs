@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -10,12 +9,13 @@ use antiphon_tests::load::{Connection, components, percentile, request};
 use antiphon_tests::observed::Observed;
 use antiphon_tests::process::Process;
 use serde_json::json;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
 
 use super::Options;
 use super::report::{Bound, Report, Spread};
+use super::silent::Silent;
 
 const SESSIONS: usize = 20_000;
 const STREAMS: usize = 10_000;
@@ -33,13 +33,14 @@ const OPENERS: usize = 16;
 pub(super) fn measure(_: &Options, report: &mut Report) {
     report.begin("P7", "many sessions, and a quiet one beside them");
     let runtime = Runtime::new().expect("this machine runs threads");
-    let model = runtime.block_on(Silent::start());
+    let scratch = tempfile::tempdir().expect("a scratch folder");
+    let clear = runtime.block_on(Silent::in_the_clear());
+    let sealed = runtime.block_on(Silent::over_tls(scratch.path()));
     let components = components(&["worker", "talker"]);
-    let data = [(); 2].map(|()| tempfile::tempdir().expect("a scratch folder"));
-    let start = |data: &Path| {
+    let start = |data: &str, model: &Silent| {
         let [turns, sessions, streams, connections] =
             [WAITING + 10, SESSIONS + 10, STREAMS + 10, STREAMS + 100].map(|it| it.to_string());
-        let settings = [
+        let mut settings = vec![
             ("ANTIPHON_MODELS__DEFAULT__BASE_URL", &*model.url),
             // All of them are calls under way.
             ("ANTIPHON_MODELS__DEFAULT__POLICY__CONCURRENT_MAX", &turns),
@@ -50,7 +51,10 @@ pub(super) fn measure(_: &Options, report: &mut Report) {
             ("ANTIPHON_LIMITS__STREAMS_TENANT_MAX", &streams),
             ("ANTIPHON_LIMITS__CONNECTIONS_MAX", &connections),
         ];
-        let server = Process::try_start(data, &settings).expect("the server starts");
+        let certificate = model.certificate.as_deref().and_then(Path::to_str);
+        settings.extend(certificate.map(|file| ("SSL_CERT_FILE", file)));
+        let data = scratch.path().join(data);
+        let server = Process::try_start(&data, &settings).expect("the server starts");
         let mut connection = Connection::open(&server);
         for (agent, component) in ["worker", "talker"].iter().zip(&components) {
             connection.deploy(&server, agent, component);
@@ -59,21 +63,26 @@ pub(super) fn measure(_: &Options, report: &mut Report) {
     };
 
     // Each on a server of its own, whose memory has only grown: what a process gives back it does when it likes.
-    let mut place = Place::new(start(data[0].path()), report);
-    let empty = place.told("nothing else", 1, Observed::default());
-    for n in 0..WAITING {
-        place.open(&format!("w{n}"), "talker");
+    for (how, model) in [("HTTP/2", &sealed), ("HTTP/1.1", &clear)] {
+        let mut place = Place::new(start(&how.replace('/', "-"), model), report);
+        let empty = place.told("nothing else", 1, Observed::default());
+        for n in 0..WAITING {
+            place.open(&format!("w{n}"), "talker");
+        }
+        let open = place.told("1,000 sessions, just opened", WAITING, empty);
+        place.wait_on(model);
+        let connections = model.connections();
+        let what =
+            format!("as many turns that wait on a model over {how}, {connections} connections");
+        let waiting = place.told(&what, WAITING, open);
+        let each = waiting.since(&open).resident_bytes as f64 / WAITING as f64 / 1e3;
+        let what = format!("KB for each turn that waits on a model over {how}, beside its session");
+        let bound = Bound::AtMost(WAITING_KB_MAX);
+        place.report.bound("P7", &what, each, bound);
+        place.server.kill();
     }
-    let open = place.told("1,000 sessions, just opened", WAITING, empty);
-    place.wait_on(&model);
-    let waiting = place.told("as many turns that wait on a model", WAITING, open);
-    let each = waiting.since(&open).resident_bytes as f64 / WAITING as f64 / 1e3;
-    let what = "KB in memory for each turn that waits on a model, beside its session";
-    let bound = Bound::AtMost(WAITING_KB_MAX);
-    place.report.bound("P7", what, each, bound);
-    place.server.kill();
 
-    let mut place = Place::new(start(data[1].path()), report);
+    let mut place = Place::new(start("sessions", &clear), report);
     let empty = place.told("nothing else, again", 1, Observed::default());
     place.open_all();
     let open = place.told("20,000 sessions, just used", SESSIONS, empty);
@@ -201,7 +210,7 @@ impl<'a> Place<'a> {
             let path = format!("/v1/sessions/w{n}/messages");
             connection.json(&self.server, "POST", &path, &json!({"body": "Go on."}));
         }
-        while model.asked.load(Ordering::Relaxed) < WAITING {
+        while model.asked() < WAITING {
             std::thread::sleep(Duration::from_millis(20));
         }
     }
@@ -217,34 +226,4 @@ fn gauge(connection: &mut Connection, server: &Process, name: &str) -> usize {
     let metrics = connection.metrics(server);
     let value = |line: &str| line.strip_prefix(name)?.trim().parse().ok();
     metrics.lines().find_map(value).expect("a gauge")
-}
-
-/// A provider that takes requests and answers none.
-struct Silent {
-    url: String,
-    asked: Arc<AtomicUsize>,
-}
-
-impl Silent {
-    async fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let url = format!("http://{}/v1", listener.local_addr().expect("it is bound"));
-        let asked = Arc::new(AtomicUsize::new(0));
-        let seen = asked.clone();
-        tokio::spawn(async move {
-            while let Ok((mut stream, _)) = listener.accept().await {
-                let seen = seen.clone();
-                tokio::spawn(async move {
-                    let mut buffer = [0; 4096];
-                    let mut is_new = true;
-                    while stream.read(&mut buffer).await.is_ok_and(|read| read > 0) {
-                        if std::mem::take(&mut is_new) {
-                            seen.fetch_add(1, Ordering::Relaxed);
-                        }
-                    }
-                });
-            }
-        });
-        Self { url, asked }
-    }
 }

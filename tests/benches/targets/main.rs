@@ -17,6 +17,7 @@ mod length;
 mod peers;
 mod recovery;
 mod report;
+mod silent;
 mod slot_read;
 mod start;
 
