@@ -148,14 +148,12 @@ pub(super) async fn open(
         None => connections.place(),
     };
     let body = wire::streaming(attempt.request, &config.model, config.max_tokens)?;
-    let request = place
-        .http
-        .post(endpoint.url.clone())
-        .headers(endpoint.headers(attempt.idempotency_key, attempt.headers)?)
-        .body(body);
-    // A guest's calls are polled on its fiber, and the pages of that stack stay as long as it waits. Making a
-    // connection goes deep: it has a task of its own, which ends with the call.
-    let sent = AbortOnDropHandle::new(tokio::spawn(request.send()));
+    let headers = endpoint.headers(attempt.idempotency_key, attempt.headers)?;
+    let (http, url) = (place.http.clone(), endpoint.url.clone());
+    // A guest's calls are polled on its fiber, and the pages of that stack stay as long as it waits. Making a request and
+    // a connection for it goes deep: that has a task of its own, which ends with the call.
+    let send = async move { http.post(url).headers(headers).body(body).send().await };
+    let sent = AbortOnDropHandle::new(tokio::spawn(send));
     let response =
         sent.await
             .map_err(|_| Fault::Cut)?

@@ -53,11 +53,16 @@ impl Instances {
 
 impl Loaded {
     /// Run one turn. Dropping the future ends the instance where it is.
+    ///
+    /// Boxed, each: a future has room for the largest that it awaits, and whatever wraps it has that again. All turns had
+    /// tasks of 42 KB, which were copied where they were spawned, for what a conversation needs.
     pub(super) async fn start(self, scope: Arc<Scope>, input: Input) -> Exit {
         match self {
-            Self::Conversation(definition) => conversation::start(definition, scope).await,
+            Self::Conversation(definition) => {
+                Box::pin(conversation::start(definition, scope)).await
+            }
             Self::Component(runtime, loaded) => {
-                instance::start(&runtime, &loaded, scope, input).await
+                Box::pin(instance::start(&runtime, &loaded, scope, input)).await
             }
             #[cfg(test)]
             Self::Scripted => crate::runtime::scripted::start(scope, input).await,

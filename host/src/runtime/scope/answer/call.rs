@@ -129,7 +129,7 @@ impl Call {
         let opened = scope
             .models
             .open(admitted, leading, &self.target, attempt, until);
-        Ok(scope.cpu.waiting(opened).await)
+        Ok(scope.cpu.waiting(Box::pin(opened)).await)
     }
 
     /// Its answer is one that another call got.

@@ -67,12 +67,14 @@ impl Scope {
     }
 
     /// Ask a model: write the call down, make it durable, make it.
+    ///
+    /// Boxed: a guest's calls are polled on its fiber, and what they touch of that stack stays as long as it waits.
     pub(in crate::runtime) async fn ask(
         &self,
         target: Target,
         request: Request,
     ) -> Result<Answer, Failed> {
-        self.ask_as(Behalf::default(), target, request).await
+        Box::pin(self.ask_as(Behalf::default(), target, request)).await
     }
 
     /// The same on behalf of somebody else than the turn's agent.
@@ -124,7 +126,7 @@ impl Scope {
             return Err(answer.fail(self, &refused, true)?);
         }
         let called = self.ledger.look(|state| state.last);
-        match answer.make(self, Begin::Written(called)).await? {
+        match Box::pin(answer.make(self, Begin::Written(called))).await? {
             Ok(()) => Ok(answer),
             Err(error) => Err(answer.fail(self, &error, true)?),
         }
