@@ -65,7 +65,7 @@ impl Loaded {
                 Box::pin(instance::start(&runtime, &loaded, scope, input)).await
             }
             #[cfg(test)]
-            Self::Scripted => crate::runtime::scripted::start(scope, input).await,
+            Self::Scripted => Box::pin(crate::runtime::scripted::start(scope, input)).await,
         }
     }
 }
