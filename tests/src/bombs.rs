@@ -291,7 +291,7 @@ async fn a_child_compiles_within_its_bounds() {
     drop(server);
 
     for (limit, most, words) in [
-        // Waited for no longer than ten times that.
+        // Waited for no longer than five times that.
         ("COMPILE_MS_MAX", "1", "more than 1 ms"),
         (
             "COMPILE_MEMORY_BYTES_MAX",
@@ -323,7 +323,7 @@ async fn a_child_that_computes_too_much_is_ended() {
     let data = tempfile::tempdir().expect("a scratch folder");
     let settings = [("ANTIPHON_LIMITS__COMPILE_MS_MAX", "1000")];
     let server = Process::try_start(data.path(), &settings).expect("the server starts");
-    // Seconds of computing on any machine, and less than ten.
+    // Seconds of computing on any machine.
     let (status, code, message) = upload(&server, functions(2_000, 9)).await;
     assert_eq!((status, &*code), (422, "compile_limit"), "{message}");
     assert!(message.contains("more than 1000 ms"), "{message}");

@@ -166,7 +166,7 @@ impl Default for Limits {
             component_bytes_max: 32 * MIB,
 
             // 18 MB of functions, as an interpreter has, took 9 s of one core.
-            compile_ms_max: 30_000,
+            compile_ms_max: 60_000,
             // And 330 MB; one very long function takes more.
             compile_memory_bytes_max: 2 * 1024 * MIB,
             // Half of the cores: the others serve.

@@ -42,7 +42,7 @@ const WORDS_BYTES_MAX: u64 = 4 * 1024;
 const NICE: i32 = 15;
 
 /// A child is ended after so many times what it may compute, whatever it got to compute: somebody waits for it.
-const PATIENCE: u32 = 10;
+const PATIENCE: u32 = 5;
 
 /// How components are compiled.
 #[derive(Debug, Clone)]
@@ -62,7 +62,7 @@ impl Default for Compiling {
     fn default() -> Self {
         Self {
             program: None,
-            ms_max: 30_000,
+            ms_max: 60_000,
             memory_bytes_max: 2 * 1024 * 1024 * 1024,
             at_once_max: 1,
             waiting_max: 4,

@@ -13,7 +13,7 @@ use crate::journal::entry::{Failure, Idempotency, Outcome as TurnOutcome, Usage}
 use crate::journal::state::{Child, Phase};
 use crate::ledger::{Dead, FollowError};
 use crate::model::Works;
-use crate::runtime::scope::agents::{
+use crate::runtime::scope::peers::{
     Announcement, ChildError, Lost, NotCalled, Opening, Outcome, Peers,
 };
 use crate::store::{JournalId, ReadError};

@@ -15,9 +15,11 @@ use crate::config::PolicySettings;
 use crate::id::{AgentName, Digest, SessionId};
 use crate::ledger::{Voice, WINDOW_MS};
 use crate::model::{Endpoint, Message, ModelConfig, Request, Target};
-use crate::runtime::scope::agents::{Behalf, NestedCall, NoReply, NotCalled, Reply};
+use crate::runtime::scope::agents::{NestedCall, NoReply, Reply};
 use crate::runtime::scope::answer::{Answer, Failed, NoAnswer};
 use crate::runtime::scope::conversation::{Speaker, Spoken};
+use crate::runtime::scope::forwarded::Behalf;
+use crate::runtime::scope::peers::NotCalled;
 use crate::runtime::scope::reply::TooLarge;
 use crate::runtime::scope::{Scope, Stop};
 

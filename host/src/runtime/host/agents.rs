@@ -9,7 +9,8 @@ use crate::runtime::bindings::antiphon::agent::agents::{
 };
 use crate::runtime::bindings::antiphon::agent::mailbox::Body;
 use crate::runtime::guest::Guest;
-use crate::runtime::scope::agents::{self, NestedCall, NoReply, NotCalled};
+use crate::runtime::scope::agents::{self, NestedCall, NoReply};
+use crate::runtime::scope::peers::NotCalled;
 
 /// A handle on a call; the call itself is the journal's.
 #[allow(

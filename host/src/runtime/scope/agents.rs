@@ -8,21 +8,21 @@
 //! Invariant: a call that this turn does not take to its end is cancelled once the turn is over; the fold
 //! keeps what is owed there.
 
-use futures_util::future::BoxFuture;
 use serde_json::Value;
 
-use crate::bus::{self, Authorization};
+use crate::bus;
 use crate::clock::Time;
-use crate::id::{AgentName, Digest, MessageId, SessionId, TurnId};
+use crate::id::{AgentName, Digest, SessionId, TurnId};
 use crate::journal::entry::{
     AgentCalled, AgentCalledPrivate, CallResult, CalledBy, Observation, Payload, Piece, Usage,
 };
 use crate::journal::state::Used;
 use crate::model::{Admitted, CallPolicy, Works};
-use crate::store::ReadError;
 use crate::telemetry::{self, Limit};
 
+use super::forwarded::AuthorizationLost;
 use super::messages::as_stored;
+use super::peers::{Announcement, ChildError, Lost, NotCalled, Opening, Outcome};
 use super::{Back, Scope, Stop};
 
 /// Text of one `streamed` entry: far below what the store splits.
@@ -31,113 +31,6 @@ const PIECE_BYTES_MAX: usize = 32 * 1024;
 const DETAIL_CHARS_MAX: usize = 1_000;
 /// A day: longer than any turn may take.
 const TIMEOUT_MS_MAX: u64 = 24 * 60 * 60 * 1000;
-
-/// What the layer above does for the calls of a turn.
-pub trait Peers: Send + Sync {
-    /// Whether the agent may be called now.
-    fn admit(&self, agent: &AgentName) -> Result<(), NotCalled>;
-    /// The child's session is about to be opened, and is told of before it is.
-    fn announce(&self, child: &SessionId) -> Announcement;
-    /// Open the child's session and put its message there; nothing if both have happened.
-    fn open(&self, opening: Opening) -> BoxFuture<'_, Result<(), Lost>>;
-    /// Wait until the child's turn is over and that is durable.
-    fn outcome(&self, session: SessionId, key: Digest) -> BoxFuture<'_, Result<Outcome, Lost>>;
-    /// The credential that came with a message; none if it is not kept any more.
-    fn authorization(
-        &self,
-        message: MessageId,
-    ) -> BoxFuture<'_, Result<Option<Authorization>, ReadError>>;
-}
-
-/// Dropped when the child's session can be reached, or never will be.
-pub type Announcement = Box<dyn Send>;
-
-/// Everything a child begins with.
-#[derive(Debug, Clone)]
-pub struct Opening {
-    pub session: SessionId,
-    pub key: Digest,
-    pub agent: AgentName,
-    pub body: Value,
-    pub context: bus::Context,
-    pub called_by: CalledBy,
-    pub authorization: Option<Authorization>,
-}
-
-/// Why a child's session cannot be reached.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Lost {
-    /// This host stops: the next process takes the turn up.
-    Stopping,
-    Because(String),
-}
-
-/// How a child's turn ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Outcome {
-    pub turn: Option<TurnId>,
-    /// What was said.
-    pub text: String,
-    /// None if it is complete.
-    pub error: Option<ChildError>,
-    /// What its turn used, with what that called.
-    pub usage: Usage,
-    /// What it says of the agent, for those who call it next.
-    pub works: Works,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ChildError {
-    Interrupted,
-    Cancelled,
-    Deadline,
-    Failed(String),
-}
-
-/// Why an agent was not called. Nothing was begun.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum NotCalled {
-    UnknownAgent,
-    TooDeep(bus::TooDeep),
-    TooLarge,
-    NotJson,
-    Refused(String),
-}
-
-impl NotCalled {
-    fn word(&self) -> &'static str {
-        match self {
-            Self::UnknownAgent => "unknown-agent",
-            Self::TooDeep(_) => "too-deep",
-            Self::TooLarge => "too-large",
-            Self::NotJson => "not-json",
-            Self::Refused(_) => "refused",
-        }
-    }
-
-    fn detail(&self) -> String {
-        match self {
-            Self::TooDeep(bus::TooDeep { observed, limit }) => format!("{observed} {limit}"),
-            Self::Refused(why) => why.clone(),
-            Self::UnknownAgent | Self::TooLarge | Self::NotJson => String::new(),
-        }
-    }
-
-    /// From an entry, so the same in every run.
-    fn of(word: &str, detail: &str) -> Self {
-        let numbers = detail.split_once(' ');
-        let numbers = numbers.and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
-        match (word, numbers) {
-            ("unknown-agent", _) => Self::UnknownAgent,
-            ("too-large", _) => Self::TooLarge,
-            ("not-json", _) => Self::NotJson,
-            ("too-deep", Some((observed, limit))) => {
-                Self::TooDeep(bus::TooDeep { observed, limit })
-            }
-            _ => Self::Refused(detail.to_owned()),
-        }
-    }
-}
 
 /// Why a call brought no whole reply.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -497,61 +390,7 @@ impl Scope {
         self.returned(Back::new(run.n, CallResult::Dropped), &[])
             .map(drop)
     }
-
-    /// The credential that this turn forwards, if any came with its message.
-    pub(super) async fn authorization(
-        &self,
-    ) -> Result<Result<Option<Authorization>, AuthorizationLost>, Stop> {
-        let (Some(message), Some(peers)) = (&self.authorized, &self.peers) else {
-            return Ok(Ok(None));
-        };
-        let kept = self
-            .credential
-            .get_or_try_init(|| peers.authorization(message.clone()));
-        let kept = self.cpu.waiting(kept).await?.clone();
-        Ok(kept.map(Some).ok_or(AuthorizationLost))
-    }
-
-    /// What a call of this turn tells whoever is called.
-    pub(super) async fn forwarded(
-        &self,
-        behalf: &Behalf,
-    ) -> Result<Result<http::HeaderMap, AuthorizationLost>, Stop> {
-        let authorization = if behalf.is_own {
-            None
-        } else {
-            match self.authorization().await? {
-                Ok(authorization) => authorization,
-                Err(lost) => return Ok(Err(lost)),
-            }
-        };
-        let now = self.ledger.clock().now();
-        let out = bus::Outbound {
-            depth: self.depth,
-            run: &self.run,
-            turn: behalf.turn.as_ref().unwrap_or(&self.turn),
-            parent: self.parent.as_ref(),
-            speaker: behalf.speaker.as_deref().unwrap_or(self.agent.as_str()),
-            authorization: authorization.as_ref(),
-            timeout_ms: self.deadline.map(|deadline| deadline.ms_since(now).max(1)),
-        };
-        Ok(Ok(out.headers()))
-    }
 }
-
-/// On whose behalf a call is made that leaves the host, where that is not the turn's agent.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(in crate::runtime) struct Behalf {
-    pub(in crate::runtime) speaker: Option<String>,
-    pub(in crate::runtime) turn: Option<TurnId>,
-    /// No credential of the caller is passed on.
-    pub(in crate::runtime) is_own: bool,
-}
-
-/// The turn was to forward a credential that is not there any more: it goes nowhere without.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("authorization-lost: what the caller forwarded is not kept any more")]
-pub(super) struct AuthorizationLost;
 
 /// What the call asks, for replay: the same call asks the same.
 fn request(call: &NestedCall<'_>) -> Digest {

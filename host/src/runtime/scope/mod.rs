@@ -6,19 +6,22 @@
 //!
 //! - `slots`, `messages`, `transcript`, `reply`, `tools`, `answer` (of a model), `agents`, `conversation`, `http`, `timer`,
 //!   `questions`, `budget`: the operations.
-//! - `clock`, `output`: what of a turn is not an entry.
+//! - `clock`, `output`: what of a turn is not an entry. [`peers`]: what nested calls need of the layer above;
+//!   `forwarded`: what calls take along.
 //!
 //! Invariant: what a guest sees of the outside is in the journal before it sees it, and both
 //! halves give the guest the same, so a turn can be run again from its entries.
 
-pub mod agents;
+pub(super) mod agents;
 pub(super) mod answer;
 mod budget;
 mod clock;
 pub(super) mod conversation;
+pub(super) mod forwarded;
 mod http;
 pub(super) mod messages;
 mod output;
+pub mod peers;
 pub(super) mod questions;
 pub(super) mod reply;
 pub(super) mod slots;
@@ -48,7 +51,7 @@ use crate::model::{ModelError, Models, Request};
 use crate::store::ReadError;
 use crate::telemetry::{self, Limit, Stage, stages};
 
-use self::agents::Peers;
+use self::peers::Peers;
 use super::cpu::Cpu;
 use super::limits::TurnLimits;
 use super::replay::{Differs, Recorded, Replay, Tried};

@@ -12,7 +12,7 @@ use crate::model::{
     self, Attempt, CallPolicy, Deadline, ModelError, Recalled, Request, Target, Then, Until,
 };
 
-use super::super::agents::Behalf;
+use super::super::forwarded::Behalf;
 use super::super::{Scope, Stop, Tried};
 
 /// Bytes of what a provider did wrong, in words.

@@ -25,7 +25,7 @@ pub(in crate::runtime) use self::failure::{Failed, NoAnswer};
 
 use self::call::{Begin, Call, DETAIL_CHARS_MAX};
 use self::failure::no_answer;
-use super::agents::Behalf;
+use super::forwarded::Behalf;
 use super::reply::TooLarge;
 use super::{Back, Scope, Stop};
 
