@@ -196,18 +196,36 @@ fn slow(salt: usize) -> Vec<u8> {
     functions(400, salt)
 }
 
+/// A component with one module of so many functions of 4 KB.
 fn functions(count: usize, salt: usize) -> Vec<u8> {
-    let body =
-        "(local.set 0 (i32.add (i32.mul (local.get 0) (i32.const 3)) (local.get 1)))".repeat(400);
-    let functions: String = (0..count)
-        .map(|at| {
-            format!(
-                "(func (param i32 i32) (local.set 0 (i32.const {})) {body})",
-                at + salt
-            )
+    // A number in five bytes, which every number here has room in, with or without a sign.
+    let number = |number: usize| -> [u8; 5] {
+        std::array::from_fn(|at| {
+            let more = if at < 4 { 0x80 } else { 0 };
+            (number >> (7 * at) & 0x7f) as u8 | more
         })
-        .collect();
-    of_text(&format!("(component (core module {functions}))"))
+    };
+    let section = |id: u8, content: &[u8]| [&[id][..], &number(content.len()), content].concat();
+    // 0 = 0 * 3 + 1
+    let step = [0x20, 0, 0x41, 3, 0x6c, 0x20, 1, 0x6a, 0x21, 0];
+    let body = |at: usize| {
+        let mut body = vec![0, 0x41];
+        body.extend(number(at + salt));
+        body.extend([0x21, 0]);
+        body.extend(step.repeat(400));
+        body.push(0x0b);
+        [&number(body.len())[..], &body].concat()
+    };
+    let bodies: Vec<u8> = (0..count).flat_map(body).collect();
+    let module = [
+        b"\0asm\x01\0\0\0".to_vec(),
+        // One type, of functions that take two numbers.
+        section(1, &[1, 0x60, 2, 0x7f, 0x7f, 0]),
+        section(3, &[&number(count)[..], &vec![0; count]].concat()),
+        section(10, &[&number(count)[..], &bodies].concat()),
+    ]
+    .concat();
+    [b"\0asm\x0d\0\x01\0".to_vec(), section(1, &module)].concat()
 }
 
 /// In this process the time is the upload's, and the bounds are the same.
@@ -323,8 +341,8 @@ async fn a_child_that_computes_too_much_is_ended() {
     let data = tempfile::tempdir().expect("a scratch folder");
     let settings = [("ANTIPHON_LIMITS__COMPILE_MS_MAX", "1000")];
     let server = Process::try_start(data.path(), &settings).expect("the server starts");
-    // Seconds of computing on any machine.
-    let (status, code, message) = upload(&server, functions(2_000, 9)).await;
+    // Seconds of computing on any machine: 28 MB.
+    let (status, code, message) = upload(&server, functions(7_000, 9)).await;
     assert_eq!((status, &*code), (422, "compile_limit"), "{message}");
     assert!(message.contains("more than 1000 ms"), "{message}");
     let (status, _, message) = upload(&server, component("echo").to_vec()).await;

@@ -79,8 +79,8 @@ async fn who_does_not_send_a_head_is_cut() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_connection_without_requests_is_closed() {
     let server = Server::with(|config| {
-        config.limits.idle_ms_max = 50;
-        config.limits.head_ms_max = 50;
+        config.limits.idle_ms_max = 500;
+        config.limits.head_ms_max = 500;
     })
     .await;
     let mut raw = Raw::open(&server).await;
