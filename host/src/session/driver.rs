@@ -15,7 +15,7 @@ use crate::journal::entry::{
     AgentResumed, AgentSuspended, CallCancelled, Failure, MessageSetAside, Payload, SessionChange,
     SessionChanged,
 };
-use crate::journal::state::{Owed, Participant, Phase, State};
+use crate::journal::state::{Owed, Phase, State};
 use crate::ledger::{Dead, WINDOW_MS};
 
 use super::commands::questions;
@@ -166,7 +166,7 @@ impl Driver {
                     let participant = agent.clone();
                     let still = move |state: &State| {
                         let participant = state.participants.get(&participant);
-                        participant.is_some_and(Participant::is_until_ready)
+                        participant.is_some_and(|it| it.is_until_ready())
                     };
                     let resumed = AgentResumed { agent, by: None };
                     self.append_if(still, Payload::AgentResumed(resumed));

@@ -4,7 +4,7 @@ use crate::clock::Time;
 use crate::id::{AgentName, MessageId, RunId, TurnId};
 use crate::journal::entry::Cause;
 
-use super::{Batching, OpenTurn, Participant, Phase, State};
+use super::{Batching, Participant, Phase, State};
 
 /// What a turn that starts now takes.
 #[derive(Debug, Clone, PartialEq)]
@@ -76,7 +76,7 @@ impl State {
         let turns = self.turns.values();
         let turns = turns.map(|turn| turn.rests_until().unwrap_or(Time(0)));
         let free = self.participants.values().filter(|it| it.turn.is_none());
-        let work = free.filter_map(Participant::due_at);
+        let work = free.filter_map(|it| it.due_at());
         turns.chain(work).chain(self.expires_at()).min()
     }
 
@@ -90,7 +90,7 @@ impl State {
             let batch_at = participant.batch_at(now, &batching(agent));
             participant.times(participant.due_times().chain(batch_at))
         });
-        let asked = self.turns.values().filter_map(OpenTurn::rests_until);
+        let asked = self.turns.values().filter_map(|it| it.rests_until());
         times.chain(asked).filter(|at| *at > now).min()
     }
 

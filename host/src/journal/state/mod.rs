@@ -90,9 +90,10 @@ pub struct State {
     pub newest_received: Seq,
     /// Some of those came without what a protocol wants told again: not by that protocol.
     pub has_unechoed: bool,
-    pub participants: BTreeMap<AgentName, Participant>,
+    /// Boxed, like turns: a map makes room for eleven at once, and most sessions have one or two.
+    pub participants: BTreeMap<AgentName, Box<Participant>>,
     pub slots: BTreeMap<SlotName, Slot>,
-    pub turns: BTreeMap<TurnId, OpenTurn>,
+    pub turns: BTreeMap<TurnId, Box<OpenTurn>>,
     /// Nested calls that are over here, and whose sessions must be told.
     pub owed: Vec<Owed>,
     runs: BTreeMap<RunId, Run>,
@@ -191,8 +192,9 @@ impl State {
     }
 
     fn participant_mut(&mut self, agent: &AgentName) -> Result<&mut Participant, &'static str> {
-        self.participants
-            .get_mut(agent)
+        let participant = self.participants.get_mut(agent);
+        participant
+            .map(|it| &mut **it)
             .ok_or("the agent takes no part")
     }
 }

@@ -52,7 +52,7 @@ impl State {
     /// The open questions, each with the turn that asks it.
     pub fn questions(&self) -> impl Iterator<Item = (&TurnId, &OpenTurn, &Question)> {
         let open = self.turns.iter().filter(|(_, open)| !open.interrupted);
-        open.filter_map(|(turn, open)| Some((turn, open, open.question.as_ref()?)))
+        open.filter_map(|(turn, open)| Some((turn, &**open, open.question.as_ref()?)))
     }
 
     pub(super) fn asked(&mut self, entry: &Entry, asked: &Asked) -> Result<(), &'static str> {

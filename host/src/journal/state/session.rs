@@ -8,7 +8,7 @@ use crate::journal::entry::{
     Entry, Idempotency, Recounted, SessionChange, SessionOpened, SessionOpenedPrivate, Writer,
 };
 
-use super::{Participant, Phase, State};
+use super::{Phase, State};
 
 /// How long an idempotency key is remembered (design: 24 h).
 pub const IDEMPOTENCY_MS: u64 = 24 * 60 * 60 * 1000;
@@ -35,7 +35,7 @@ impl State {
         self.participants = opened
             .agents
             .iter()
-            .map(|agent| (agent.clone(), Participant::default()))
+            .map(|agent| (agent.clone(), Box::default()))
             .collect();
         // A fold from a snapshot must be the same as one from the first entry.
         self.opened = Some(SessionOpened {
@@ -64,8 +64,7 @@ impl State {
                 if self.participants.contains_key(agent) {
                     return Err("the agent takes part already");
                 }
-                self.participants
-                    .insert(agent.clone(), Participant::default());
+                self.participants.insert(agent.clone(), Box::default());
             }
             SessionChange::AgentRemoved { agent } => {
                 if self.entry_agent() == Some(agent) {

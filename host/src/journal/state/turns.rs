@@ -196,7 +196,7 @@ impl State {
         self.take_index(&started.run);
         self.turns.insert(
             started.turn.clone(),
-            OpenTurn {
+            Box::new(OpenTurn {
                 agent: started.agent.clone(),
                 run: started.run.clone(),
                 parent: started.parent.clone(),
@@ -228,7 +228,7 @@ impl State {
                 attempt_at: entry.time,
                 last_at: entry.time,
                 ran_ms: 0,
-            },
+            }),
         );
         Ok(())
     }
@@ -401,14 +401,19 @@ impl State {
         ended: &TurnEnded,
     ) -> Result<(), &'static str> {
         self.must_be_of(&ended.turn, &ended.agent)?;
-        let interrupted = |turn: &OpenTurn| turn.interrupted;
-        if self.turns.get(&ended.turn).is_some_and(interrupted)
+        if self
+            .turns
+            .get(&ended.turn)
+            .is_some_and(|turn| turn.interrupted)
             && ended.outcome != Outcome::Interrupted
         {
             return Err("the turn is interrupted");
         }
-        let is_aside = |turn: &OpenTurn| turn.is_aside;
-        if self.turns.get(&ended.turn).is_some_and(is_aside) && ended.outcome == Outcome::Completed
+        if self
+            .turns
+            .get(&ended.turn)
+            .is_some_and(|turn| turn.is_aside)
+            && ended.outcome == Outcome::Completed
         {
             return Err("the turn is put aside");
         }

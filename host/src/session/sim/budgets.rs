@@ -6,7 +6,6 @@ use super::laws::{booked, check_answered, check_booked, check_repeatable, days};
 use super::*;
 use crate::budgets::{AgentBudget, Cap, Exhausted};
 use crate::journal::entry::{CallResult, TurnEnded, Usage};
-use crate::journal::state::Participant;
 use crate::session::fork::NewFork;
 
 const DAY_MS: u64 = 24 * 60 * 60 * 1000;
@@ -376,7 +375,7 @@ fn sessions_that_spend_at_once_are_counted_exactly() {
                 let all = state.participants.values();
                 state.turns.is_empty()
                     && all.clone().all(|it| it.pending.iter().all(|it| !it.fresh))
-                    || all.clone().any(Participant::is_until_ready)
+                    || all.clone().any(|it| it.is_until_ready())
             })
         };
         world.until("all is said", || open.iter().all(idle)).await;
