@@ -4,7 +4,7 @@ use antiphon::model::scripted::{Gate, Provider, Received, Reply};
 use serde_json::{Value, json};
 
 use crate::server::Server;
-use crate::stream::said;
+use crate::stream::{Event, said};
 
 pub(crate) fn is_thinker(request: &Received) -> bool {
     let system = request.body["messages"][0]["content"].as_str();
@@ -89,8 +89,11 @@ async fn one_talks_and_one_thinks() {
         told.expect("the talker was woken").data["causes"],
         json!([{"slot": "analysis"}])
     );
-    // The second question is thought about too, in one more turn.
-    events.until(|event| event.kind == "slot-committed").await;
+    // The second question is thought about too, in one more turn, which may be quicker than what is said of the first.
+    let is_commit = |event: &Event| event.kind == "slot-committed";
+    if !rest.iter().any(is_commit) {
+        events.until(is_commit).await;
+    }
     let slot = server.get("/v1/sessions/s/slots/analysis").await;
     assert_eq!(slot["content"], "thought 6");
     server.stop().await;

@@ -57,6 +57,13 @@ impl Events {
 
     /// The next event; none when the stream has ended.
     pub(crate) async fn next(&mut self) -> Option<Event> {
+        // Of a stream on which nothing happens comments come for ever.
+        let line = self.line.clone();
+        let next = tokio::time::timeout(HANGS, self.read()).await;
+        next.unwrap_or_else(|_| panic!("{line}: no more events"))
+    }
+
+    async fn read(&mut self) -> Option<Event> {
         loop {
             while let Some(end) = self.buffer.windows(2).position(|two| two == b"\n\n") {
                 let block: Vec<u8> = self.buffer.drain(..end + 2).collect();
@@ -65,8 +72,7 @@ impl Events {
                     return Some(event);
                 }
             }
-            let chunk = tokio::time::timeout(HANGS, self.bytes.next()).await;
-            match chunk.unwrap_or_else(|_| panic!("{}: no more events", self.line)) {
+            match self.bytes.next().await {
                 Some(chunk) => self
                     .buffer
                     .extend_from_slice(&chunk.expect("the stream is whole")),
