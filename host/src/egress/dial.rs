@@ -131,14 +131,19 @@ fn client(grants: &Grants, names: &Names, port: u16) -> Result<reqwest::Client, 
         grants: grants.clone(),
         port,
     };
+    builder()
+        .dns_resolver(Arc::new(resolver))
+        .pool_max_idle_per_host(0)
+        .build()
+}
+
+/// What holds for all requests that leave the host: one for each that is made, to nowhere but where it says.
+pub(crate) fn builder() -> reqwest::ClientBuilder {
     reqwest::Client::builder()
         .user_agent(concat!("antiphon/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(CONNECT)
-        .dns_resolver(Arc::new(resolver))
         .redirect(reqwest::redirect::Policy::none())
         .retry(reqwest::retry::never())
         .referer(false)
         .no_proxy()
-        .pool_max_idle_per_host(0)
-        .build()
 }

@@ -9,18 +9,16 @@
 //! Invariant: a lane has at most [`CALLS_MAX`] calls under way, and its connections have room for the window of each.
 
 use std::fmt;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::SetupError;
 use super::client::innermost;
-
-/// A provider that takes longer to accept a connection is down.
-const CONNECT: Duration = Duration::from_secs(10);
+use crate::egress::dial;
 
 /// Calls of one lane: a third of what a provider usually allows on one connection.
-const CALLS_MAX: usize = 32;
+const CALLS_MAX: u32 = 32;
 
 /// What may be under way of an answer that its reader has not read: text for many seconds, of any model.
 const WINDOW_BYTES: u32 = 64 * 1024;
@@ -43,7 +41,7 @@ struct Shared {
 
 struct Lane {
     http: reqwest::Client,
-    calls: AtomicUsize,
+    calls: AtomicU32,
 }
 
 /// A call's place on a lane, until it is dropped.
@@ -100,7 +98,7 @@ impl Lane {
     fn new(build: Build) -> Result<Self, reqwest::Error> {
         Ok(Self {
             http: build().build()?,
-            calls: AtomicUsize::new(0),
+            calls: AtomicU32::new(0),
         })
     }
 
@@ -131,18 +129,11 @@ impl fmt::Debug for Shared {
 }
 
 fn builder() -> reqwest::ClientBuilder {
-    let calls_max = u32::try_from(CALLS_MAX).unwrap_or(u32::MAX);
-    reqwest::Client::builder()
-        .user_agent(concat!("antiphon/", env!("CARGO_PKG_VERSION")))
-        .connect_timeout(CONNECT)
+    dial::builder()
         .http2_initial_stream_window_size(WINDOW_BYTES)
-        .http2_initial_connection_window_size(WINDOW_BYTES.saturating_mul(calls_max))
+        .http2_initial_connection_window_size(WINDOW_BYTES * CALLS_MAX)
         .http2_keep_alive_interval(PING_EVERY)
         .http2_keep_alive_timeout(PING_ANSWERED)
-        .redirect(reqwest::redirect::Policy::none())
-        .retry(reqwest::retry::never())
-        .referer(false)
-        .no_proxy()
 }
 
 #[cfg(test)]

@@ -3,7 +3,8 @@
 //! A server compiles in a child process, its own program run as `antiphon compile`: what a component does
 //! to a compiler, it does to that child, which has a limit on its memory, its computing and its output, no
 //! environment, and is killed when its time is up. What it computes is counted, not how long it takes: it yields to
-//! turns, and a host that is busy with those must not refuse what it would take when it is not. Where there is no such program (the server as a
+//! turns, and a host that is busy with those must not refuse what it would take when it is not.
+//! Where there is no such program (the server as a
 //! library, `antiphon replay`) it is compiled in this process; what may be compiled is bounded all
 //! the same, by `shape`.
 //!

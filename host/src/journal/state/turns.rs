@@ -401,20 +401,11 @@ impl State {
         ended: &TurnEnded,
     ) -> Result<(), &'static str> {
         self.must_be_of(&ended.turn, &ended.agent)?;
-        if self
-            .turns
-            .get(&ended.turn)
-            .is_some_and(|turn| turn.interrupted)
-            && ended.outcome != Outcome::Interrupted
-        {
+        let open = self.turns.get(&ended.turn);
+        if open.is_some_and(|turn| turn.interrupted) && ended.outcome != Outcome::Interrupted {
             return Err("the turn is interrupted");
         }
-        if self
-            .turns
-            .get(&ended.turn)
-            .is_some_and(|turn| turn.is_aside)
-            && ended.outcome == Outcome::Completed
-        {
+        if open.is_some_and(|turn| turn.is_aside) && ended.outcome == Outcome::Completed {
             return Err("the turn is put aside");
         }
         let turn = self
