@@ -347,9 +347,9 @@ async fn usage_survives_the_death_of_the_process() {
     let data = folder.path().join("data");
     let start = || Process::try_start(&data, &settings).expect("it starts");
     let process = start();
-    let component = folder.path().join("puppet.wasm");
-    std::fs::write(&component, guests::component("puppet")).expect("the folder is writable");
-    process.put_agent("puppet", &component).await;
+    process
+        .put_agent("puppet", guests::component("puppet"))
+        .await;
     let agents = json!({"agents": ["puppet"]});
     process.json("PUT", "/v1/sessions/s", Some(agents)).await;
     let invoke = async |process: &Process| {

@@ -2,22 +2,12 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::OnceLock;
 
 use serde_json::{Value, json};
 
+use crate::guests::component;
 use crate::noise::noise;
 use crate::process::{Process, command};
-
-/// The component of echo, as a file.
-fn echo() -> &'static Path {
-    static ECHO: OnceLock<PathBuf> = OnceLock::new();
-    ECHO.get_or_init(|| {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-        let mut built = antiphon::guest::build(&root, &["echo"]).expect("the agent builds");
-        built.remove(0)
-    })
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_acknowledged_is_lost_when_it_is_killed_while_eight_clients_post() {
@@ -26,7 +16,7 @@ async fn nothing_acknowledged_is_lost_when_it_is_killed_while_eight_clients_post
     for round in 0..3 {
         let process = Process::start(data.path());
         if round == 0 {
-            process.put_agent("echo", echo()).await;
+            process.put_agent("echo", component("echo")).await;
             for client in 0..8 {
                 let path = format!("/v1/sessions/c{client}");
                 let (status, body) = process
@@ -111,7 +101,7 @@ async fn a_message_in_a_session_that_nobody_opens_again_is_answered() {
     process.kill();
 
     let process = Process::start(data.path());
-    process.put_agent("later", echo()).await;
+    process.put_agent("later", component("echo")).await;
     // The turn is seen from outside the session: in the metrics, which open nothing.
     let mut turns = tokio::time::interval(std::time::Duration::from_millis(20));
     loop {
@@ -140,7 +130,7 @@ async fn a_message_in_a_session_that_nobody_opens_again_is_answered() {
 async fn sigterm_ends_in_order_and_the_next_start_goes_on() {
     let data = tempfile::tempdir().expect("a folder");
     let process = Process::start(data.path());
-    process.put_agent("echo", echo()).await;
+    process.put_agent("echo", component("echo")).await;
     let (status, _) = process
         .json("PUT", "/v1/sessions/s", Some(json!({"agents": ["echo"]})))
         .await;
@@ -225,7 +215,7 @@ async fn a_full_disk_is_a_clear_error_and_loses_nothing_acknowledged() {
     };
     let data = folder.path().join("data");
     let process = Process::start(&data);
-    process.put_agent("echo", echo()).await;
+    process.put_agent("echo", component("echo")).await;
     let (status, _) = process
         .json("PUT", "/v1/sessions/s", Some(json!({"agents": ["echo"]})))
         .await;
@@ -288,7 +278,7 @@ async fn the_store_is_checked_exported_and_imported_by_the_command_line() {
     let folder = tempfile::tempdir().expect("a folder");
     let (old, new) = (folder.path().join("old"), folder.path().join("new"));
     let process = Process::start(&old);
-    process.put_agent("echo", echo()).await;
+    process.put_agent("echo", component("echo")).await;
     let (status, _) = process
         .json("PUT", "/v1/sessions/s", Some(json!({"agents": ["echo"]})))
         .await;

@@ -123,6 +123,8 @@ mod slow;
 #[cfg(test)]
 mod sockets;
 #[cfg(test)]
+mod stages;
+#[cfg(test)]
 mod subscriptions;
 #[cfg(test)]
 mod suspended;

@@ -129,12 +129,11 @@ impl Process {
             .bearer_auth(&self.key)
     }
 
-    pub async fn put_agent(&self, agent: &str, component: &Path) {
-        let bytes = std::fs::read(component).expect("the component is there");
+    pub async fn put_agent(&self, agent: &str, component: impl Into<reqwest::Body>) {
         let answer = self
             .request("PUT", &format!("/v1/agents/{agent}"))
             .header("content-type", "application/wasm")
-            .body(bytes)
+            .body(component)
             .send()
             .await
             .expect("an answer");
@@ -207,6 +206,10 @@ impl Process {
 
     /// Ask it to stop, and wait until it has.
     pub fn terminate(mut self) -> ExitStatus {
+        self.stop()
+    }
+
+    fn stop(&mut self) -> ExitStatus {
         let pid = self.child.id().to_string();
         let sent = Command::new("kill")
             .args(["-TERM", &pid])
@@ -214,6 +217,13 @@ impl Process {
             .expect("kill runs");
         assert!(sent.success());
         self.child.wait().expect("it ends")
+    }
+
+    /// What it wrote to its log until it was asked to stop. A pipe holds 64 KiB: for servers that have little to say.
+    pub fn logged(mut self) -> String {
+        let stderr = self.child.stderr.take().expect("it is piped");
+        assert!(self.stop().success());
+        std::io::read_to_string(stderr).expect("its log is text")
     }
 }
 

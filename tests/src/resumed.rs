@@ -1,23 +1,12 @@
 //! The real binary is lost in the middle of a turn, and the next one takes the turn up again.
 
-use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::path::Path;
 
 use antiphon::model::scripted::{Gate, Provider, Received, Reply};
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
 use crate::guests::component;
 use crate::process::{Process, command};
-
-/// The component as a file.
-fn file(package: &str) -> PathBuf {
-    static FOLDER: OnceLock<TempDir> = OnceLock::new();
-    let folder = FOLDER.get_or_init(|| tempfile::tempdir().expect("a folder"));
-    let path = folder.path().join(format!("{package}.wasm"));
-    std::fs::write(&path, component(package)).expect("it is written");
-    path
-}
 
 fn start(data: &Path, provider: &Provider) -> Process {
     Process::try_start(data, &[("ANTIPHON_MODEL_URL", &provider.base_url())])
@@ -26,7 +15,7 @@ fn start(data: &Path, provider: &Provider) -> Process {
 
 /// A session `s` with one agent, and a message in it.
 async fn post(process: &Process, agent: &str, body: Value) {
-    process.put_agent(agent, &file(agent)).await;
+    process.put_agent(agent, component(agent)).await;
     let (status, body_of) = process
         .json("PUT", "/v1/sessions/s", Some(json!({"agents": [agent]})))
         .await;

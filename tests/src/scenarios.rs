@@ -1,7 +1,7 @@
 //! What request and response cannot do, with the real binary: the agent outlives its caller, speaks unprompted; people
 //! change their device in the middle of a word; several of them talk at once.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use antiphon::model::scripted::{Gate, Provider, Reply};
 use serde_json::{Value, json};
@@ -13,7 +13,7 @@ use crate::guests::component;
 use crate::process::Process;
 use crate::sockets::Socket;
 
-/// A data folder, and components as files.
+/// Where its data is.
 struct Place(TempDir);
 
 impl Place {
@@ -34,9 +34,7 @@ impl Place {
         let path = format!("/v1/agents/{agent}/config");
         let (status, answer) = process.json("PUT", &path, Some(config)).await;
         assert!(status < 300, "{answer}");
-        let file: &Path = &self.0.path().join(agent);
-        std::fs::write(file, component(agent)).expect("it is written");
-        process.put_agent(agent, file).await;
+        process.put_agent(agent, component(agent)).await;
     }
 }
 

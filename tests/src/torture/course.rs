@@ -24,13 +24,15 @@ const SESSIONS: [(&str, &[&str]); 3] = [
 ];
 
 /// The components of the agents, built once.
-fn components() -> &'static [(&'static str, PathBuf)] {
-    static BUILT: OnceLock<Vec<(&str, PathBuf)>> = OnceLock::new();
+fn components() -> &'static [(&'static str, Vec<u8>)] {
+    static BUILT: OnceLock<Vec<(&str, Vec<u8>)>> = OnceLock::new();
     BUILT.get_or_init(|| {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         let packages = ["puppet", "talker", "thinker"];
         let paths = antiphon::guest::build(&root, &packages).expect("the guests build");
-        let [puppet, talker, thinker] = paths.try_into().expect("one for each");
+        let read = |path: &PathBuf| std::fs::read(path).expect("cargo wrote the component");
+        let components: Vec<_> = paths.iter().map(read).collect();
+        let [puppet, talker, thinker] = components.try_into().expect("one for each");
         vec![
             ("left", puppet.clone()),
             ("right", puppet),
@@ -128,7 +130,7 @@ impl Torture {
         let (status, answer) = process.json("PUT", path, Some(configuration)).await;
         assert_eq!(status, 201, "{answer}");
         for (agent, component) in components() {
-            process.put_agent(agent, component).await;
+            process.put_agent(agent, component.as_slice()).await;
         }
         torture.outside = Outside::new(
             &format!("http://{address}"),
