@@ -269,6 +269,7 @@ impl Host {
             tenants: tenants.clone(),
             quotas: config.quotas,
             turns_max: as_usize(config.limits.turns_max),
+            instance_wait: Duration::from_millis(config.limits.instance_wait_ms_max),
             turns_tenant_max: as_usize(config.limits.turns_tenant_max),
             turns_waiting_max: as_usize(config.limits.turns_waiting_max),
             turns_waiting_tenant_max: as_usize(config.limits.turns_waiting_tenant_max),

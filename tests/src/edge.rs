@@ -240,7 +240,9 @@ async fn an_overloaded_host_says_when_to_come_back() {
     server.session("s", &["puppet"]).await;
     server.session("t", &["puppet"]).await;
     let mut events = server.follow("s").await;
-    server.post("s", json!([{"relay": "q"}])).await;
+    // It keeps its place as long as it holds the lock, however long the model takes.
+    let script = json!([{"lock": "plan"}, {"relay": "q"}]);
+    server.post("s", script).await;
     provider.received(1).await;
     // The only place is taken, and so is the only place to wait for it.
     let mut waiting = server.follow("t").await;

@@ -139,4 +139,6 @@ mod tokens;
 #[cfg(test)]
 mod uploads;
 #[cfg(test)]
+mod waiting;
+#[cfg(test)]
 mod webhooks;

@@ -543,7 +543,8 @@ async fn a_tenant_with_many_turns_waiting_delays_nobody_else() {
     let invoke = || {
         let call = server.call("POST /v1/agents/puppet/invoke").key(&key);
         let call = call.header("prefer", "respond-async");
-        call.json(json!({"body": [{"relay": "q"}]}))
+        // With the lock it keeps its place, however long the model takes.
+        call.json(json!({"body": [{"lock": "plan"}, {"relay": "q"}]}))
     };
     for _ in 0..3 {
         invoke().await.is(202);

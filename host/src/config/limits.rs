@@ -103,6 +103,8 @@ pub struct Limits {
     pub idle_ms_max: u64,
     /// Turns running in the host.
     pub turns_max: u64,
+    /// How long a turn keeps its instance, and its place, while it waits for a model to begin its answer.
+    pub instance_wait_ms_max: u64,
     /// Those of one tenant, where there are several: a lone one may have all.
     pub turns_tenant_max: u64,
     /// Turns waiting for a place; more are refused with 429.
@@ -250,6 +252,8 @@ impl Default for Limits {
 
             // About 5,000 live instances fit under the default `vm.max_map_count`.
             turns_max: 1_000,
+            // Models that have nothing to think about begin sooner; coming back costs a thousandth of it.
+            instance_wait_ms_max: 1_000,
             // Fifteen busy tenants fill the host.
             turns_tenant_max: 64,
             // Twenty rounds of a full host: at 3,000 turns/s the last waits some seconds.
@@ -308,7 +312,7 @@ fn cores() -> u64 {
 
 impl Limits {
     /// Every limit by name.
-    pub(super) fn named(&self) -> [(&'static str, u64); 70] {
+    pub(super) fn named(&self) -> [(&'static str, u64); 71] {
         // Taken apart whole, so that a new field cannot be forgotten here.
         let Self {
             component_bytes_max,
@@ -354,6 +358,7 @@ impl Limits {
             write_stall_ms_max,
             idle_ms_max,
             turns_max,
+            instance_wait_ms_max,
             turns_tenant_max,
             turns_waiting_max,
             turns_waiting_tenant_max,
@@ -426,6 +431,7 @@ impl Limits {
             ("write_stall_ms_max", write_stall_ms_max),
             ("idle_ms_max", idle_ms_max),
             ("turns_max", turns_max),
+            ("instance_wait_ms_max", instance_wait_ms_max),
             ("turns_tenant_max", turns_tenant_max),
             ("turns_waiting_max", turns_waiting_max),
             ("turns_waiting_tenant_max", turns_waiting_tenant_max),

@@ -59,6 +59,8 @@ pub enum Exit {
     Over,
     /// It asked people something, which is durable: the turn goes on once that is answered.
     Aside,
+    /// It waits for a model without an instance. How it goes on is in its scope.
+    Waits,
     /// The session's ledger takes no more entries.
     Dead(Dead),
 }
@@ -76,7 +78,10 @@ pub async fn start(runtime: &Runtime, loaded: &Loaded, scope: Arc<Scope>, input:
             failed(&scope, Failure::Deadline, text, None)
         }
     };
-    scope.print_rest();
+    // A line that it has begun is ended by the instance that goes on.
+    if exit != Exit::Waits {
+        scope.print_rest();
+    }
     exit
 }
 
@@ -230,6 +235,7 @@ pub(super) fn stopped(scope: &Scope, stop: Stop, backtrace: Option<String>) -> E
     match stop {
         Stop::Over => Exit::Over,
         Stop::Aside => Exit::Aside,
+        Stop::Waits => Exit::Waits,
         Stop::Dead(dead) => Exit::Dead(dead),
         Stop::Limit(_) => failed(scope, Failure::Limit, text, backtrace),
         Stop::Misuse(_) => failed(scope, Failure::Trap, text, backtrace),

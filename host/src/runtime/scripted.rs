@@ -71,6 +71,7 @@ pub(crate) async fn start(scope: Arc<Scope>, input: Input) -> Exit {
         },
         Err(End::Stop(Stop::Over)) => Exit::Over,
         Err(End::Stop(Stop::Aside)) => Exit::Aside,
+        Err(End::Stop(Stop::Waits)) => Exit::Waits,
         Err(End::Stop(Stop::Dead(dead))) => Exit::Dead(dead),
         Err(End::Stop(Stop::Differs(differs))) => Exit::Differs {
             differs,

@@ -28,6 +28,7 @@
 //! turns known, before anything new is admitted.
 
 mod announced;
+mod attempt;
 mod authorization;
 pub mod commands;
 mod driver;
@@ -154,6 +155,8 @@ pub struct Parts {
     pub quotas: TenantQuotas,
     /// Turns that run at once on this host, at each depth of calls.
     pub turns_max: usize,
+    /// How long a turn that waits for a model to begin its answer keeps its instance.
+    pub instance_wait: Duration,
     /// Those of one tenant, where there are several.
     pub turns_tenant_max: usize,
     /// Turns that wait for a place; what comes then is refused.

@@ -8,8 +8,8 @@
 
 mod ending;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -215,7 +215,7 @@ pub async fn run(case: &Case, component: &[u8]) -> Result<Replayed, CaseError> {
     let compared = ending::compare(&recorded, &exit, &replay, &story.entries)?;
     let backtrace = match exit {
         Exit::Failed { backtrace, .. } | Exit::Differs { backtrace, .. } => backtrace,
-        Exit::Completed { .. } | Exit::Over | Exit::Aside | Exit::Dead(_) => None,
+        Exit::Completed { .. } | Exit::Over | Exit::Aside | Exit::Waits | Exit::Dead(_) => None,
     };
     let (lines, _) = scope.logs.read(&scope.tenant, &scope.agent);
     Ok(Replayed {
@@ -308,6 +308,8 @@ async fn perform(
         calls: AtomicU64::new(0),
         written: AtomicU64::new(0),
         record: Record::of(replay, Instant::now()),
+        instance_wait: None,
+        kept: Mutex::default(),
     });
     let begun = Instant::now();
     let exit = runs.start(scope.clone(), input).await;

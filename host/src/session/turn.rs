@@ -1,31 +1,21 @@
-//! One turn: from `turn-started` through its instance to `turn-ended`.
+//! One turn: from `turn-started` through its instances to `turn-ended`.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::time::{Duration, Instant};
-
-use tokio::sync::OnceCell;
+use std::time::Duration;
 
 use crate::agents::Version;
 use crate::clock::Time;
 use crate::id::{AgentName, MessageId, RunId, Seq, TurnId};
-use crate::journal::entry::{
-    Cause, Failure, Outcome, Payload, Pinned, Retried, RetryReason, TurnError, TurnStarted,
-};
-use crate::journal::state::{Pending, State};
+use crate::journal::entry::{Cause, Failure, Outcome, Payload, Pinned, TurnStarted};
+use crate::journal::state::{OpenTurn, Pending, State};
 use crate::ledger::AppendError;
-use crate::runtime::cpu::Cpu;
-use crate::runtime::instance::{Exit, Input};
+use crate::runtime::instance::Exit;
 use crate::runtime::limits::TurnLimits;
-use crate::runtime::random::Seeds;
-use crate::runtime::replay::Replay;
-use crate::runtime::scope::{Http, Record, Scope, TurnClock, TurnOutput};
-use crate::telemetry::{Stage, UnderWay};
+use crate::runtime::scope::Kept;
 
-use super::nested::Nested;
+use super::attempt::{Ran, execute};
 use super::recovery::{End, end_turn};
 use super::rules::Rules;
-use super::told;
 use super::{Session, Sessions};
 
 /// A wake-up is not sooner than this after the turn that asked for it, so that no agent
@@ -38,28 +28,33 @@ const DIFFERS_CHARS_MAX: usize = 500;
 /// A turn that is written down and whose instance does not run yet.
 pub(super) struct Started {
     pub(super) turn: TurnId,
-    agent: AgentName,
-    run: RunId,
-    parent: Option<TurnId>,
-    depth: u32,
-    deadline: Option<Time>,
+    pub(super) agent: AgentName,
+    pub(super) run: RunId,
+    pub(super) parent: Option<TurnId>,
+    pub(super) depth: u32,
+    pub(super) deadline: Option<Time>,
     /// The message that an authorization came with.
-    authorized: Option<MessageId>,
-    seq: Seq,
-    at: Time,
-    causes: Vec<Cause>,
-    messages: Vec<Pending>,
+    pub(super) authorized: Option<MessageId>,
+    pub(super) seq: Seq,
+    pub(super) at: Time,
+    pub(super) causes: Vec<Cause>,
+    pub(super) messages: Vec<Pending>,
     /// None if it is no longer known: the turn cannot go on.
-    version: Option<Arc<Version>>,
-    limits: TurnLimits,
-    attempt: Attempt,
+    pub(super) version: Option<Arc<Version>>,
+    pub(super) limits: TurnLimits,
+    pub(super) attempt: Attempt,
 }
 
-enum Attempt {
+pub(super) enum Attempt {
     First,
     /// Taken up again after the host was lost, or after it was put aside.
     Again {
         number: u32,
+        ran_ms: u64,
+    },
+    /// The same attempt, whose instance was given up while it waited for a model.
+    GoesOn {
+        kept: Kept,
         ran_ms: u64,
     },
 }
@@ -130,9 +125,44 @@ pub(super) fn again(sessions: &Sessions, session: &Session, turn: &TurnId) -> Op
     let agents = &sessions.0.parts.agents;
     session.ledger.look(|state| {
         let open = state.turns.get(turn)?;
-        let pinned = &open.pinned;
+        let version = agents.pinned(&session.journal.tenant, &open.agent, open.pinned.version);
+        let attempt = Attempt::Again {
+            number: open.attempt + 1,
+            ran_ms: open.ran_ms(),
+        };
+        Some(Started::of(turn, open, state, version, attempt))
+    })
+}
+
+/// The same attempt, with the call that its instance was given up with. None if the turn is over.
+fn goes_on(
+    sessions: &Sessions,
+    session: &Session,
+    turn: &TurnId,
+    version: Option<Arc<Version>>,
+    kept: Kept,
+) -> Option<Started> {
+    let now = sessions.now();
+    session.ledger.look(|state| {
+        let open = state.turns.get(turn)?;
+        let attempt = Attempt::GoesOn {
+            kept,
+            ran_ms: open.ran_until_ms(now),
+        };
+        Some(Started::of(turn, open, state, version, attempt))
+    })
+}
+
+impl Started {
+    fn of(
+        turn: &TurnId,
+        open: &OpenTurn,
+        state: &State,
+        version: Option<Arc<Version>>,
+        attempt: Attempt,
+    ) -> Self {
         let messages = inputs(state, &open.agent, &open.inputs);
-        Some(Started {
+        Self {
             turn: turn.clone(),
             agent: open.agent.clone(),
             run: open.run.clone(),
@@ -144,14 +174,11 @@ pub(super) fn again(sessions: &Sessions, session: &Session, turn: &TurnId) -> Op
             causes: open.causes(),
             authorized: messages.iter().find_map(authorized),
             messages,
-            version: agents.pinned(&session.journal.tenant, &open.agent, pinned.version),
-            limits: TurnLimits::of_pinned(&pinned.limits),
-            attempt: Attempt::Again {
-                number: open.attempt + 1,
-                ran_ms: open.ran_ms(),
-            },
-        })
-    })
+            version,
+            limits: TurnLimits::of_pinned(&open.pinned.limits),
+            attempt,
+        }
+    }
 }
 
 fn deadline(pending: &Pending) -> Option<Time> {
@@ -172,11 +199,25 @@ pub(super) fn inputs(state: &State, agent: &AgentName, inputs: &[MessageId]) -> 
         .collect()
 }
 
-/// Run the instance and write down how it ended.
-pub(super) async fn run(sessions: Sessions, session: Arc<Session>, started: Started) {
+/// Run it, in one instance after the other, and write down how it ended.
+pub(super) async fn run(sessions: Sessions, session: Arc<Session>, mut started: Started) {
     let turn = started.turn.clone();
-    let supervision = started.version.as_ref().map(|it| it.config.supervision);
-    let mut end = match execute(&sessions, &session, started).await {
+    let version = started.version.clone();
+    let exit = loop {
+        let mut kept = match Box::pin(execute(&sessions, &session, started)).await {
+            Ran::Over(exit) => break exit,
+            Ran::Waits(kept) => kept,
+        };
+        // No longer than the turn may take: the instance that comes back then says that its time is up.
+        if let Some(left) = left(&sessions, &session, &turn) {
+            let _ = tokio::time::timeout(left, kept.answered()).await;
+        }
+        started = match goes_on(&sessions, &session, &turn, version.clone(), kept) {
+            Some(started) => started,
+            None => return,
+        };
+    };
+    let mut end = match exit {
         Exit::Completed { wake_at, context } => {
             let soonest = sessions.now().plus_ms(WAKE_MS_MIN);
             let mut end = End::of(Outcome::Completed);
@@ -212,8 +253,9 @@ pub(super) async fn run(sessions: Sessions, session: Arc<Session>, started: Star
         }
         // Whoever ended the turn wrote its end; a dead ledger takes no more entries.
         // So is a turn that is put aside open as it is: whoever answers has it taken up again.
-        Exit::Over | Exit::Aside | Exit::Dead(_) => return,
+        Exit::Over | Exit::Aside | Exit::Waits | Exit::Dead(_) => return,
     };
+    let supervision = version.map(|it| it.config.supervision);
     end.supervision = supervision.unwrap_or_default();
     let ended = session.ledger.append(Some(&turn), |batch| {
         end_turn(batch, &turn, end);
@@ -226,188 +268,15 @@ pub(super) async fn run(sessions: Sessions, session: Arc<Session>, started: Star
     session.ledger.flush();
 }
 
-async fn execute(sessions: &Sessions, session: &Session, started: Started) -> Exit {
-    let parts = &sessions.0.parts;
-    let admission = Stage::Admission.begin();
-    let tenant = &session.journal.tenant;
-    // Before it takes a place: a tenant whose minute is used up keeps none from others.
-    let own = sessions.quotas(tenant).cpu_minute_ms_max;
-    let minute = parts.minutes.of(tenant, own);
-    if minute.is_used_up() {
-        let _waiting = sessions.0.turns.waits(tenant);
-        minute.allowed(Duration::ZERO).await;
-    }
-    let bounds = sessions.bounds(tenant);
-    let _place = sessions.0.turns.take(tenant, started.depth, bounds).await;
-    let _running = UnderWay::turn();
-    if started.deadline.is_some_and(|at| at <= sessions.now()) {
-        return too_late();
-    }
-    let Some(version) = started.version.clone() else {
-        return not_loaded("the version that the turn was started with is gone");
-    };
-    let loaded = match parts
-        .instances
-        .load(&parts.agents, &session.journal.tenant, &version)
-        .await
-    {
-        Ok(loaded) => loaded,
-        Err(error) => {
-            tracing::error!(agent = %started.agent, %error, "a deployed component cannot be loaded");
-            return not_loaded("the agent's component cannot be loaded");
-        }
-    };
-    let (record, ran_ms) = match prepare(sessions, session, &started).await {
-        Ok(prepared) => prepared,
-        Err(exit) => return exit,
-    };
-    let told = match told::of(&session.ledger, &started.messages).await {
-        Ok(told) => told,
-        Err(error) => {
-            tracing::error!(turn = %started.turn, %error, "what a turn is told cannot be read");
-            return not_loaded("what the turn is told cannot be read");
-        }
-    };
-    let tenant = session.journal.tenant.clone();
-    let (context, seeds) = session.ledger.look(|state| {
-        let context = state
-            .participants
-            .get(&started.agent)
-            .map(|participant| participant.context.clone());
-        let seeds = Seeds::of(&state.secret, &started.turn);
-        (context.unwrap_or_default(), seeds)
-    });
-    let watches = {
-        let (agents, tenant) = (parts.agents.clone(), tenant.clone());
-        Arc::new(move |agent: &AgentName, slot: &_| agents.watches(&tenant, agent, slot))
-    };
-    let http = Http::new(
-        parts.egress.clone(),
-        version.config.http.clone(),
-        parts.secrets.of(&tenant),
-    );
-    let scope = Scope {
-        tenant,
-        session: session.journal.session.clone(),
-        turn: started.turn,
-        run: started.run,
-        parent: started.parent,
-        depth: started.depth,
-        deadline: started.deadline,
-        authorized: started.authorized,
-        told,
-        has_called_tools: AtomicBool::new(false),
-        credential: OnceCell::new(),
-        peers: Some(Arc::new(Nested {
-            sessions: sessions.clone(),
-            tenant: session.journal.tenant.clone(),
-        })),
-        agent: started.agent,
-        started: started.seq,
-        ran_ms,
-        ledger: session.ledger.clone(),
-        limits: started.limits,
-        environment: version.config.variables(),
-        models: parts.models.clone(),
-        http,
-        model_names: version.config.model_names(),
-        budget: version.config.budget,
-        budgets: parts.budgets.clone(),
-        policy: version.config.policy.clone(),
-        batching: version.config.batching,
-        may_speak: version.config.grants().contains("reply"),
-        watches,
-        logs: parts.logs.clone(),
-        clock: TurnClock::start(started.at),
-        cpu: Cpu::start_for(minute),
-        output: TurnOutput::default(),
-        calls: AtomicU64::new(0),
-        written: AtomicU64::new(0),
-        record,
-    };
-    admission.is_over();
-    let deadline = scope.deadline;
-    let input = Input {
-        causes: started.causes,
-        messages: started.messages,
-        context,
-        seeds,
-    };
-    let exit = loaded.start(Arc::new(scope), input);
-    let Some(deadline) = deadline else {
-        return exit.await;
-    };
-    let left = Duration::from_millis(deadline.ms_since(sessions.now()));
-    match tokio::time::timeout(left, exit).await {
-        Ok(exit) => exit,
-        Err(_) => too_late(),
-    }
-}
-
-/// Whoever caused the turn waits for it no longer.
-fn too_late() -> Exit {
-    let message = "the time that its caller gave it is up".to_owned();
-    failed(Failure::CallerDeadline, message)
-}
-
-fn not_loaded(message: &str) -> Exit {
-    failed(Failure::Component, message.to_owned())
-}
-
-fn failed(code: Failure, message: String) -> Exit {
-    Exit::Failed {
-        error: TurnError { code, message },
-        backtrace: None,
-        stderr: None,
-    }
-}
-
-/// What must be written down and durable before the guest is entered, and what it is answered from.
-/// A host that stopped uncleanly may have been taken down by this very turn, and so may one
-/// that takes it up again: each attempt is known before it begins.
-async fn prepare(
-    sessions: &Sessions,
-    session: &Session,
-    started: &Started,
-) -> Result<(Record, u64), Exit> {
-    let parts = &sessions.0.parts;
-    let ledger = &session.ledger;
-    let Attempt::Again { number, ran_ms } = started.attempt else {
-        if parts.unclean {
-            ledger.durable(started.seq).await.map_err(Exit::Dead)?;
-        }
-        return Ok((Record::default(), 0));
-    };
-    let begun = ledger.append(None, |batch| {
-        let open = batch.state().turns.get(&started.turn);
-        let open = open.filter(|open| open.attempt + 1 == number && open.question.is_none());
-        let open = open.ok_or(())?;
-        let reason = if open.is_aside {
-            RetryReason::Answered
-        } else if parts.unclean || open.is_since(sessions.0.started_at) {
-            RetryReason::HostLost
-        } else {
-            RetryReason::HostStopped
-        };
-        Ok(batch.push(Payload::Retried(Retried {
-            turn: started.turn.clone(),
-            n: None,
-            attempt: number,
-            reason,
-            detail: None,
-        })))
-    });
-    let seq = match begun {
-        Ok(seq) => seq,
-        Err(AppendError::Refused(())) => return Err(Exit::Over),
-        Err(AppendError::Dead(dead)) => return Err(Exit::Dead(dead)),
-    };
-    ledger.durable(seq).await.map_err(Exit::Dead)?;
-    let start = Instant::now();
-    let entries = ledger.read(started.seq, seq).await.map_err(|error| {
-        tracing::error!(turn = %started.turn, %error, "what a turn did cannot be read");
-        not_loaded("what the turn did cannot be read")
+/// How long the turn may still run, for itself and for its caller. None if it is over.
+fn left(sessions: &Sessions, session: &Session, turn: &TurnId) -> Option<Duration> {
+    let now = sessions.now();
+    let left_ms = session.ledger.look(|state| {
+        let open = state.turns.get(turn)?;
+        let turn_ms_max = TurnLimits::of_pinned(&open.pinned.limits).turn_ms_max;
+        let own_ms = turn_ms_max.saturating_sub(open.ran_until_ms(now));
+        let deadline = open.bus.as_ref().and_then(|bus| bus.deadline);
+        Some(deadline.map_or(own_ms, |at| own_ms.min(at.ms_since(now))))
     })?;
-    let replay = Replay::of(&started.turn, entries);
-    Ok((Record::of(replay, start), ran_ms))
+    Some(Duration::from_millis(left_ms))
 }

@@ -13,7 +13,7 @@
 //! halves give the guest the same, so a turn can be run again from its entries.
 
 pub(super) mod agents;
-pub(super) mod answer;
+pub mod answer;
 mod budget;
 mod clock;
 pub(super) mod conversation;
@@ -56,6 +56,7 @@ use super::cpu::Cpu;
 use super::limits::TurnLimits;
 use super::replay::{Differs, Recorded, Replay, Tried};
 
+pub use answer::Kept;
 pub use clock::TurnClock;
 pub use http::Http;
 pub use output::TurnOutput;
@@ -72,6 +73,9 @@ pub enum Stop {
     /// It asks people something: it goes on in another instance, once that is answered.
     #[error("the turn is put aside")]
     Aside,
+    /// It waits for a model: it goes on in another instance, once an answer begins. What it needs for that is [`Kept`].
+    #[error("the turn waits without an instance")]
+    Waits,
     #[error(transparent)]
     Dead(#[from] Dead),
     #[error("the turn used all of its {0}")]
@@ -155,6 +159,10 @@ pub struct Scope {
     /// Bytes that this attempt wrote into the journal.
     pub written: AtomicU64,
     pub record: Record,
+    /// How long its instance is kept while it waits for an answer to begin; as long as it takes if none.
+    pub instance_wait: Option<Duration>,
+    /// What an instance before this one was given up with, or this one is.
+    pub kept: Mutex<Option<Kept>>,
 }
 
 /// What came with a turn's messages, beside them.

@@ -46,6 +46,9 @@ impl Scope {
         text: String,
         fields: Vec<(String, String)>,
     ) {
+        if self.output.was_told() {
+            return;
+        }
         let line = Line {
             number: 0,
             time: self.ledger.clock().now(),
@@ -65,6 +68,9 @@ impl Scope {
 pub struct TurnOutput {
     printed: AtomicU64,
     text: Mutex<OutputText>,
+    /// Lines so far, and how many of them an instance before this one told: they come again, and are not told again.
+    lines: AtomicU64,
+    told: u64,
 }
 
 #[derive(Debug, Default)]
@@ -75,6 +81,23 @@ struct OutputText {
 }
 
 impl TurnOutput {
+    /// Of an instance that comes after one which told so many lines.
+    pub(super) fn after(told: u64) -> Self {
+        Self {
+            told,
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn lines(&self) -> u64 {
+        self.lines.load(Ordering::Relaxed)
+    }
+
+    /// Whether the next line was told by an instance before this one.
+    fn was_told(&self) -> bool {
+        self.lines.fetch_add(1, Ordering::Relaxed) < self.told
+    }
+
     /// The last 4 KiB of standard error.
     pub fn stderr_end(&self) -> Option<String> {
         let text = self

@@ -92,13 +92,13 @@ pub(super) fn compare(
     let end = match exit {
         Exit::Completed { .. } => Some("completed".to_owned()),
         Exit::Failed { error, .. } => Some(failed(error)),
-        Exit::Differs { .. } | Exit::Over | Exit::Aside => None,
+        Exit::Differs { .. } | Exit::Over | Exit::Aside | Exit::Waits => None,
         Exit::Dead(dead) => return Err(CaseError::Live(dead.to_string())),
     };
     let difference = match exit {
-        Exit::Differs { .. } | Exit::Over | Exit::Aside if beyond => None,
+        Exit::Differs { .. } | Exit::Over | Exit::Aside | Exit::Waits if beyond => None,
         Exit::Differs { differs, .. } => Some(of(differs, replay, then, entries)),
-        Exit::Over | Exit::Aside => Some(plain(then(), "waits for what never comes")),
+        Exit::Over | Exit::Aside | Exit::Waits => Some(plain(then(), "waits for what never comes")),
         Exit::Failed { error, .. } => match replay.left() {
             // It stopped before the end of the record.
             Some(next) => {

@@ -214,6 +214,10 @@ fn what_a_turn_heard_of_its_cap_it_hears_again() {
 fn a_call_that_is_cut_off_is_booked_with_its_turn() {
     for (line, cut) in [("stop a", "interrupted"), ("delete", "cancelled")] {
         life(&fresh(), Time(0), async |world| {
+            // What was stored of it is looked at before it is removed.
+            let burials = &world.sessions.0.burials;
+            let places = u32::try_from(wake::BURIALS_MAX).unwrap();
+            let _all = burials.acquire_many(places).await.unwrap();
             let lines = ["post a model now then SLOW later", "shown then", line];
             converse(world, &lines, &mut Outside::default()).await;
             let ended_at = || ended(&entries(&*world.store)).len() == 1;

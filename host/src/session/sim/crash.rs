@@ -1,6 +1,7 @@
 //! A crash at every sync of a conversation, and again while what it left is recovered.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use super::bursts::{TALK as BURSTS, Talk};
 use super::laws::{
@@ -8,8 +9,8 @@ use super::laws::{
     check_requests, check_resumed, check_said, check_transcript,
 };
 use super::{
-    COLLECT, Log, ORIGIN, Origin, Outside, PROVIDER, SYNCS_MAX, converse, deployed, entries, fold,
-    is_quiet, life, redeploy, tenant,
+    COLLECT, INSTANCE_WAIT, Log, ORIGIN, Origin, Outside, PROVIDER, SYNCS_MAX, converse, deployed,
+    entries, fold, is_quiet, life, redeploy, tenant,
 };
 use crate::clock::Time;
 use crate::journal::entry::Entry;
@@ -418,6 +419,9 @@ fn any(seed: u64) {
         ];
         let policy = policies[usize::try_from(dice.below(4)).expect("it is small")];
         let batching = Batching { policy, ..COLLECT };
+        // Of half of them no instance outlasts a call of a model.
+        let waits = [Duration::ZERO, Duration::from_secs(3_600)];
+        INSTANCE_WAIT.set(waits[usize::try_from(dice.below(2)).expect("it is small")]);
         let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
         let run = || {
             survives_with(

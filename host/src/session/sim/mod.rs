@@ -16,6 +16,7 @@ mod crash;
 mod damage;
 mod differs;
 mod forks;
+mod kept;
 mod laws;
 mod lives;
 mod nested;
@@ -25,7 +26,7 @@ mod resumed;
 mod retried;
 mod waits;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::OnceLock;
@@ -50,6 +51,8 @@ use crate::tenants::{Quotas, Tenants};
 
 /// Steps of virtual time in which anything happens that happens at all: over an hour.
 const STEPS_MAX: u64 = 100_000;
+/// Of callers. Late: opening a session is another thread's work, while virtual time goes on.
+const DEADLINE: Time = Time(10_000_000);
 /// More syncs than any conversation here takes.
 const SYNCS_MAX: u64 = 100;
 
@@ -58,6 +61,8 @@ thread_local! {
     static PROVIDER: RefCell<Log> = RefCell::default();
     /// And the origin that its agents send requests to.
     static ORIGIN: RefCell<Origin> = RefCell::default();
+    /// A slow answer takes a second to begin, any other one a millisecond.
+    static INSTANCE_WAIT: Cell<Duration> = const { Cell::new(Duration::from_millis(500)) };
 }
 
 fn tenant() -> TenantId {
@@ -295,6 +300,7 @@ impl World {
             tenants: Tenants::open(store.clone(), clock.clone()).expect("they read"),
             quotas: Quotas::default(),
             turns_max: 4,
+            instance_wait: INSTANCE_WAIT.get(),
             turns_tenant_max: 4,
             turns_waiting_max: 4,
             turns_waiting_tenant_max: 4,
@@ -337,7 +343,7 @@ impl World {
             idle = if before == syncs { idle + 1 } else { 0 };
             if idle > 64 && idle % 16 == 0 {
                 // Reading is other threads' work too: on a busy machine they need a moment for it.
-                std::thread::sleep(Duration::from_micros(50));
+                std::thread::sleep(Duration::from_micros(200));
             }
             self.advance(1 + (idle / 16).pow(2).min(200)).await;
         }

@@ -285,9 +285,6 @@ fn a_deleted_session_ends_its_calls() {
     });
 }
 
-/// Late: opening a session is another thread's work, while virtual time goes on.
-const DEADLINE: Time = Time(10_000_000);
-
 /// The time a caller gives travels with the call.
 #[test]
 fn a_deadline_ends_the_turn_and_what_it_called() {

@@ -9,7 +9,7 @@ use crate::clock::Time;
 use crate::id::{Digest, Seq};
 use crate::journal::entry::RetryReason;
 use crate::model::{
-    self, Attempt, CallPolicy, Deadline, ModelError, Recalled, Request, Target, Then, Until,
+    self, Attempt, CallPolicy, Deadline, Delta, ModelError, Recalled, Request, Target, Then, Until,
 };
 
 use super::super::forwarded::Behalf;
@@ -32,6 +32,8 @@ pub(super) struct Call {
     until: Option<Until>,
     /// None if this process has not made the call.
     pub(super) source: Option<model::Answer>,
+    /// What of it came while nobody was there to take it.
+    came: Option<Option<Result<Delta, ModelError>>>,
     /// It broke off after pieces that the guest gets first.
     pub(super) broken: Option<ModelError>,
 }
@@ -68,6 +70,7 @@ impl Call {
             },
             until: None,
             source: None,
+            came: None,
             broken: None,
         }
     }
@@ -130,6 +133,21 @@ impl Call {
             .models
             .open(admitted, leading, &self.target, attempt, until);
         Ok(scope.cpu.waiting(Box::pin(opened)).await)
+    }
+
+    /// The next piece; none if there is no more, or the call is not made. Dropping the future loses nothing.
+    pub(super) async fn next(&mut self) -> Option<Result<Delta, ModelError>> {
+        match self.came.take() {
+            Some(came) => came,
+            None => self.source.as_mut()?.next().await,
+        }
+    }
+
+    /// Wait for what `next` answers at once then.
+    pub(super) async fn comes(&mut self) {
+        if self.came.is_none() {
+            self.came = Some(self.next().await);
+        }
     }
 
     /// Its answer is one that another call got.

@@ -8,6 +8,7 @@
 
 mod call;
 mod failure;
+mod kept;
 mod pieces;
 mod stream;
 
@@ -22,6 +23,7 @@ use crate::ledger::WINDOW_MS;
 use crate::model::{ModelError, Request, Target};
 
 pub(in crate::runtime) use self::failure::{Failed, NoAnswer};
+pub use self::kept::Kept;
 
 use self::call::{Begin, Call, DETAIL_CHARS_MAX};
 use self::failure::no_answer;

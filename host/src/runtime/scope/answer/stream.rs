@@ -42,6 +42,11 @@ impl Answer {
         if let Some(error) = call.broken.take() {
             return Err(self.fail(scope, &error, false)?);
         }
+        if call.source.is_none()
+            && let Some(kept) = scope.take_kept(n)
+        {
+            *call = kept;
+        }
         if call.source.is_none() {
             if self.begun {
                 // Its pieces were handed out before the host was lost: the rest is nobody's.
@@ -58,7 +63,7 @@ impl Answer {
             }
         }
         loop {
-            let (deltas, error) = self.receive(scope, window).await;
+            let (deltas, error) = self.receive(scope, window).await?;
             let call = self.call.as_mut().expect("it was open at the start");
             match error {
                 Some(error) if deltas.is_empty() => {
@@ -88,31 +93,24 @@ impl Answer {
         &mut self,
         scope: &Scope,
         window: Option<Instant>,
-    ) -> (Vec<Delta>, Option<ModelError>) {
-        let source = self.call.as_mut().and_then(|call| call.source.as_mut());
-        let Some(source) = source else {
-            let gone = ModelError::Other("the call is not open".into());
-            return (Vec::new(), Some(gone));
-        };
+    ) -> Result<(Vec<Delta>, Option<ModelError>), Stop> {
         let (mut deltas, mut bytes) = (Vec::new(), 0);
         loop {
-            let next = match (source.next().now_or_never(), window) {
+            let Some(call) = &mut self.call else {
+                let gone = ModelError::Other("the call is not open".into());
+                return Ok((deltas, Some(gone)));
+            };
+            let next = match (call.next().now_or_never(), window) {
                 (Some(next), _) => next,
-                (None, _) if deltas.is_empty() => {
-                    // What was said before the wait is shown during it.
-                    if scope.ledger.has_unflushed() {
-                        scope.ledger.flush();
-                    }
-                    scope.cpu.waiting(source.next()).await
-                }
+                (None, _) if deltas.is_empty() => self.first(scope).await?,
                 (None, Some(until)) => {
-                    let next = tokio::time::timeout_at(until, source.next());
+                    let next = tokio::time::timeout_at(until, call.next());
                     match scope.cpu.waiting(next).await {
                         Ok(next) => next,
-                        Err(_) => return (deltas, None),
+                        Err(_) => return Ok((deltas, None)),
                     }
                 }
-                (None, None) => return (deltas, None),
+                (None, None) => return Ok((deltas, None)),
             };
             match next {
                 Some(Ok(delta)) => {
@@ -120,16 +118,43 @@ impl Answer {
                     let last = matches!(delta, Delta::Finished { .. });
                     deltas.push(delta);
                     if last || bytes >= PIECES_BYTES_MAX {
-                        return (deltas, None);
+                        return Ok((deltas, None));
                     }
                 }
-                Some(Err(error)) => return (deltas, Some(error)),
+                Some(Err(error)) => return Ok((deltas, Some(error))),
                 None => {
                     let error = ModelError::Other("the answer ended without an end".into());
-                    return (deltas, Some(error));
+                    return Ok((deltas, Some(error)));
                 }
             }
         }
+    }
+
+    /// The first piece to come. If it is the answer's first and does not come soon, the instance is not kept for it.
+    async fn first(&mut self, scope: &Scope) -> Result<Option<Result<Delta, ModelError>>, Stop> {
+        // What was said before the wait is shown during it.
+        if scope.ledger.has_unflushed() {
+            scope.ledger.flush();
+        }
+        let Some(call) = &mut self.call else {
+            return Ok(None);
+        };
+        if let Some(wait) = scope.instance_wait.filter(|_| !self.begun) {
+            let soon = tokio::time::timeout(wait, call.next());
+            if let Ok(next) = scope.cpu.waiting(soon).await {
+                return Ok(next);
+            }
+            if scope.may_wait_without(call.n)
+                && let Some(call) = self.call.take()
+            {
+                scope.keep(call);
+                return Err(Stop::Waits);
+            }
+        }
+        let Some(call) = &mut self.call else {
+            return Ok(None);
+        };
+        Ok(scope.cpu.waiting(call.next()).await)
     }
 
     /// New pieces: written down, then the guest's.

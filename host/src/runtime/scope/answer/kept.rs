@@ -1,0 +1,92 @@
+//! Turns that wait long for a model do so without an instance.
+//!
+//! Until an answer begins, the turn's entries say all that its instance knows. So when the first piece does not come
+//! within `instance_wait_ms_max` the instance ends, with its stack and its memory, and its place among the turns that run is
+//! free; the call goes on, and what it brings is waited for here. Then another instance comes back to the call by doing what the
+//! first one did, and finds the answer. No entry tells of it, and nobody outside sees it.
+//!
+//! Invariants: no call is made twice for this. Nothing ends with the instance that the turn has: who holds a lock, or has
+//! another answer on its way, keeps it; so does who computed long before, as all of that is computed again.
+
+use std::sync::atomic::Ordering;
+use std::sync::{MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::runtime::cpu::Cpu;
+use crate::runtime::scope::{Scope, TurnOutput};
+use crate::telemetry::{self, Limit};
+
+use super::call::Call;
+
+/// What may be computed again, a fiftieth of what was waited for by then. Agents in Rust take a thousandth of that for a
+/// turn, those in interpreted languages a few.
+const COMPUTED_MAX: Duration = Duration::from_millis(20);
+
+/// Entries of the session since the turn began, which are read again: a few milliseconds' work.
+const ENTRIES_MAX: u64 = 1_000;
+
+/// What a turn without an instance has.
+pub struct Kept {
+    pub(super) call: Call,
+    cpu: Cpu,
+    lines: u64,
+    written: u64,
+}
+
+impl Kept {
+    /// Wait until the answer begins, or will not.
+    pub async fn answered(&mut self) {
+        self.call.comes().await;
+    }
+
+    /// What it computed so far, of which what comes next is a part.
+    pub fn cpu(&self) -> Cpu {
+        self.cpu.clone()
+    }
+
+    /// Bytes that the turn wrote into the journal.
+    pub fn written(&self) -> u64 {
+        self.written
+    }
+
+    /// Of an instance that says what was told already.
+    pub fn output(&self) -> TurnOutput {
+        TurnOutput::after(self.lines)
+    }
+}
+
+impl Scope {
+    /// Whether the instance that waits for call `n` is given up.
+    pub(super) fn may_wait_without(&self, n: u32) -> bool {
+        self.cpu.pause() <= COMPUTED_MAX
+            && self.ledger.look(|state| {
+                state.turns.get(&self.turn).is_some_and(|open| {
+                    let mut others = open.open_calls.iter().filter(|(other, _)| **other != n);
+                    let entries = state.last.0.saturating_sub(self.started.0);
+                    open.locks.is_empty()
+                        && others.all(|(_, call)| call.model.is_none())
+                        && entries <= ENTRIES_MAX
+                })
+            })
+    }
+
+    pub(super) fn keep(&self, call: Call) {
+        telemetry::hit(Limit::InstanceWaitMs);
+        *self.kept() = Some(Kept {
+            call,
+            cpu: self.cpu.clone(),
+            lines: self.output.lines(),
+            written: self.written.load(Ordering::Relaxed),
+        });
+    }
+
+    /// The call `n` that an instance before this one was given up with.
+    pub(super) fn take_kept(&self, n: u32) -> Option<Call> {
+        let mut kept = self.kept();
+        kept.take_if(|it| it.call.n == n).map(|it| it.call)
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Option<Kept>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,113 @@
+//! Turns that wait for a model keep no instance: others run in their place, and nobody notices.
+
+use antiphon::model::scripted::{Gate, Provider, Reply};
+use serde_json::{Value, json};
+
+use crate::server::{Server, model_of};
+use crate::stream::said;
+
+/// An answer that begins when the gate is opened.
+fn late(gate: &Gate, text: &str) -> Reply {
+    Reply::stream().wait(gate).say(text).finish("stop")
+}
+
+/// A host with room for one turn, in which no instance outlasts the wait for a model.
+async fn with_one_place(provider: &Provider) -> Server {
+    let model = model_of(provider);
+    Server::with(|config| {
+        config.models.insert("default".to_owned(), model);
+        config.limits.turns_max = 1;
+        config.limits.instance_wait_ms_max = 1;
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_turn_that_waits_for_a_model_leaves_its_place_to_others() {
+    let (first, second) = (Gate::new(), Gate::new());
+    let replies = [late(&first, "one "), late(&second, "two")];
+    let provider = Provider::start(replies).await;
+    let server = with_one_place(&provider).await;
+    server.deploy("puppet").await;
+    server.deploy("echo").await;
+    server.session("s", &["puppet"]).await;
+    server.session("other", &["echo"]).await;
+    let mut events = server.follow("s").await;
+    let script = json!([
+        {"print": ["stdout", "printed"]},
+        {"say": "well, "},
+        {"relay": "q"},
+        {"log": "between"},
+        {"relay": "r"},
+    ]);
+    server.post("s", script).await;
+    for (gate, asked) in [(&first, 1), (&second, 2)] {
+        provider.received(asked).await;
+        // There is no other place: it runs in the one of the turn that waits.
+        server.reply("echo", "other", json!("hello")).await;
+        gate.open();
+    }
+    let turn = events.turn("puppet").await;
+    assert_eq!(said(&turn), "well, one two");
+    assert_eq!(turn.last().expect("it ended").data["outcome"], "completed");
+
+    // It is one turn, with each call made once, each line told once, and nothing of it in the journal.
+    assert_eq!(provider.requests().len(), 2);
+    let logs = server.get("/v1/agents/puppet/logs").await;
+    let lines = logs["lines"].as_array().expect("a list").iter();
+    let lines: Vec<&Value> = lines.map(|line| &line["text"]).collect();
+    assert_eq!(lines, ["printed", "between"]);
+    let retried = server.get("/v1/sessions/s/journal?kind=retried").await;
+    assert_eq!(retried["entries"], json!([]));
+    assert!(server.limits_hit().await.contains("instance_wait_ms_max"));
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_turn_whose_time_is_up_while_it_has_no_instance_says_so() {
+    let gate = Gate::new();
+    let provider = Provider::start([late(&gate, "never")]).await;
+    let server = with_one_place(&provider).await;
+    server.deploy("puppet").await;
+    let config = json!({"limits": {"turn_ms_max": 300}});
+    server.configure("puppet", config).await.is(201);
+    server.session("s", &["puppet"]).await;
+    let mut events = server.follow("s").await;
+    server
+        .post("s", json!([{"say": "well, "}, {"relay": "q"}]))
+        .await;
+    let turn = events.turn("puppet").await;
+    assert_eq!(said(&turn), "well, ");
+    let error = &turn.last().expect("it ended").data["error"];
+    assert_eq!(error["code"], "deadline");
+    assert_eq!(error["message"], "the turn took longer than 300 ms");
+    assert_eq!(provider.requests().len(), 1);
+    provider.given_up(1).await;
+    server.stop().await;
+}
+
+/// What ends with an instance keeps it: the slot is still this turn's when the answer comes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_turn_that_holds_a_lock_keeps_its_instance() {
+    let gate = Gate::new();
+    let provider = Provider::start([late(&gate, "two")]).await;
+    let server = with_one_place(&provider).await;
+    server.deploy("puppet").await;
+    server.session("s", &["puppet"]).await;
+    let mut events = server.follow("s").await;
+    let script = json!([
+        {"lock": "plan"},
+        {"say": "one "},
+        {"relay": "q"},
+        {"commit": ["plan", "done"]},
+    ]);
+    server.post("s", script).await;
+    provider.received(1).await;
+    let slot = server.get("/v1/sessions/s/slots/plan").await;
+    assert_eq!(slot["state"], "locked", "{slot}");
+    gate.open();
+    assert_eq!(said(&events.turn("puppet").await), "one two");
+    let slot = server.get("/v1/sessions/s/slots/plan").await;
+    assert_eq!(slot["content"], "done", "{slot}");
+    server.stop().await;
+}
