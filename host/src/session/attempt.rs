@@ -29,7 +29,7 @@ use super::{Session, Sessions};
 pub(super) enum Ran {
     Over(Exit),
     /// The turn waits for a model without an instance.
-    Waits(Kept),
+    Waits(Box<Kept>),
 }
 
 impl From<Exit> for Ran {
@@ -42,7 +42,7 @@ impl From<Exit> for Ran {
 struct Prepared {
     record: Record,
     ran_ms: u64,
-    kept: Option<Kept>,
+    kept: Option<Box<Kept>>,
 }
 
 /// Run an instance, as soon as there is a place for it.
@@ -109,7 +109,7 @@ pub(super) async fn execute(sessions: &Sessions, session: &Session, mut started:
     // The host itself has no instance to give up, and one whose time is up says so.
     let may_wait =
         version.kind == AgentKind::Component && prepared.ran_ms < started.limits.turn_ms_max;
-    let kept = prepared.kept.as_ref();
+    let kept = prepared.kept.as_deref();
     let scope = Arc::new(Scope {
         tenant,
         session: session.journal.session.clone(),

@@ -54,7 +54,7 @@ pub(super) enum Attempt {
     },
     /// The same attempt, whose instance was given up while it waited for a model.
     GoesOn {
-        kept: Kept,
+        kept: Box<Kept>,
         ran_ms: u64,
     },
 }
@@ -140,7 +140,7 @@ fn goes_on(
     session: &Session,
     turn: &TurnId,
     version: Option<Arc<Version>>,
-    kept: Kept,
+    kept: Box<Kept>,
 ) -> Option<Started> {
     let now = sessions.now();
     session.ledger.look(|state| {

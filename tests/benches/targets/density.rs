@@ -19,7 +19,13 @@ use super::silent::Silent;
 
 const SESSIONS: usize = 20_000;
 const STREAMS: usize = 10_000;
-const WAITING: usize = 1_000;
+/// Turns that begin to wait at once, and how often as many come: they wait with instances for `INSTANCE_WAIT_MS`, and
+/// without them from then on.
+const WAVE: usize = 1_000;
+const WAVES: usize = 4;
+const WAITING: usize = WAVE * WAVES;
+/// Long enough for all of a wave to be looked at while they have instances.
+const INSTANCE_WAIT_MS: &str = "10000";
 
 const SESSIONS_MB_MAX: f64 = 1_000.0;
 const WAITING_KB_MAX: f64 = 64.0;
@@ -38,13 +44,20 @@ pub(super) fn measure(_: &Options, report: &mut Report) {
     let sealed = runtime.block_on(Silent::over_tls(scratch.path()));
     let components = components(&["worker", "talker"]);
     let start = |data: &str, model: &Silent| {
-        let [turns, sessions, streams, connections] =
-            [WAITING + 10, SESSIONS + 10, STREAMS + 10, STREAMS + 100].map(|it| it.to_string());
+        let [turns, calls, sessions, streams, connections] = [
+            WAVE + 10,
+            WAITING,
+            SESSIONS + 10,
+            STREAMS + 10,
+            STREAMS + 100,
+        ]
+        .map(|it| it.to_string());
         let mut settings = vec![
             ("ANTIPHON_MODELS__DEFAULT__BASE_URL", &*model.url),
             // All of them are calls under way.
-            ("ANTIPHON_MODELS__DEFAULT__POLICY__CONCURRENT_MAX", &turns),
+            ("ANTIPHON_MODELS__DEFAULT__POLICY__CONCURRENT_MAX", &calls),
             ("ANTIPHON_LIMITS__TURNS_MAX", &turns),
+            ("ANTIPHON_LIMITS__INSTANCE_WAIT_MS_MAX", INSTANCE_WAIT_MS),
             ("ANTIPHON_LIMITS__TURNS_TENANT_MAX", &turns),
             ("ANTIPHON_LIMITS__SESSIONS_OPEN_MAX", &sessions),
             ("ANTIPHON_LIMITS__STREAMS_MAX", &streams),
@@ -69,13 +82,22 @@ pub(super) fn measure(_: &Options, report: &mut Report) {
         for n in 0..WAITING {
             place.open(&format!("w{n}"), "talker");
         }
-        let open = place.told("1,000 sessions, just opened", WAITING, empty);
-        place.wait_on(model);
+        let open = place.told("4,000 sessions, just opened", WAITING, empty);
+        place.ask(model, 0);
+        let what = format!("1,000 turns that have just asked a model over {how}");
+        place.told(&what, WAVE, open);
+        place.put_aside(WAVE);
+        // What the first of them had stays with the pool of instances, for the next.
+        let first = place.told("the same without their instances", WAVE, open);
+        for wave in 1..WAVES {
+            place.ask(model, wave);
+            place.put_aside((wave + 1) * WAVE);
+        }
         let connections = model.connections();
-        let what =
-            format!("as many turns that wait on a model over {how}, {connections} connections");
-        let waiting = place.told(&what, WAITING, open);
-        let each = waiting.since(&open).resident_bytes as f64 / WAITING as f64 / 1e3;
+        let what = format!("3,000 more, {connections} connections in all");
+        let more = WAITING - WAVE;
+        let waiting = place.told(&what, more, first);
+        let each = waiting.since(&first).resident_bytes as f64 / more as f64 / 1e3;
         let what = format!("KB for each turn that waits on a model over {how}, beside its session");
         let bound = Bound::AtMost(WAITING_KB_MAX);
         place.report.bound("P7", &what, each, bound);
@@ -203,14 +225,24 @@ impl<'a> Place<'a> {
         streams
     }
 
-    /// Turns that ask the model, which does not answer.
-    fn wait_on(&self, model: &Silent) {
+    /// A wave of turns that ask the model, which does not answer.
+    fn ask(&self, model: &Silent, wave: usize) {
         let mut connection = Connection::open(&self.server);
-        for n in 0..WAITING {
+        for n in wave * WAVE..(wave + 1) * WAVE {
             let path = format!("/v1/sessions/w{n}/messages");
             connection.json(&self.server, "POST", &path, &json!({"body": "Go on."}));
         }
-        while model.asked() < WAITING {
+        while model.asked() < (wave + 1) * WAVE {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Until so many of them have no instance.
+    fn put_aside(&self, count: usize) {
+        let mut connection = Connection::open(&self.server);
+        let name = "antiphon_limits_hit_total{limit=\"instance_wait_ms_max\"}";
+        let aside = |text: &str| text.lines().find_map(|line| value(line, name));
+        while aside(&connection.metrics(&self.server)).unwrap_or(0) < count {
             std::thread::sleep(Duration::from_millis(20));
         }
     }
@@ -224,6 +256,11 @@ fn turn(server: &Process, session: &str) -> Vec<u8> {
 
 fn gauge(connection: &mut Connection, server: &Process, name: &str) -> usize {
     let metrics = connection.metrics(server);
-    let value = |line: &str| line.strip_prefix(name)?.trim().parse().ok();
-    metrics.lines().find_map(value).expect("a gauge")
+    let mut values = metrics.lines().filter_map(|line| value(line, name));
+    values.next().expect("a gauge")
+}
+
+/// Of a line of metrics, if it is this one.
+fn value(line: &str, name: &str) -> Option<usize> {
+    line.strip_prefix(name)?.trim().parse().ok()
 }

@@ -162,7 +162,7 @@ pub struct Scope {
     /// How long its instance is kept while it waits for an answer to begin; as long as it takes if none.
     pub instance_wait: Option<Duration>,
     /// What an instance before this one was given up with, or this one is.
-    pub kept: Mutex<Option<Kept>>,
+    pub kept: Mutex<Option<Box<Kept>>>,
 }
 
 /// What came with a turn's messages, beside them.

@@ -72,12 +72,12 @@ impl Scope {
 
     pub(super) fn keep(&self, call: Call) {
         telemetry::hit(Limit::InstanceWaitMs);
-        *self.kept() = Some(Kept {
+        *self.kept() = Some(Box::new(Kept {
             call,
             cpu: self.cpu.clone(),
             lines: self.output.lines(),
             written: self.written.load(Ordering::Relaxed),
-        });
+        }));
     }
 
     /// The call `n` that an instance before this one was given up with.
@@ -86,7 +86,7 @@ impl Scope {
         kept.take_if(|it| it.call.n == n).map(|it| it.call)
     }
 
-    fn kept(&self) -> MutexGuard<'_, Option<Kept>> {
+    fn kept(&self) -> MutexGuard<'_, Option<Box<Kept>>> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
