@@ -6,9 +6,14 @@ use serde_json::{Value, json};
 use crate::server::{Server, model_of};
 use crate::stream::said;
 
-/// An answer that begins when the gate is opened.
+/// An answer whose first piece comes when the gate is opened.
 fn late(gate: &Gate, text: &str) -> Reply {
     Reply::stream().wait(gate).say(text).finish("stop")
+}
+
+/// One of which nothing at all comes before.
+fn later(gate: &Gate, text: &str) -> Reply {
+    Reply::stream().after(gate).say(text).finish("stop")
 }
 
 /// A host with room for one turn, in which no instance outlasts the wait for a model.
@@ -24,8 +29,14 @@ async fn with_one_place(provider: &Provider) -> Server {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_turn_that_waits_for_a_model_leaves_its_place_to_others() {
-    let (first, second) = (Gate::new(), Gate::new());
-    let replies = [late(&first, "one "), late(&second, "two")];
+    let gates = [Gate::new(), Gate::new(), Gate::new(), Gate::new()];
+    let [first, second, third, fourth] = &gates;
+    let replies = [
+        late(first, "one "),
+        later(second, "two "),
+        Reply::status(503, "busy").after(third),
+        later(fourth, "three"),
+    ];
     let provider = Provider::start(replies).await;
     let server = with_one_place(&provider).await;
     server.deploy("puppet").await;
@@ -39,26 +50,29 @@ async fn a_turn_that_waits_for_a_model_leaves_its_place_to_others() {
         {"relay": "q"},
         {"log": "between"},
         {"relay": "r"},
+        {"relay": "s"},
     ]);
     server.post("s", script).await;
-    for (gate, asked) in [(&first, 1), (&second, 2)] {
+    for (gate, asked) in gates.iter().zip(1..) {
         provider.received(asked).await;
         // There is no other place: it runs in the one of the turn that waits.
         server.reply("echo", "other", json!("hello")).await;
         gate.open();
     }
     let turn = events.turn("puppet").await;
-    assert_eq!(said(&turn), "well, one two");
+    assert_eq!(said(&turn), "well, one two three");
     assert_eq!(turn.last().expect("it ended").data["outcome"], "completed");
 
-    // It is one turn, with each call made once, each line told once, and nothing of it in the journal.
-    assert_eq!(provider.requests().len(), 2);
+    // It is one turn, with each attempt made once, each line told once, and nothing of it in the journal.
+    assert_eq!(provider.requests().len(), 4);
     let logs = server.get("/v1/agents/puppet/logs").await;
     let lines = logs["lines"].as_array().expect("a list").iter();
     let lines: Vec<&Value> = lines.map(|line| &line["text"]).collect();
     assert_eq!(lines, ["printed", "between"]);
     let retried = server.get("/v1/sessions/s/journal?kind=retried").await;
-    assert_eq!(retried["entries"], json!([]));
+    let retried = retried["entries"].as_array().expect("a list").iter();
+    let reasons: Vec<&Value> = retried.map(|entry| &entry["reason"]).collect();
+    assert_eq!(reasons, ["provider"], "the one that was busy");
     assert!(server.limits_hit().await.contains("instance_wait_ms_max"));
     server.stop().await;
 }

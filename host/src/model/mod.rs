@@ -579,6 +579,7 @@ impl Models {
             #[cfg(test)]
             Provider::Simulated(log) => {
                 let (request, key) = (attempt.request, attempt.idempotency_key);
+                tokio::time::sleep(simulated::PAUSE).await;
                 let incoming = simulated::Incoming::open(log, request, key)?;
                 Ok(Source::Simulated(incoming))
             }

@@ -86,6 +86,8 @@ pub struct Reply {
     /// None: not even a head is sent.
     status: Option<StatusCode>,
     headers: HeaderMap,
+    /// What the head waits for.
+    after: Option<Gate>,
     steps: Vec<Step>,
 }
 
@@ -95,6 +97,7 @@ impl Reply {
         Self {
             status,
             headers: HeaderMap::from_iter([(http::header::CONTENT_TYPE, content_type)]),
+            after: None,
             steps: Vec::new(),
         }
     }
@@ -193,6 +196,13 @@ impl Reply {
     #[must_use]
     pub fn wait(mut self, gate: &Gate) -> Self {
         self.steps.push(Step::Wait(gate.clone()));
+        self
+    }
+
+    /// Send not even the head before the gate is open.
+    #[must_use]
+    pub fn after(mut self, gate: &Gate) -> Self {
+        self.after = Some(gate.clone());
         self
     }
 
@@ -358,6 +368,9 @@ async fn respond(
     let Some(status) = reply.status else {
         return std::future::pending().await;
     };
+    if let Some(gate) = &reply.after {
+        gate.pass().await;
+    }
     let mut response = http::Response::new(StreamBody::new(stream::unfold(
         (reply.steps.into_iter(), Some(unfinished)),
         |(mut steps, unfinished)| async {

@@ -1,16 +1,21 @@
 //! A provider inside the process, for tests on virtual time: what it is asked says what it does.
 //!
-//! A word is a token. It answers with the words of the last user message, one a millisecond. `BUSY` refuses the
-//! first attempt of a call, `CUT` ends the answer there, `SLOW` waits a second. While it is gone, nobody
-//! can connect to it. Asked to go on with an answer that broke off, it says the last word of that again, and
-//! the rest.
+//! A word is a token. It begins to answer after a millisecond, with the words of the last user message, one a
+//! millisecond. `BUSY` refuses the first attempt of a call, `CUT` ends the answer there, `SLOW` waits a second. While
+//! it is gone, nobody can connect to it. Asked to go on with an answer that broke off, it says the last word of that
+//! again, and the rest.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::{Delta, Fault, Finish, Message, Request, Usage};
+
+/// Before it answers, and before each word.
+pub(super) const PAUSE: Duration = Duration::from_millis(1);
 
 /// What the provider saw, of every process that asked it.
 #[derive(Debug, Clone, Default)]
@@ -42,6 +47,8 @@ impl Log {
 pub(super) struct Incoming {
     words: VecDeque<String>,
     usage: Usage,
+    /// Nothing comes before.
+    until: Option<Instant>,
 }
 
 impl Incoming {
@@ -76,15 +83,24 @@ impl Incoming {
                 input_tokens,
                 output_tokens: 0,
             },
+            until: None,
         })
     }
 
+    /// Dropping the future loses nothing.
     pub(super) async fn next(&mut self) -> Result<Delta, Fault> {
-        tokio::time::sleep(Duration::from_millis(1)).await;
+        let soonest = Instant::now() + PAUSE;
+        let until = *self.until.get_or_insert(soonest);
+        tokio::time::sleep_until(until).await;
+        self.until = None;
         while let Some(word) = self.words.pop_front() {
             match word.trim() {
                 "BUSY" => {}
-                "SLOW" => tokio::time::sleep(Duration::from_secs(1)).await,
+                "SLOW" => {
+                    let until = *self.until.insert(Instant::now() + Duration::from_secs(1));
+                    tokio::time::sleep_until(until).await;
+                    self.until = None;
+                }
                 "CUT" => return Err(Fault::Cut),
                 _ => {
                     self.usage.output_tokens += 1;

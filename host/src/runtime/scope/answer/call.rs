@@ -1,8 +1,11 @@
 //! One call of a model, and when it is made again: what the call policy decides, with the journal around it.
 
+use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, MaybeDone, maybe_done};
 use tokio::time::Instant;
 
 use crate::clock::Time;
@@ -23,20 +26,25 @@ pub(super) struct Call {
     pub(super) n: u32,
     pub(super) target: Target,
     behalf: Behalf,
-    pub(super) request: Request,
+    pub(super) request: Arc<Request>,
     pub(super) digest: Digest,
     pub(super) tried: Tried,
     policy: CallPolicy,
     /// When it must be over. Counted from when this process first did something for it: the time that a host was
     /// down is not the call's.
     until: Option<Until>,
-    /// None if this process has not made the call.
+    /// An attempt that is under way, until the provider begins to answer.
+    opening: Option<Opening>,
+    /// None if this process has not made the call, or it is not answered yet.
     pub(super) source: Option<model::Answer>,
     /// What of it came while nobody was there to take it.
     came: Option<Option<Result<Delta, ModelError>>>,
     /// It broke off after pieces that the guest gets first.
     pub(super) broken: Option<ModelError>,
 }
+
+/// It needs nobody who waits for it: the call goes on whoever that is.
+type Opening = MaybeDone<BoxFuture<'static, Result<model::Answer, ModelError>>>;
 
 /// What is written down before an attempt.
 pub(super) enum Begin {
@@ -62,26 +70,27 @@ impl Call {
             policy: scope.models.policy(&target).of_agent(&scope.policy),
             target,
             behalf,
-            request,
+            request: Arc::new(request),
             digest,
             tried: Tried {
                 attempts: 0,
                 failures: 0,
             },
             until: None,
+            opening: None,
             source: None,
             came: None,
             broken: None,
         }
     }
 
-    /// Make one attempt: when there is a place for it, and it is written down and durable. Or take an answer that
+    /// Begin one attempt: when there is a place for it, and it is written down and durable. Or take an answer that
     /// somebody else got, if the request allows it: then nothing leaves the host, and nothing is waited for.
     pub(super) async fn attempt(
         &mut self,
         scope: &Scope,
         begin: Begin,
-    ) -> Result<Result<model::Answer, ModelError>, Stop> {
+    ) -> Result<Result<(), ModelError>, Stop> {
         let until = self.until(scope);
         if until.left().is_zero() {
             return Ok(Err(until.deadline.into()));
@@ -90,7 +99,10 @@ impl Call {
             .models
             .recall(&scope.tenant, &self.target, &self.request, until);
         let leading = match waiting(scope, recall).await {
-            Ok(Recalled::Answer(answer)) => return Ok(Ok(answer)),
+            Ok(Recalled::Answer(answer)) => {
+                self.source = Some(answer);
+                return Ok(Ok(()));
+            }
             Ok(Recalled::Nothing(leading)) => leading,
             Err(error) => return Ok(Err(error)),
         };
@@ -120,19 +132,51 @@ impl Call {
         self.tried.attempts += 1;
         scope.ledger.mark_call(&scope.turn, self.n, true);
         let ms_max = self.policy.attempt_ms_max;
-        let attempt = Attempt {
-            request: &self.request,
-            idempotency_key: &self.key(scope),
-            headers,
-            until: Until {
-                at: Instant::now() + Duration::from_millis(ms_max),
-                deadline: Deadline::Attempt { ms_max },
-            },
+        let own = Until {
+            at: Instant::now() + Duration::from_millis(ms_max),
+            deadline: Deadline::Attempt { ms_max },
         };
-        let opened = scope
-            .models
-            .open(admitted, leading, &self.target, attempt, until);
-        Ok(scope.cpu.waiting(Box::pin(opened)).await)
+        let (request, key) = (self.request.clone(), self.key(scope));
+        let (models, target) = (scope.models.clone(), self.target.clone());
+        let opening = async move {
+            let attempt = Attempt {
+                request: &request,
+                idempotency_key: &key,
+                headers,
+                until: own,
+            };
+            let opened = models.open(admitted, leading, &target, attempt, until);
+            opened.await
+        };
+        self.opening = Some(maybe_done(opening.boxed()));
+        Ok(Ok(()))
+    }
+
+    /// Wait until the attempt that is under way is answered, or has failed. Dropping the future loses nothing.
+    pub(super) async fn opens(&mut self) {
+        if let Some(opening) = &mut self.opening {
+            opening.await;
+        }
+    }
+
+    /// How that ended. An attempt that is answered brings its pieces from now on.
+    pub(super) fn opened(&mut self) -> Result<(), ModelError> {
+        let opening = self.opening.take();
+        let mut opening = opening.filter(|it| !matches!(it, MaybeDone::Gone));
+        let opened = opening.as_mut().and_then(|it| Pin::new(it).take_output());
+        match opened {
+            Some(opened) => {
+                self.source = Some(opened?);
+                Ok(())
+            }
+            // An answer of somebody else's was there at once.
+            None if self.source.is_some() => Ok(()),
+            None => Err(ModelError::Other("the call is not open".into())),
+        }
+    }
+
+    pub(super) fn is_opening(&self) -> bool {
+        self.opening.is_some()
     }
 
     /// The next piece; none if there is no more, or the call is not made. Dropping the future loses nothing.
@@ -143,9 +187,11 @@ impl Call {
         }
     }
 
-    /// Wait for what `next` answers at once then.
+    /// Wait for what `opened` or `next` answers at once then.
     pub(super) async fn comes(&mut self) {
-        if self.came.is_none() {
+        if self.is_opening() {
+            self.opens().await;
+        } else if self.came.is_none() {
             self.came = Some(self.next().await);
         }
     }

@@ -100,6 +100,9 @@ impl Scope {
                 _ => return Err(self.differs(&recorded, asked()).asking(&request).into()),
             };
             self.record.keep(&request);
+            if let Some(call) = self.take_kept(n) {
+                return self.ask_on(call).await;
+            }
             let failed = self.failed_at_opening(n)?;
             let mut answer = Answer::new(Call::new(self, target, behalf, request, digest));
             answer.is_call(n);
@@ -128,7 +131,25 @@ impl Scope {
             return Err(answer.fail(self, &refused, true)?);
         }
         let called = self.ledger.look(|state| state.last);
-        match Box::pin(answer.make(self, Begin::Written(called))).await? {
+        match Box::pin(answer.make(self, Some(Begin::Written(called)))).await? {
+            Ok(()) => Ok(answer),
+            Err(error) => Err(answer.fail(self, &error, true)?),
+        }
+    }
+
+    /// A call that an instance before this one was given up with. If that one waited for it to be answered at all, nothing
+    /// follows in the record, and this one goes on waiting.
+    async fn ask_on(&self, call: Call) -> Result<Answer, Failed> {
+        let (n, is_opening) = (call.n, call.is_opening());
+        let mut answer = Answer::new(call);
+        if !is_opening {
+            return Ok(answer);
+        }
+        let asked = || format!("waits for call {n}");
+        if let Some(recorded) = self.recorded_part(asked)? {
+            return Err(self.differs(&recorded, asked()).into());
+        }
+        match Box::pin(answer.make(self, None)).await? {
             Ok(()) => Ok(answer),
             Err(error) => Err(answer.fail(self, &error, true)?),
         }
@@ -176,25 +197,29 @@ impl Answer {
         }
     }
 
-    /// Make the call, and again while it fails in a way that may pass.
+    /// Make the call, and again while it fails in a way that may pass. Without `begin` an attempt is under way.
     async fn make(
         &mut self,
         scope: &Scope,
-        mut begin: Begin,
+        mut begin: Option<Begin>,
     ) -> Result<Result<(), ModelError>, Stop> {
-        let Some(call) = &mut self.call else {
-            return Ok(Ok(()));
-        };
         loop {
-            let error = match call.attempt(scope, begin).await? {
-                Ok(source) => {
-                    call.source = Some(source);
-                    return Ok(Ok(()));
-                }
-                Err(error) => error,
+            let Some(call) = &mut self.call else {
+                return Ok(Ok(()));
+            };
+            let begun = match begin {
+                Some(begin) => call.attempt(scope, begin).await?,
+                None => Ok(()),
+            };
+            let opened = match begun {
+                Ok(()) => self.opens(scope).await?,
+                Err(error) => Err(error),
+            };
+            let (Err(error), Some(call)) = (opened, &mut self.call) else {
+                return Ok(Ok(()));
             };
             begin = match call.again(scope, error).await {
-                Ok(begin) => begin,
+                Ok(begin) => Some(begin),
                 Err(error) => return Ok(Err(error)),
             };
         }

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 use crate::journal::entry::{CallResult, Payload, Piece, RetryReason};
 use crate::model::{self, Delta, ModelError};
 
-use super::call::Begin;
+use super::call::{Begin, Call};
 use super::failure::no_answer;
 use super::pieces::{delta_bytes, joined};
 use super::{Answer, Back, Failed, Scope, Stop};
@@ -42,11 +42,6 @@ impl Answer {
         if let Some(error) = call.broken.take() {
             return Err(self.fail(scope, &error, false)?);
         }
-        if call.source.is_none()
-            && let Some(kept) = scope.take_kept(n)
-        {
-            *call = kept;
-        }
         if call.source.is_none() {
             if self.begun {
                 // Its pieces were handed out before the host was lost: the rest is nobody's.
@@ -58,7 +53,7 @@ impl Answer {
                 reason: RetryReason::HostLost,
                 detail: None,
             };
-            if let Err(error) = self.make(scope, begin).await? {
+            if let Err(error) = self.make(scope, Some(begin)).await? {
                 return Err(self.fail(scope, &error, false)?);
             }
         }
@@ -72,7 +67,7 @@ impl Answer {
                         false => call.again(scope, error).await,
                     };
                     let made = match again {
-                        Ok(begin) => self.make(scope, begin).await?,
+                        Ok(begin) => self.make(scope, Some(begin)).await?,
                         Err(error) => Err(error),
                     };
                     if let Err(error) = made {
@@ -136,13 +131,32 @@ impl Answer {
         if scope.ledger.has_unflushed() {
             scope.ledger.flush();
         }
+        if !self.begun {
+            self.comes(scope).await?;
+        }
+        match &mut self.call {
+            Some(call) => Ok(scope.cpu.waiting(call.next()).await),
+            None => Ok(None),
+        }
+    }
+
+    /// Wait until the provider begins to answer, or the attempt has failed.
+    pub(super) async fn opens(&mut self, scope: &Scope) -> Result<Result<(), ModelError>, Stop> {
+        if self.call.as_ref().is_some_and(Call::is_opening) {
+            self.comes(scope).await?;
+        }
+        Ok(self.call.as_mut().map_or(Ok(()), Call::opened))
+    }
+
+    /// Wait for what the call brings next, and not for long with an instance.
+    async fn comes(&mut self, scope: &Scope) -> Result<(), Stop> {
         let Some(call) = &mut self.call else {
-            return Ok(None);
+            return Ok(());
         };
-        if let Some(wait) = scope.instance_wait.filter(|_| !self.begun) {
-            let soon = tokio::time::timeout(wait, call.next());
-            if let Ok(next) = scope.cpu.waiting(soon).await {
-                return Ok(next);
+        if let Some(wait) = scope.instance_wait {
+            let soon = tokio::time::timeout(wait, call.comes());
+            if scope.cpu.waiting(soon).await.is_ok() {
+                return Ok(());
             }
             if scope.may_wait_without(call.n)
                 && let Some(call) = self.call.take()
@@ -151,10 +165,10 @@ impl Answer {
                 return Err(Stop::Waits);
             }
         }
-        let Some(call) = &mut self.call else {
-            return Ok(None);
-        };
-        Ok(scope.cpu.waiting(call.next()).await)
+        if let Some(call) = &mut self.call {
+            scope.cpu.waiting(call.comes()).await;
+        }
+        Ok(())
     }
 
     /// New pieces: written down, then the guest's.
