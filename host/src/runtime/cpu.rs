@@ -40,6 +40,8 @@ struct Watch {
     /// Nanoseconds after `start` since which the guest runs.
     since: AtomicU64,
     used: AtomicU64,
+    /// Of it, what instances before this one did.
+    before: AtomicU64,
     /// Of it, what came since the guest last waited.
     burst: AtomicU64,
     /// Its place among those that compute for long.
@@ -65,11 +67,25 @@ impl Cpu {
             start: std::time::Instant::now(),
             since: AtomicU64::new(0),
             used: AtomicU64::new(0),
+            before: AtomicU64::new(0),
             burst: AtomicU64::new(0),
             place: Mutex::default(),
             untold: AtomicU64::new(0),
             tenant,
         }))
+    }
+
+    /// Another instance begins.
+    pub fn begin(&self) {
+        let used = self.0.used.load(Ordering::Relaxed);
+        self.0.before.store(used, Ordering::Relaxed);
+        self.resume();
+    }
+
+    /// What this instance computed so far.
+    pub fn of_instance(&self) -> Duration {
+        let before = Duration::from_nanos(self.0.before.load(Ordering::Relaxed));
+        self.pause().saturating_sub(before)
     }
 
     /// The guest starts or goes on.
@@ -358,6 +374,18 @@ mod tests {
         let start = Instant::now();
         minutes.of(&tenant("t"), None).allowed(ms(5_999)).await;
         assert_eq!(start.elapsed(), ms(0));
+    }
+
+    #[test]
+    fn an_instance_has_computed_what_came_since_it_began() {
+        let cpu = Cpu::start();
+        cpu.begin();
+        // However long the machine is elsewhere, one look counts no more than that.
+        let long = 10 * COUNTED_MAX;
+        while cpu.of_instance() < long {}
+        cpu.begin();
+        assert!(cpu.of_instance() <= COUNTED_MAX);
+        assert!(cpu.pause() >= long, "it is the turn's all the same");
     }
 
     #[tokio::test(start_paused = true)]

@@ -92,7 +92,7 @@ async fn run(runtime: &Runtime, loaded: &Loaded, scope: &Arc<Scope>, input: Inpu
     store.set_hostcall_fuel(scope.limits.host_call_bytes_max);
     store.set_max_component_handles(scope.limits.handles_max);
     let cpu_max = Duration::from_millis(scope.limits.cpu_ms_max);
-    scope.cpu.resume();
+    scope.cpu.begin();
     store.epoch_deadline_callback(move |mut store| {
         let guest = store.data_mut();
         let cpu_max = if guest.scope.is_replaying() {

@@ -252,7 +252,8 @@ pub(super) async fn run(sessions: Sessions, session: Arc<Session>, mut started: 
             end
         }
         // Whoever ended the turn wrote its end; a dead ledger takes no more entries.
-        // So is a turn that is put aside open as it is: whoever answers has it taken up again.
+        // So is a turn that is put aside open as it is: whoever answers has it taken up again. One that waits for a model has
+        // gone on above.
         Exit::Over | Exit::Aside | Exit::Waits | Exit::Dead(_) => return,
     };
     let supervision = version.map(|it| it.config.supervision);

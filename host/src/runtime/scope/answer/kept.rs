@@ -1,12 +1,12 @@
 //! Turns that wait long for a model do so without an instance.
 //!
-//! Until an answer begins, the turn's entries say all that its instance knows. So when the first piece does not come
-//! within `instance_wait_ms_max` the instance ends, with its stack and its memory, and its place among the turns that run is
-//! free; the call goes on, and what it brings is waited for here. Then another instance comes back to the call by doing what the
-//! first one did, and finds the answer. No entry tells of it, and nobody outside sees it.
+//! Until an answer begins, the turn's entries say all that its instance knows. So when none begins within
+//! `instance_wait_ms_max`, the instance ends with its stack and its memory, and its place among the turns that run is free. The
+//! call goes on, and the task that runs the turn waits for it. Then another instance comes back to the call by doing what
+//! the first one did, and finds the answer. No entry tells of it, and nobody outside sees it.
 //!
-//! Invariants: no call is made twice for this. Nothing ends with the instance that the turn has: who holds a lock, or has
-//! another answer on its way, keeps it; so does who computed long before, as all of that is computed again.
+//! Invariants: no call is made twice for this. Nothing that the turn has ends with its instance: who holds a lock, or has
+//! another answer on its way, keeps it. So does who computed long before, as all of that is computed again.
 
 use std::sync::atomic::Ordering;
 use std::sync::{MutexGuard, PoisonError};
@@ -18,8 +18,8 @@ use crate::telemetry::{self, Limit};
 
 use super::call::Call;
 
-/// What may be computed again, a fiftieth of what was waited for by then. Agents in Rust take a thousandth of that for a
-/// turn, those in interpreted languages a few.
+/// What may be computed again: a fiftieth of the second that was waited by then, unless that is set otherwise. A turn of an
+/// agent in Rust takes some 50 µs, of one in an interpreted language some milliseconds.
 const COMPUTED_MAX: Duration = Duration::from_millis(20);
 
 /// Entries of the session since the turn began, which are read again: a few milliseconds' work.
@@ -58,7 +58,7 @@ impl Kept {
 impl Scope {
     /// Whether the instance that waits for call `n` is given up.
     pub(super) fn may_wait_without(&self, n: u32) -> bool {
-        self.cpu.pause() <= COMPUTED_MAX
+        self.cpu.of_instance() <= COMPUTED_MAX
             && self.ledger.look(|state| {
                 state.turns.get(&self.turn).is_some_and(|open| {
                     let mut others = open.open_calls.iter().filter(|(other, _)| **other != n);
