@@ -6,10 +6,14 @@
 //! connection for each call and with one that is kept. What is measured is always the same, at the provider: from the
 //! arrival of one request to the arrival of the next. Prints p50 and p99 of each, the differences, and what
 //! the wait for the disk was. The rounds alternate, so that all meet the same machine.
+//!
+//! Then what it costs to wait without an instance: turns that ask a provider which thinks for 20 ms, on a host that keeps
+//! their instances and on one that gives them up after 1 ms.
 
 #![allow(clippy::print_stdout, reason = "a benchmark prints its figures")]
 
-use std::time::Duration;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
 use antiphon_tests::load::{Connection, Provider, components, percentile, request};
 use antiphon_tests::process::Process;
@@ -17,6 +21,11 @@ use serde_json::json;
 
 /// Calls in a row: one turn's.
 const CALLS: usize = 200;
+
+/// How long a provider thinks before it says anything.
+const THINKS: Duration = Duration::from_millis(20);
+/// Turns of a round that wait for it.
+const WAITS: usize = 20;
 
 fn main() {
     let rounds = std::env::args()
@@ -27,7 +36,10 @@ fn main() {
     let provider = Provider::start();
     let mut hosts: Vec<Host> = ["power", "process"]
         .into_iter()
-        .map(|durability| Host::start(durability, &provider, &puppet))
+        .map(|durability| {
+            let setting = ("ANTIPHON_DURABILITY", durability);
+            Host::start(durability, &provider, &puppet, setting)
+        })
         .collect();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -42,7 +54,7 @@ fn main() {
             cycles.extend(found.into_iter().filter(|_| round > 0));
         }
         for host in &mut hosts {
-            host.ask();
+            host.ask(CALLS);
             let found = between(&provider);
             host.cycles.extend(found.into_iter().filter(|_| round > 0));
         }
@@ -68,18 +80,51 @@ fn main() {
         let flush_us = host.flush_us();
         println!(
             "host, {:<19}: p50 {p50:>7.1} µs, p99 {:>7.1} µs; {:.1} µs more, {:.2} times; flush mean {:.1} µs",
-            host.durability,
+            host.name,
             p99,
             p50 - floor,
             p50 / floor,
             flush_us,
         );
     }
+    wait(rounds, &puppet);
+}
+
+fn wait(rounds: usize, puppet: &Path) {
+    let provider = Provider::thinking(THINKS);
+    let settings = [("kept", "60000"), ("given up", "1")];
+    let mut hosts = settings.map(|(name, ms)| {
+        let setting = ("ANTIPHON_LIMITS__INSTANCE_WAIT_MS_MAX", ms);
+        Host::start(name, &provider, puppet, setting)
+    });
+    for round in 0..=rounds {
+        for host in &mut hosts {
+            for _ in 0..WAITS {
+                let start = Instant::now();
+                host.ask(1);
+                let beside = start.elapsed().saturating_sub(THINKS);
+                host.cycles.extend((round > 0).then_some(beside));
+            }
+        }
+    }
+    let mut kept = None;
+    for host in &mut hosts {
+        let p50 = percentile(&mut host.cycles, 0.5) * 1e3;
+        let p99 = percentile(&mut host.cycles, 0.99) * 1e3;
+        let metrics = host.connection.metrics(&host.server);
+        let is_kept = !metrics.contains("limit=\"instance_wait_ms_max\"");
+        assert_eq!(is_kept, host.name == "kept", "{metrics}");
+        let more = p50 - *kept.get_or_insert(p50);
+        println!(
+            "instance {:<15}: p50 {p50:>7.1} µs, p99 {p99:>7.1} µs beside 20 ms of thinking; {more:.1} µs more",
+            host.name,
+        );
+    }
 }
 
 /// A server with an agent that asks the provider.
 struct Host {
-    durability: &'static str,
+    name: &'static str,
     connection: Connection,
     server: Process,
     cycles: Vec<Duration>,
@@ -89,12 +134,14 @@ struct Host {
 }
 
 impl Host {
-    fn start(durability: &'static str, provider: &Provider, puppet: &std::path::Path) -> Self {
+    fn start(
+        name: &'static str,
+        provider: &Provider,
+        puppet: &Path,
+        setting: (&str, &str),
+    ) -> Self {
         let data = tempfile::tempdir().expect("a scratch folder");
-        let settings = [
-            ("ANTIPHON_MODEL_URL", provider.url.as_str()),
-            ("ANTIPHON_DURABILITY", durability),
-        ];
+        let settings = [("ANTIPHON_MODEL_URL", provider.url.as_str()), setting];
         let server = Process::try_start(data.path(), &settings).expect("it starts");
         let mut connection = Connection::open(&server);
         connection.deploy(&server, "puppet", puppet);
@@ -109,7 +156,7 @@ impl Host {
             .remove("flush")
             .unwrap_or_default();
         Self {
-            durability,
+            name,
             connection,
             server,
             cycles: Vec::new(),
@@ -118,9 +165,9 @@ impl Host {
         }
     }
 
-    /// One turn that asks.
-    fn ask(&mut self) {
-        let script = json!({"session": "s", "body": [{"models": CALLS}]}).to_string();
+    /// One turn that asks so often.
+    fn ask(&mut self, calls: usize) {
+        let script = json!({"session": "s", "body": [{"models": calls}]}).to_string();
         let path = "/v1/agents/puppet/invoke";
         let kind = "application/json";
         let invoke = request(&self.server, "POST", path, kind, script.as_bytes());

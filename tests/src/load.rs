@@ -158,6 +158,11 @@ pub struct Provider {
 
 impl Provider {
     pub fn start() -> Self {
+        Self::thinking(Duration::ZERO)
+    }
+
+    /// One that says nothing for so long, and then all.
+    pub fn thinking(pause: Duration) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let url = format!("http://{}/v1", listener.local_addr().expect("it is bound"));
         let arrivals = Arc::<Mutex<Vec<Instant>>>::default();
@@ -165,7 +170,7 @@ impl Provider {
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let seen = seen.clone();
-                std::thread::spawn(move || answer(stream, &seen));
+                std::thread::spawn(move || answer(stream, pause, &seen));
             }
         });
         Self { url, arrivals }
@@ -178,7 +183,7 @@ impl Provider {
 }
 
 /// Requests of one connection, until it is closed.
-fn answer(mut stream: TcpStream, arrivals: &Mutex<Vec<Instant>>) -> Option<()> {
+fn answer(mut stream: TcpStream, pause: Duration, arrivals: &Mutex<Vec<Instant>>) -> Option<()> {
     let body = concat!(
         "data: {\"choices\":[{\"delta\":{\"content\":\"Indeed so.\"},\"finish_reason\":null}]}\n\n",
         "data: {\"choices\":[{\"delta\":{},\"finish_reason\":\"stop\"}],",
@@ -195,6 +200,9 @@ fn answer(mut stream: TcpStream, arrivals: &Mutex<Vec<Instant>>) -> Option<()> {
         while let Some(end) = whole(&buffer) {
             arrivals.lock().ok()?.push(Instant::now());
             buffer.drain(..end);
+            if !pause.is_zero() {
+                std::thread::sleep(pause);
+            }
             stream.write_all(answer.as_bytes()).ok()?;
         }
     }
