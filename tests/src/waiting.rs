@@ -1,5 +1,6 @@
 //! Turns that wait for a model keep no instance: others run in their place, and nobody notices.
 
+use antiphon::config::Model;
 use antiphon::model::scripted::{Gate, Provider, Reply};
 use serde_json::{Value, json};
 
@@ -18,7 +19,17 @@ fn later(gate: &Gate, text: &str) -> Reply {
 
 /// A host with room for one turn, in which no instance outlasts the wait for a model.
 async fn with_one_place(provider: &Provider) -> Server {
-    let model = model_of(provider);
+    with_model(model_of(provider)).await
+}
+
+/// The same, whose model takes one call at a time.
+async fn with_one_call(provider: &Provider) -> Server {
+    let mut model = model_of(provider);
+    model.policy.concurrent_max = Some(1);
+    with_model(model).await
+}
+
+async fn with_model(model: Model) -> Server {
     Server::with(|config| {
         config.models.insert("default".to_owned(), model);
         config.limits.turns_max = 1;
@@ -124,4 +135,41 @@ async fn a_turn_that_holds_a_lock_keeps_its_instance() {
     let slot = server.get("/v1/sessions/s/slots/plan").await;
     assert_eq!(slot["content"], "done", "{slot}");
     server.stop().await;
+}
+
+/// Who waits to come back to an answer holds up nobody that waits for the model: the answer is read meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_turn_that_comes_back_and_one_that_would_ask_do_not_wait_for_each_other() {
+    let gate = Gate::new();
+    let replies = [late(&gate, "one"), Reply::text("two")];
+    let provider = Provider::start(replies).await;
+    let server = with_one_call(&provider).await;
+    server.deploy("puppet").await;
+    server.deploy("echo").await;
+    server.session("s", &["puppet"]).await;
+    server.session("t", &["puppet"]).await;
+    server.session("other", &["echo"]).await;
+    let mut first = server.follow("s").await;
+    let mut second = server.follow("t").await;
+    server.post("s", json!([{"relay": "q"}])).await;
+    provider.received(1).await;
+    server
+        .reply("echo", "other", json!("its place is free"))
+        .await;
+    // It has the only place, and waits for the only call.
+    server.post("t", json!([{"relay": "r"}])).await;
+    second.until(|event| event.kind == "turn-started").await;
+    while !called(&server).await {
+        tokio::task::yield_now().await;
+    }
+    gate.open();
+    assert_eq!(said(&first.turn("puppet").await), "one");
+    assert_eq!(said(&second.turn("puppet").await), "two");
+    server.stop().await;
+}
+
+/// Whether the turn of session `t` has asked.
+async fn called(server: &Server) -> bool {
+    let entries = server.get("/v1/sessions/t/journal?kind=called").await;
+    entries["entries"] != json!([])
 }

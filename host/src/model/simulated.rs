@@ -1,7 +1,7 @@
 //! A provider inside the process, for tests on virtual time: what it is asked says what it does.
 //!
 //! A word is a token. It begins to answer after a millisecond, with the words of the last user message, one a
-//! millisecond. `BUSY` refuses the first attempt of a call, `CUT` ends the answer there, `SLOW` waits a second. While
+//! millisecond. `BUSY` refuses the first attempt of a call, `CUT` ends the answer there, `BREAK` that of the first attempt, `SLOW` waits a second. While
 //! it is gone, nobody can connect to it. Asked to go on with an answer that broke off, it says the last word of that
 //! again, and the rest.
 
@@ -47,6 +47,8 @@ impl Log {
 pub(super) struct Incoming {
     words: VecDeque<String>,
     usage: Usage,
+    /// It answers the first attempt of its call.
+    is_first: bool,
     /// Nothing comes before.
     until: Option<Instant>,
 }
@@ -83,6 +85,7 @@ impl Incoming {
                 input_tokens,
                 output_tokens: 0,
             },
+            is_first: times == 1,
             until: None,
         })
     }
@@ -102,6 +105,8 @@ impl Incoming {
                     self.until = None;
                 }
                 "CUT" => return Err(Fault::Cut),
+                "BREAK" if self.is_first => return Err(Fault::Cut),
+                "BREAK" => {}
                 _ => {
                     self.usage.output_tokens += 1;
                     return Ok(Delta::Text(word));

@@ -42,6 +42,8 @@ struct Watch {
     used: AtomicU64,
     /// Of it, what instances before this one did.
     before: AtomicU64,
+    /// What this instance did, doing again what another did included.
+    instance: AtomicU64,
     /// Of it, what came since the guest last waited.
     burst: AtomicU64,
     /// Its place among those that compute for long.
@@ -68,6 +70,7 @@ impl Cpu {
             since: AtomicU64::new(0),
             used: AtomicU64::new(0),
             before: AtomicU64::new(0),
+            instance: AtomicU64::new(0),
             burst: AtomicU64::new(0),
             place: Mutex::default(),
             untold: AtomicU64::new(0),
@@ -79,13 +82,19 @@ impl Cpu {
     pub fn begin(&self) {
         let used = self.0.used.load(Ordering::Relaxed);
         self.0.before.store(used, Ordering::Relaxed);
+        self.0.instance.store(0, Ordering::Relaxed);
         self.resume();
     }
 
     /// What this instance computed so far.
     pub fn of_instance(&self) -> Duration {
-        let before = Duration::from_nanos(self.0.before.load(Ordering::Relaxed));
-        self.pause().saturating_sub(before)
+        self.pause();
+        Duration::from_nanos(self.0.instance.load(Ordering::Relaxed))
+    }
+
+    /// How long ago the first instance of this attempt began.
+    pub fn age_ms(&self) -> u64 {
+        u64::try_from(self.0.start.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
     /// The guest starts or goes on.
@@ -100,12 +109,19 @@ impl Cpu {
         let counted = ran.min(COUNTED_MAX.as_nanos() as u64);
         self.0.untold.fetch_add(counted, Ordering::Relaxed);
         self.0.burst.fetch_add(counted, Ordering::Relaxed);
+        self.0.instance.fetch_add(counted, Ordering::Relaxed);
         Duration::from_nanos(self.0.used.fetch_add(counted, Ordering::Relaxed) + counted)
     }
 
     /// What was computed once was computed again: a replay that took long leaves at least half of
-    /// what the turn may use.
+    /// what the turn may use. After an instance of the same attempt it is known what that used.
     pub fn go_live(&self, cpu_ms_max: u64) {
+        let before = self.0.before.load(Ordering::Relaxed);
+        if before > 0 {
+            self.pause();
+            self.0.used.store(before, Ordering::Relaxed);
+            return;
+        }
         let half = Duration::from_millis(cpu_ms_max / 2);
         let half = u64::try_from(half.as_nanos()).unwrap_or(u64::MAX);
         self.0.used.fetch_min(half, Ordering::Relaxed);

@@ -18,7 +18,7 @@ use super::bindings::exports::antiphon::agent::agent as export;
 use super::engine::{Loaded, Runtime};
 use super::guest::Guest;
 use super::host::mailbox;
-use super::limits::REPLAY_CPU_FACTOR;
+use super::limits::{REPLAY_CPU_FACTOR, TurnLimits};
 use super::random::Seeds;
 use super::replay::Differs;
 use super::scope::messages::Header;
@@ -68,13 +68,12 @@ pub enum Exit {
 /// Run one turn. Dropping the future ends the instance where it is.
 pub async fn start(runtime: &Runtime, loaded: &Loaded, scope: Arc<Scope>, input: Input) -> Exit {
     // What earlier attempts ran counts; the time the host was down does not.
-    let left_ms = scope.limits.turn_ms_max.saturating_sub(scope.ran_ms);
-    let wall = Duration::from_millis(left_ms);
+    let wall = scope.runs_for();
     let exit = match tokio::time::timeout(wall, run(runtime, loaded, &scope, input)).await {
         Ok(exit) => exit,
         Err(_) => {
             telemetry::hit(Limit::TurnMs);
-            let text = format!("the turn took longer than {} ms", scope.limits.turn_ms_max);
+            let text = TurnLimits::took_too_long(scope.limits.turn_ms_max);
             failed(&scope, Failure::Deadline, text, None)
         }
     };

@@ -88,6 +88,11 @@ impl Default for TurnLimits {
 }
 
 impl TurnLimits {
+    /// What is said of a turn that has.
+    pub fn took_too_long(turn_ms_max: u64) -> String {
+        format!("the turn took longer than {turn_ms_max} ms")
+    }
+
     /// The limits by name, where they are not the built-in ones: what a turn pins. The built-in
     /// numbers are part of that form.
     pub fn pinned(&self) -> BTreeMap<String, u64> {

@@ -3,7 +3,8 @@
 //!
 //! A message is steps with `;` between: `say WORDS`, `model WORDS` (a model call whose answer is
 //! relayed), `ask WORDS` (one whose answer is said when it is whole), `recall WORDS` (the same, and an answer of the
-//! last minute will do), `lock SLOT`, `commit SLOT TEXT`,
+//! last minute will do), `hesitate WORDS` (one that is relayed after it said something with the answer open), `glance MS WORDS`
+//! (a model call while a timer runs that was looked at before), `lock SLOT`, `commit SLOT TEXT`,
 //! `free SLOT`, `send AGENT STEPS` (with `,` for `;`), `read SLOT` (and say what it holds),
 //! `call AGENT STEPS` (with `,` for `;`; what it says is said in brackets), `spawn AGENT STEPS`, `wait` and
 //! `drop` (the oldest of those), `wake MS`, `sleep MS`, `leave` (what it pulled), `more` (pull again, and do what that says when all else
@@ -18,6 +19,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use serde_json::Value;
 
 use crate::clock::Time;
@@ -28,7 +30,7 @@ use crate::model::{Message, Request};
 
 use super::instance::{Exit, Input};
 use super::scope::agents::{NestedCall, NoReply, Reply, Run};
-use super::scope::answer::{self, Failed};
+use super::scope::answer::{self, Completion, Failed};
 use super::scope::questions::{Answer, NoAnswer, Question};
 use super::scope::slots::CommitRefused;
 use super::scope::timer::Timer;
@@ -82,6 +84,17 @@ pub(crate) async fn start(scope: Arc<Scope>, input: Input) -> Exit {
             failed(Failure::Limit, stop.to_string())
         }
         Err(End::Failed(code)) => failed(code, "as the script wants".into()),
+    }
+}
+
+fn asking(words: &str) -> Request {
+    let user = Message::User {
+        name: None,
+        text: words.to_owned(),
+    };
+    Request {
+        messages: vec![user],
+        ..Request::default()
     }
 }
 
@@ -220,6 +233,29 @@ impl Agent {
                 let _full = scope.send(to, Ok(Value::String(body)), length)?;
             }
             "wake" => self.wake_at = Some(scope.clock.now().plus_ms(rest.parse().expect("ms"))),
+            "hesitate" => {
+                let answer = match scope.ask(scope.model(None), asking(rest)).await {
+                    Ok(answer) => {
+                        self.say("well, ")?;
+                        answer.relay(&scope).await
+                    }
+                    Err(failed) => Err(failed),
+                };
+                self.told_end(answer)?;
+            }
+            "glance" => {
+                let (ms, words) = rest.split_once(' ').expect("MS WORDS");
+                let mut timer = Timer::set(&scope, ms.parse().expect("ms"))?;
+                scope.poll_begins();
+                let rang = timer.wait().now_or_never().is_some();
+                scope.poll_ended()?;
+                self.say(if rang { "rang. " } else { "not yet. " })?;
+                self.ask("model", words).await?;
+                scope.poll_begins();
+                timer.wait().await;
+                scope.poll_ended()?;
+                self.say(" rang.")?;
+            }
             "sleep" => {
                 scope.poll_begins();
                 Timer::set(&scope, rest.parse().expect("ms"))?.wait().await;
@@ -317,14 +353,9 @@ impl Agent {
     }
 
     async fn ask(&self, verb: &str, words: &str) -> Result<(), Stop> {
-        let user = Message::User {
-            name: None,
-            text: words.to_owned(),
-        };
         let request = Request {
-            messages: vec![user],
             cache: (verb == "recall").then_some(60),
-            ..Request::default()
+            ..asking(words)
         };
         let scope = &self.scope;
         let answered = match scope.ask(scope.model(None), request).await {
@@ -334,6 +365,13 @@ impl Agent {
         };
         match answered {
             Ok(completion) if verb != "model" => self.say(&completion.text),
+            answered => self.told_end(answered),
+        }
+    }
+
+    /// What went wrong with an answer that was shown while it came.
+    fn told_end(&self, answered: Result<Completion, Failed>) -> Result<(), Stop> {
+        match answered {
             Ok(_) => Ok(()),
             Err(Failed::Guest(answer::NoAnswer::Interrupted(partial))) => {
                 self.say(&format!("[cut after {}]", partial.len()))

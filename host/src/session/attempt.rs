@@ -10,15 +10,17 @@ use std::time::{Duration, Instant};
 use tokio::sync::OnceCell;
 
 use crate::agents::AgentKind;
+use crate::clock::Time;
 use crate::id::{AgentName, Seq};
 use crate::journal::entry::{Failure, Payload, Retried, RetryReason, TurnError};
 use crate::ledger::AppendError;
 use crate::runtime::cpu::Cpu;
 use crate::runtime::instance::{Exit, Input};
+use crate::runtime::limits::TurnLimits;
 use crate::runtime::random::Seeds;
 use crate::runtime::replay::Replay;
 use crate::runtime::scope::{Http, Kept, Record, Scope, TurnClock, TurnOutput};
-use crate::telemetry::{Stage, UnderWay};
+use crate::telemetry::{self, Limit, Stage, UnderWay};
 
 use super::nested::Nested;
 use super::told;
@@ -50,15 +52,29 @@ pub(super) async fn execute(sessions: &Sessions, session: &Session, mut started:
     let parts = &sessions.0.parts;
     let admission = Stage::Admission.begin();
     let tenant = &session.journal.tenant;
-    // Before it takes a place: a tenant whose minute is used up keeps none from others.
     let own = sessions.quotas(tenant).cpu_minute_ms_max;
     let minute = parts.minutes.of(tenant, own);
-    if minute.is_used_up() {
-        let _waiting = sessions.0.turns.waits(tenant);
-        minute.allowed(Duration::ZERO).await;
-    }
-    let bounds = sessions.bounds(tenant);
-    let _place = sessions.0.turns.take(tenant, started.depth, bounds).await;
+    let depth = started.depth;
+    let place = async {
+        // Before it takes a place: a tenant whose minute is used up keeps none from others.
+        if minute.is_used_up() {
+            let _waiting = sessions.0.turns.waits(tenant);
+            minute.allowed(Duration::ZERO).await;
+        }
+        let bounds = sessions.bounds(tenant);
+        sessions.0.turns.take(tenant, depth, bounds).await
+    };
+    let _place = match &mut started.attempt {
+        Attempt::First | Attempt::Again { .. } => place.await,
+        // It has begun: its time passes, and what it asked for comes.
+        Attempt::GoesOn(kept) => {
+            let left = left(sessions, started.deadline, kept);
+            match tokio::time::timeout(left, kept.beside(place)).await {
+                Ok(place) => place,
+                Err(_) => return time_is_up(sessions, started.deadline, kept).into(),
+            }
+        }
+    };
     let _running = UnderWay::turn();
     if started.deadline.is_some_and(|at| at <= sessions.now()) {
         return too_late().into();
@@ -107,8 +123,11 @@ pub(super) async fn execute(sessions: &Sessions, session: &Session, mut started:
         parts.secrets.of(&tenant),
     );
     // The host itself has no instance to give up, and one whose time is up says so.
-    let may_wait =
-        version.kind == AgentKind::Component && prepared.ran_ms < started.limits.turn_ms_max;
+    let may_wait = version.kind == AgentKind::Component
+        && prepared
+            .kept
+            .as_ref()
+            .is_none_or(|kept| !kept.left().is_zero());
     let kept = prepared.kept.as_deref();
     let scope = Arc::new(Scope {
         tenant,
@@ -175,6 +194,24 @@ pub(super) async fn execute(sessions: &Sessions, session: &Session, mut started:
     }
 }
 
+/// How long a turn without an instance may still take, for itself and for its caller.
+pub(super) fn left(sessions: &Sessions, deadline: Option<Time>, kept: &Kept) -> Duration {
+    let callers = deadline.map(|at| Duration::from_millis(at.ms_since(sessions.now())));
+    callers.map_or(kept.left(), |callers| callers.min(kept.left()))
+}
+
+/// None of that is left.
+pub(super) fn time_is_up(sessions: &Sessions, deadline: Option<Time>, kept: &Kept) -> Exit {
+    if deadline.is_some_and(|at| at <= sessions.now()) {
+        return too_late();
+    }
+    telemetry::hit(Limit::TurnMs);
+    failed(
+        Failure::Deadline,
+        TurnLimits::took_too_long(kept.turn_ms_max()),
+    )
+}
+
 /// Whoever caused the turn waits for it no longer.
 fn too_late() -> Exit {
     let message = "the time that its caller gave it is up".to_owned();
@@ -218,7 +255,10 @@ async fn prepare(
             (retried(sessions, session, started, number)?, ran_ms, None)
         }
         // It ran as far as that before, and the host was not lost: nothing is to be known of it.
-        Attempt::GoesOn { kept, ran_ms } => (ledger.look(|state| state.last), ran_ms, Some(kept)),
+        Attempt::GoesOn(kept) => {
+            let last = ledger.look(|state| state.last);
+            (last, kept.ran_ms(), Some(kept))
+        }
     };
     ledger.durable(seq).await.map_err(Exit::Dead)?;
     let start = Instant::now();

@@ -1,7 +1,6 @@
 //! One turn: from `turn-started` through its instances to `turn-ended`.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::agents::Version;
 use crate::clock::Time;
@@ -13,7 +12,7 @@ use crate::runtime::instance::Exit;
 use crate::runtime::limits::TurnLimits;
 use crate::runtime::scope::Kept;
 
-use super::attempt::{Ran, execute};
+use super::attempt::{Ran, execute, left, time_is_up};
 use super::recovery::{End, end_turn};
 use super::rules::Rules;
 use super::{Session, Sessions};
@@ -53,10 +52,7 @@ pub(super) enum Attempt {
         ran_ms: u64,
     },
     /// The same attempt, whose instance was given up while it waited for a model.
-    GoesOn {
-        kept: Box<Kept>,
-        ran_ms: u64,
-    },
+    GoesOn(Box<Kept>),
 }
 
 struct NothingDue;
@@ -136,20 +132,20 @@ pub(super) fn again(sessions: &Sessions, session: &Session, turn: &TurnId) -> Op
 
 /// The same attempt, with the call that its instance was given up with. None if the turn is over.
 fn goes_on(
-    sessions: &Sessions,
     session: &Session,
     turn: &TurnId,
     version: Option<Arc<Version>>,
     kept: Box<Kept>,
 ) -> Option<Started> {
-    let now = sessions.now();
     session.ledger.look(|state| {
         let open = state.turns.get(turn)?;
-        let attempt = Attempt::GoesOn {
-            kept,
-            ran_ms: open.ran_until_ms(now),
-        };
-        Some(Started::of(turn, open, state, version, attempt))
+        Some(Started::of(
+            turn,
+            open,
+            state,
+            version,
+            Attempt::GoesOn(kept),
+        ))
     })
 }
 
@@ -203,16 +199,17 @@ pub(super) fn inputs(state: &State, agent: &AgentName, inputs: &[MessageId]) -> 
 pub(super) async fn run(sessions: Sessions, session: Arc<Session>, mut started: Started) {
     let turn = started.turn.clone();
     let version = started.version.clone();
+    let deadline = started.deadline;
     let exit = loop {
         let mut kept = match Box::pin(execute(&sessions, &session, started)).await {
             Ran::Over(exit) => break exit,
             Ran::Waits(kept) => kept,
         };
-        // No longer than the turn may take: the instance that comes back then says that its time is up.
-        if let Some(left) = left(&sessions, &session, &turn) {
-            let _ = tokio::time::timeout(left, kept.answered()).await;
+        let left = left(&sessions, deadline, &kept);
+        if tokio::time::timeout(left, kept.answered()).await.is_err() {
+            break time_is_up(&sessions, deadline, &kept);
         }
-        started = match goes_on(&sessions, &session, &turn, version.clone(), kept) {
+        started = match goes_on(&session, &turn, version.clone(), kept) {
             Some(started) => started,
             None => return,
         };
@@ -267,17 +264,4 @@ pub(super) async fn run(sessions: Sessions, session: Arc<Session>, mut started: 
         return;
     }
     session.ledger.flush();
-}
-
-/// How long the turn may still run, for itself and for its caller. None if it is over.
-fn left(sessions: &Sessions, session: &Session, turn: &TurnId) -> Option<Duration> {
-    let now = sessions.now();
-    let left_ms = session.ledger.look(|state| {
-        let open = state.turns.get(turn)?;
-        let turn_ms_max = TurnLimits::of_pinned(&open.pinned.limits).turn_ms_max;
-        let own_ms = turn_ms_max.saturating_sub(open.ran_until_ms(now));
-        let deadline = open.bus.as_ref().and_then(|bus| bus.deadline);
-        Some(deadline.map_or(own_ms, |at| own_ms.min(at.ms_since(now))))
-    })?;
-    Some(Duration::from_millis(left_ms))
 }

@@ -131,7 +131,7 @@ pub struct Scope {
     pub agent: AgentName,
     /// The seq of `turn-started`.
     pub started: Seq,
-    /// How long it ran in earlier attempts.
+    /// How long it ran in attempts before this one.
     pub ran_ms: u64,
     pub ledger: Arc<Ledger>,
     pub limits: TurnLimits,
@@ -284,6 +284,12 @@ impl Scope {
             return Err(Stop::Limit("bytes in the journal"));
         }
         Ok(())
+    }
+
+    /// How long the turn may run on: its instances before this one count, as does what was waited between them.
+    pub fn runs_for(&self) -> Duration {
+        let ran_ms = self.ran_ms.saturating_add(self.cpu.age_ms());
+        Duration::from_millis(self.limits.turn_ms_max.saturating_sub(ran_ms))
     }
 
     /// Whether calls are still answered from the record.

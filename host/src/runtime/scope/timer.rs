@@ -106,8 +106,12 @@ impl Scope {
     /// Whether a poll that nothing ends waits for the record: then the record is another guest's.
     pub(in crate::runtime) fn poll_differs(&self) -> Stop {
         let record = self.record.lock();
-        match record.as_ref().and_then(|replay| replay.peek()) {
-            Some(recorded) => self.differs(recorded, "waits"),
+        match record.as_ref() {
+            Some(replay) => match (replay.peek(), replay.left()) {
+                (Some(recorded), _) => self.differs(recorded, "waits"),
+                (None, Some(words)) => words.into(),
+                (None, None) => Stop::Over,
+            },
             None => Stop::Over,
         }
     }
@@ -118,10 +122,12 @@ impl Scope {
             let Some(replay) = record.as_ref() else {
                 return Ok(InRecord::Live);
             };
-            replay.peek().map(|recorded| {
+            let next = replay.peek().map(|recorded| {
                 matches!(&recorded.payload, Payload::Returned(back)
                     if back.n == n && back.poll == Some(self.record.polls.load(Ordering::Relaxed)))
-            })
+            });
+            // What was said after it was looked at is still to be said again.
+            next.or_else(|| (!replay.is_over()).then_some(false))
         };
         let asked = || format!("waits for the timer of call {n}");
         match next {

@@ -26,7 +26,10 @@ fn ended(stored: &[Entry]) -> Vec<&TurnEnded> {
 /// Nobody can tell from the journal, and no provider from its requests.
 #[test]
 fn no_entry_says_that_an_instance_was_given_up() {
-    let talks: [&[&str]; 7] = [
+    let talks: [&[&str]; 10] = [
+        &["post a hesitate one; hesitate SLOW two"],
+        &["post a say so; hesitate BREAK one two; say three"],
+        &["post a glance 3000 SLOW one; model two"],
         &["post a say one; model two three; say four; ask five; model six"],
         &["post a model SLOW one; sleep 50; ask SLOW two"],
         &["post a lock x; ask SLOW one; commit x two; read x; model three"],

@@ -1,5 +1,7 @@
 //! One call of a model, and when it is made again: what the call policy decides, with the journal around it.
 
+use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,7 +40,9 @@ pub(super) struct Call {
     /// None if this process has not made the call, or it is not answered yet.
     pub(super) source: Option<model::Answer>,
     /// What of it came while nobody was there to take it.
-    came: Option<Option<Result<Delta, ModelError>>>,
+    came: VecDeque<Option<Result<Delta, ModelError>>>,
+    /// The guest has a handle on the answer: it waits for pieces, and no longer for the call to be taken.
+    pub(super) is_handed_out: bool,
     /// It broke off after pieces that the guest gets first.
     pub(super) broken: Option<ModelError>,
 }
@@ -79,7 +83,8 @@ impl Call {
             until: None,
             opening: None,
             source: None,
-            came: None,
+            came: VecDeque::new(),
+            is_handed_out: false,
             broken: None,
         }
     }
@@ -181,7 +186,7 @@ impl Call {
 
     /// The next piece; none if there is no more, or the call is not made. Dropping the future loses nothing.
     pub(super) async fn next(&mut self) -> Option<Result<Delta, ModelError>> {
-        match self.came.take() {
+        match self.came.pop_front() {
             Some(came) => came,
             None => self.source.as_mut()?.next().await,
         }
@@ -191,9 +196,31 @@ impl Call {
     pub(super) async fn comes(&mut self) {
         if self.is_opening() {
             self.opens().await;
-        } else if self.came.is_none() {
-            self.came = Some(self.next().await);
+        } else if self.came.is_empty() {
+            let next = self.next().await;
+            self.came.push_back(next);
         }
+    }
+
+    /// Take in all that comes: whoever needs it finds it here. Bounded by what an answer may be.
+    pub(super) async fn gather(&mut self) -> Infallible {
+        self.opens().await;
+        if self.is_opening()
+            && let Err(error) = self.opened()
+        {
+            self.opening = Some(MaybeDone::Done(Err(error)));
+            return std::future::pending().await;
+        }
+        while let Some(source) = &mut self.source
+            && !matches!(
+                self.came.back(),
+                Some(None | Some(Err(_) | Ok(Delta::Finished { .. })))
+            )
+        {
+            let next = source.next().await;
+            self.came.push_back(next);
+        }
+        std::future::pending().await
     }
 
     /// Its answer is one that another call got.

@@ -5,8 +5,9 @@
 //! call goes on, and the task that runs the turn waits for it. Then another instance comes back to the call by doing what
 //! the first one did, and finds the answer. No entry tells of it, and nobody outside sees it.
 //!
-//! Invariants: no call is made twice for this. Nothing that the turn has ends with its instance: who holds a lock, or has
-//! another answer on its way, keeps it. So does who computed long before, as all of that is computed again.
+//! Invariants: no call is made twice for this. Nothing that the turn has ends with its instance: who holds a lock, has
+//! another answer on its way or has called an agent and not heard of it, keeps it. So does who computed long before, as all of
+//! that is computed again. Who waits to come back holds nothing that others need to finish.
 
 use std::sync::atomic::Ordering;
 use std::sync::{MutexGuard, PoisonError};
@@ -31,12 +32,39 @@ pub struct Kept {
     cpu: Cpu,
     lines: u64,
     written: u64,
+    ran_ms: u64,
+    turn_ms_max: u64,
 }
 
 impl Kept {
     /// Wait until the answer begins, or will not.
     pub async fn answered(&mut self) {
         self.call.comes().await;
+    }
+
+    /// Wait for something else, and take in what the call brings meanwhile: its place among the model's calls is free when
+    /// the answer is there, whoever waits for what.
+    pub async fn beside<T>(&mut self, wait: impl Future<Output = T>) -> T {
+        tokio::select! {
+            biased;
+            waited = wait => waited,
+            never = self.call.gather() => match never {},
+        }
+    }
+
+    /// How long it ran in attempts before this one.
+    pub fn ran_ms(&self) -> u64 {
+        self.ran_ms
+    }
+
+    pub fn turn_ms_max(&self) -> u64 {
+        self.turn_ms_max
+    }
+
+    /// How long the turn may still take.
+    pub fn left(&self) -> Duration {
+        let ran_ms = self.ran_ms.saturating_add(self.cpu.age_ms());
+        Duration::from_millis(self.turn_ms_max.saturating_sub(ran_ms))
     }
 
     /// What it computed so far, of which what comes next is a part.
@@ -64,6 +92,7 @@ impl Scope {
                     let mut others = open.open_calls.iter().filter(|(other, _)| **other != n);
                     let entries = state.last.0.saturating_sub(self.started.0);
                     open.locks.is_empty()
+                        && open.children.is_empty()
                         && others.all(|(_, call)| call.model.is_none())
                         && entries <= ENTRIES_MAX
                 })
@@ -77,6 +106,8 @@ impl Scope {
             cpu: self.cpu.clone(),
             lines: self.output.lines(),
             written: self.written.load(Ordering::Relaxed),
+            ran_ms: self.ran_ms,
+            turn_ms_max: self.limits.turn_ms_max,
         }));
     }
 

@@ -108,7 +108,7 @@ impl Scope {
             answer.is_call(n);
             return match failed {
                 Some(result) => Err(Failed::Guest(no_answer(result, ""))),
-                None => Ok(answer),
+                None => answer.handed_out(self, Ok(())),
             };
         }
         let may_ask = match &target {
@@ -131,28 +131,24 @@ impl Scope {
             return Err(answer.fail(self, &refused, true)?);
         }
         let called = self.ledger.look(|state| state.last);
-        match Box::pin(answer.make(self, Some(Begin::Written(called)))).await? {
-            Ok(()) => Ok(answer),
-            Err(error) => Err(answer.fail(self, &error, true)?),
-        }
+        let made = Box::pin(answer.make(self, Some(Begin::Written(called)))).await?;
+        answer.handed_out(self, made)
     }
 
-    /// A call that an instance before this one was given up with. If that one waited for it to be answered at all, nothing
-    /// follows in the record, and this one goes on waiting.
+    /// A call that an instance before this one was given up with. If that one had no handle on it yet, nothing follows in the
+    /// record, and this one goes on waiting for it.
     async fn ask_on(&self, call: Call) -> Result<Answer, Failed> {
-        let (n, is_opening) = (call.n, call.is_opening());
+        let (n, is_handed_out) = (call.n, call.is_handed_out);
         let mut answer = Answer::new(call);
-        if !is_opening {
+        if is_handed_out {
             return Ok(answer);
         }
         let asked = || format!("waits for call {n}");
         if let Some(recorded) = self.recorded_part(asked)? {
             return Err(self.differs(&recorded, asked()).into());
         }
-        match Box::pin(answer.make(self, None)).await? {
-            Ok(()) => Ok(answer),
-            Err(error) => Err(answer.fail(self, &error, true)?),
-        }
+        let made = Box::pin(answer.make(self, None)).await?;
+        answer.handed_out(self, made)
     }
 
     /// The recorded result of a call that failed before the guest had a handle on its answer.
@@ -195,6 +191,17 @@ impl Answer {
         if let Some(call) = &mut self.call {
             call.n = n;
         }
+    }
+
+    /// The guest gets a handle on it, or hears why not.
+    fn handed_out(mut self, scope: &Scope, made: Result<(), ModelError>) -> Result<Self, Failed> {
+        if let Err(error) = made {
+            return Err(self.fail(scope, &error, true)?);
+        }
+        if let Some(call) = &mut self.call {
+            call.is_handed_out = true;
+        }
+        Ok(self)
     }
 
     /// Make the call, and again while it fails in a way that may pass. Without `begin` an attempt is under way.

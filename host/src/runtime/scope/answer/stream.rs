@@ -42,7 +42,12 @@ impl Answer {
         if let Some(error) = call.broken.take() {
             return Err(self.fail(scope, &error, false)?);
         }
-        if call.source.is_none() {
+        if call.is_opening() {
+            // Another attempt, which an instance before this one was given up with.
+            if let Err(error) = self.make(scope, None).await? {
+                return Err(self.fail(scope, &error, false)?);
+            }
+        } else if call.source.is_none() {
             if self.begun {
                 // Its pieces were handed out before the host was lost: the rest is nobody's.
                 let lost = ModelError::Interrupted(model::Fault::Cut);
