@@ -152,6 +152,10 @@ impl Conversation {
             }
             sink.flush().await?;
             while let Some(Ok(_)) = source.next().await {}
+            if matches!(over, Over::Unreadable) {
+                // The rest of that is never read, and the socket stays until the other side has read why.
+                std::future::pending::<()>().await;
+            }
             Ok::<_, axum::Error>(())
         };
         // Who does not take it in time has the last offset that it read.
